@@ -1,0 +1,142 @@
+"""What grows with the number of callers, and what does not."""
+
+from __future__ import annotations
+
+import gc
+import json
+import random
+import tracemalloc
+from functools import partial
+from itertools import cycle
+from time import perf_counter
+
+from bench import endless
+from bench.measure import Effort, Row, compared
+from clerk_m2m import ScopeGraph, Verifier
+from clerk_m2m._cache import Answer
+from clerk_m2m._endpoints import _identity
+from clerk_m2m._wire import read_m2m_token
+
+FEW = 10
+VERDICTS = 100_000
+MACHINES = 10_000
+EDGES = 150
+
+
+async def _known(verifier: Verifier, tokens: list[str]) -> list[str]:
+    for token in tokens:
+        await verifier.verify(token)
+    return tokens
+
+
+def _fill(verifier: Verifier, verdicts: int) -> None:
+    """Keep so many verdicts, each read from an answer of its own, but without a call for each.
+
+    100,000 calls under tracemalloc would take some minutes.
+    """
+    for number in range(verdicts):
+        record = read_m2m_token(json.loads(endless.verified(endless.machine_id(number))))
+        key, cache = verifier._key(endless.new_token()), verifier._verdicts
+        cache.put(key, Answer(value=_identity(record)), generation=cache.generation)
+
+
+async def _hit(verifier: Verifier, tokens: list[str], times: int) -> float:
+    """The seconds of a cached hit, over `tokens` in turn."""
+    turn = cycle(tokens)
+    picked = [next(turn) for _ in range(times)]
+    began = perf_counter()
+    for token in picked:
+        await verifier.verify(token)
+    return (perf_counter() - began) / times
+
+
+async def verdicts(effort: Effort) -> list[Row]:
+    """Memory of many verdicts, then hits among them."""
+    many = effort.count(VERDICTS)
+    large = endless.verifier(cache_size=2 * VERDICTS)
+    _fill(large, 1)
+    gc.collect()
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    _fill(large, many)
+    gc.collect()
+    after, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    small = endless.verifier(cache_size=2 * VERDICTS)
+    hot = [endless.new_token() for _ in range(FEW)]
+    for verifier in (large, small):
+        await _known(verifier, hot)
+    everyone = await _known(large, [endless.new_token() for _ in range(effort.count(20_000))])
+    random.shuffle(everyone)
+    times = effort.count(5000)
+    rows = [
+        Row(
+            title=f"Memory of a cached verdict (tracemalloc, {many:,} distinct tokens)",
+            ours="a verdict",
+            against="1 KiB",
+            pairs=[((after - before) / many, 1024.0)],
+            aim=1.0,
+            unit="bytes",
+        ),
+        Row(
+            title=f"Cached hit among {many:,} verdicts",
+            ours=f"among {many:,}, the same {FEW} tokens in use",
+            against=f"among {FEW}",
+            pairs=await compared(
+                effort.rounds, partial(_hit, large, hot, times), partial(_hit, small, hot, times)
+            ),
+            aim=1.2,
+        ),
+        Row(
+            title=f"The same, {len(everyone):,} tokens in use at random",
+            ours=f"{len(everyone):,} tokens in use",
+            against=f"{FEW} tokens in use, of the same verifier",
+            pairs=await compared(
+                effort.rounds,
+                partial(_hit, large, everyone, times),
+                partial(_hit, large, hot, times),
+            ),
+            note=(
+                "What it adds is the processor's memory: tokens, verdicts and their tables no "
+                "longer fit into its caches."
+            ),
+        ),
+    ]
+    for verifier in (large, small):
+        await verifier.aclose()
+    return rows
+
+
+def _graph(machines: int, edges: int) -> ScopeGraph:
+    """Each machine may call the callee and the machines after it."""
+    ids = [endless.machine_id(number) for number in range(machines)]
+    return ScopeGraph(
+        {
+            caller: [endless.CALLEE, *(ids[(number + 1 + n) % machines] for n in range(edges - 1))]
+            for number, caller in enumerate(ids)
+        }
+    )
+
+
+async def scopes(effort: Effort) -> Row:
+    """A cached hit with its scope check, in a graph of the largest size that Clerk admits."""
+    machines = max(FEW, effort.count(MACHINES))
+    large = endless.verifier(callers=machines, graph=_graph(machines, EDGES))
+    small = endless.verifier(callers=FEW, graph=_graph(FEW, FEW))
+    tokens = [endless.new_token() for _ in range(FEW)]
+    times = effort.count(5000)
+    for verifier in (large, small):
+        await _known(verifier, tokens)
+    pairs = await compared(
+        effort.rounds, partial(_hit, large, tokens, times), partial(_hit, small, tokens, times)
+    )
+    for verifier in (large, small):
+        await verifier.aclose()
+    return Row(
+        title=f"Scope check among {machines:,} machines of {EDGES} edges",
+        ours="a cached hit, static graph",
+        against=f"the same among {FEW} of {FEW} edges",
+        pairs=pairs,
+        aim=1.2,
+    )

@@ -1,0 +1,66 @@
+"""Other processes, so that their work is not measured as ours: a JSON line in, a JSON line out."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Any
+
+import uvicorn
+
+
+class Process:
+    """A child that answers each JSON line with another."""
+
+    def __init__(self, stdin: IO[str], stdout: IO[str]) -> None:
+        self._stdin, self._stdout = stdin, stdout
+
+    def ask(self, question: Any) -> Any:
+        """Send a line and wait for the answer."""
+        self._stdin.write(json.dumps(question) + "\n")
+        self._stdin.flush()
+        return json.loads(self._stdout.readline())
+
+
+@contextmanager
+def child(module: str) -> Iterator[Process]:
+    """Run `python -m module`, which finds the same packages as this process."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or "." for path in sys.path)}
+    with subprocess.Popen(
+        [sys.executable, "-P", "-m", module],
+        env=environment,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            yield Process(process.stdin, process.stdout)
+        finally:
+            process.stdin.close()  # the sign to end
+            process.wait()
+
+
+def serve(app: Any, answer: dict[str, Any], **options: Any) -> None:
+    """In a child: serve `app` on a free port, tell `answer` and its origin, end with stdin."""
+    # With the protocol named, asyncio turns Nagle's algorithm off on what is accepted.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(256)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none", **options))
+
+    def end_with_stdin() -> None:
+        sys.stdin.read()
+        server.should_exit = True
+
+    threading.Thread(target=end_with_stdin, daemon=True).start()
+    origin = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    print(json.dumps(answer | {"origin": origin}), flush=True)
+    server.run(sockets=[listener])

@@ -1,0 +1,55 @@
+"""What importing the package costs, each time in a new process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import tempfile
+from functools import partial
+from time import perf_counter
+
+from bench.measure import Effort, Row, compared
+
+THEIRS = "import starlette.requests, starlette.responses, httpx, cachetools"
+
+
+async def importing(effort: Effort) -> list[Row]:
+    """The package by its name, then with the middleware, which is what a service needs of it."""
+    return [
+        await _import("import clerk_m2m", "Import, in a fresh process", effort),
+        await _import(
+            "from clerk_m2m import MachineAuthMiddleware",
+            "The same, with all that the middleware needs",
+            effort,
+        ),
+    ]
+
+
+async def _import(code: str, title: str, effort: Effort) -> Row:
+    with tempfile.TemporaryDirectory() as bytecode:
+        pairs = await compared(
+            effort.some(25), partial(_run, code, bytecode), partial(_run, THEIRS, bytecode)
+        )
+    return Row(
+        title=title,
+        ours=f"`{code}`",
+        against="`import` of starlette's requests and responses, httpx and cachetools",
+        pairs=pairs,
+        aim=1.15,
+    )
+
+
+async def _run(code: str, bytecode: str) -> float:
+    """Run `code`; both sides keep compiled modules in `bytecode`, so that neither compiles any."""
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(path or "." for path in sys.path),
+        "PYTHONPYCACHEPREFIX": bytecode,
+        "PYTHONDONTWRITEBYTECODE": "",
+    }
+    began = perf_counter()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-P", "-c", code, env=environment
+    )
+    assert await process.wait() == 0
+    return perf_counter() - began

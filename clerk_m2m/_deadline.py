@@ -1,0 +1,77 @@
+"""Sockets that know the deadline of the call that uses them.
+
+httpx bounds each socket operation, not their sum: an upstream that sends one byte a second would
+hold a connection for hours. Here every operation gets what is left of the call's deadline, so the
+call ends by an ordinary timeout and its connection is given back.
+
+Sole owner of `httpcore`, the engine of httpx.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from contextvars import ContextVar
+from math import inf
+from typing import Any
+
+import httpcore
+
+_deadline: ContextVar[float] = ContextVar("deadline", default=inf)
+
+
+def set_deadline(instant: float) -> None:
+    """Bound every socket operation of the current task; `instant` is on the loop's clock."""
+    _deadline.set(instant)
+
+
+def deadline_pool(
+    ssl_context: ssl.SSLContext, max_connections: int
+) -> httpcore.AsyncConnectionPool:
+    """Open a connection pool whose sockets keep the deadline."""
+    return httpcore.AsyncConnectionPool(
+        ssl_context=ssl_context,
+        max_connections=max_connections,
+        max_keepalive_connections=max_connections,
+        keepalive_expiry=30.0,
+        network_backend=_DeadlineBackend(),
+    )
+
+
+def _left(timeout: float | None) -> float:
+    left = _deadline.get() - asyncio.get_running_loop().time()
+    return max(0.0, left if timeout is None else min(timeout, left))
+
+
+class _DeadlineStream(httpcore.AsyncNetworkStream):
+    def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
+        self._stream = stream
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return await self._stream.read(max_bytes, _left(timeout))
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        await self._stream.write(buffer, _left(timeout))
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    async def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        stream = await self._stream.start_tls(ssl_context, server_hostname, _left(timeout))
+        return _DeadlineStream(stream)
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+
+class _DeadlineBackend(httpcore.AnyIOBackend):
+    async def connect_tcp(
+        self, host: str, port: int, timeout: float | None = None, *args: Any, **kwargs: Any
+    ) -> httpcore.AsyncNetworkStream:
+        stream = await super().connect_tcp(host, port, _left(timeout), *args, **kwargs)
+        return _DeadlineStream(stream)

@@ -1,0 +1,109 @@
+"""Verification at Clerk's endpoints: a credential to an identity, or a definitive no.
+
+A 404, or a 400 for a well-formed credential, is a definitive no; so is a 200 that says `revoked`,
+`expired` or `active: false` (the contract leaves open which of them comes). Everything else that is
+not an identity raises, and is never kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from math import inf
+from typing import TypeAlias
+
+from clerk_m2m._cache import Answer
+from clerk_m2m._clock import LEEWAY, Clock
+from clerk_m2m.client import ClerkClient
+from clerk_m2m.decisions import Stats
+from clerk_m2m.errors import InvalidRequestError, NotFoundError
+from clerk_m2m.identity import ApiKeyIdentity, Identity, MachineIdentity, OAuthIdentity
+from clerk_m2m.records import ApiKey, M2MToken, OAuthAccessToken
+from clerk_m2m.tokens import TokenClass, classify
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A definitive no; `detail` says why in a sentence."""
+
+    detail: str
+
+
+Verdict: TypeAlias = Identity | Refused
+
+
+class EndpointVerifier:
+    """Asks Clerk about opaque credentials of the three types. Each question is billed."""
+
+    def __init__(self, client: ClerkClient, *, clock: Clock, stats: Stats) -> None:
+        self._client = client
+        self._clock = clock
+        self._stats = stats
+
+    async def ask(self, token: str, refresh: bool) -> Answer[Verdict]:
+        """Give Clerk's verdict; raises `BackendAPIError` where there is none."""
+        try:
+            record = await self._ask(token, refresh)
+        except (NotFoundError, InvalidRequestError) as exc:
+            if exc.status not in (400, 404):
+                raise
+            self._stats.paid += 1
+            return _no("Clerk does not know the credential, or it may not be used here.")
+        self._stats.paid += 1
+        if record is None:
+            return _no("The credential is not active.")
+        if record.revoked:
+            return _no("The credential was revoked.")
+        remaining = self._remaining(record.expires_at)
+        if record.expired or remaining <= -LEEWAY:
+            return _no("The credential has expired.")
+        return Answer(value=_identity(record), life=max(remaining, 0.0))
+
+    async def _ask(self, token: str, refresh: bool) -> M2MToken | ApiKey | OAuthAccessToken | None:
+        match classify(token):
+            case TokenClass.M2M_OPAQUE:
+                return await self._client.m2m_tokens.verify(token, background=refresh)
+            case TokenClass.API_KEY:
+                return await self._client.api_keys.verify(token, background=refresh)
+            case _:
+                return await self._client.oauth_access_tokens.verify(token, background=refresh)
+
+    def _remaining(self, expires_at: datetime | None) -> float:
+        """Seconds of life left by the wall clock, read this once."""
+        return inf if expires_at is None else expires_at.timestamp() - self._clock.wall()
+
+
+def _no(detail: str) -> Answer[Verdict]:
+    return Answer(value=Refused(detail), negative=True)
+
+
+def _identity(record: M2MToken | ApiKey | OAuthAccessToken) -> Identity:
+    scopes = frozenset(record.scopes)
+    expires_at = record.expires_at.timestamp() if record.expires_at else None
+    match record:
+        case M2MToken():
+            return MachineIdentity(
+                token_id=record.id,
+                token_format="opaque",
+                subject=record.subject,
+                scopes=scopes,
+                claims=record.claims,
+                expires_at=expires_at,
+            )
+        case ApiKey():
+            return ApiKeyIdentity(
+                token_id=record.id,
+                name=record.name,
+                subject=record.subject,
+                scopes=scopes,
+                claims=record.claims,
+                expires_at=expires_at,
+            )
+        case OAuthAccessToken():
+            return OAuthIdentity(
+                token_id=record.id,
+                client_id=record.client_id,
+                subject=record.subject,
+                scopes=scopes,
+                expires_at=expires_at,
+            )

@@ -1,0 +1,374 @@
+"""One pooled HTTP client to the Backend API: keys, deadlines, retries, status to error.
+
+Rules of this file:
+
+- A call is a task of its own that nobody cancels: httpx loses pool slots for good when a request
+  in flight is cancelled (encode/httpcore#1093). Whoever waits may leave; the call goes on to its
+  deadline.
+- The deadline is total. Every socket operation gets what is left of it, so one byte a second cannot
+  hold a connection for longer. (An injected transport knows no deadline: it is cut off soon after.)
+- Redirects are not followed, compressed answers are refused, sizes are bounded.
+- One client per event loop, opened on its first call.
+
+Sole owner of `httpx` (with `outbound`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import re
+import ssl
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager, nullcontext
+from contextvars import Context
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from functools import cached_property
+from math import inf
+from typing import Any, Final
+
+import httpx
+
+from clerk_m2m._breaker import Breaker
+from clerk_m2m._cache import abandoned
+from clerk_m2m._deadline import deadline_pool, set_deadline
+from clerk_m2m._secret import Secret
+from clerk_m2m._wire import Problem, read_problem
+from clerk_m2m.errors import (
+    AnswerTooLargeError,
+    BackendAPIError,
+    ConflictError,
+    FieldError,
+    InvalidRequestError,
+    NotFoundError,
+    RateLimitedError,
+    UnauthorizedError,
+    UnavailableError,
+)
+
+API_VERSION: Final = "2026-05-12"
+MAX_ANSWER: Final = 64 * 1024
+MAX_LIST_ANSWER: Final = 256 * 1024
+RETRIED_STATUS: Final = frozenset({502, 503, 504})
+MAX_PAUSE: Final = 0.1
+PIECE: Final = 12
+SECRET_PROPERTIES: Final = ("token", "secret", "access_token")
+GRACE: Final = 0.25
+
+_ERRORS: Final[Mapping[int, type[BackendAPIError]]] = {
+    400: InvalidRequestError,
+    401: UnauthorizedError,
+    403: UnauthorizedError,
+    404: NotFoundError,
+    409: ConflictError,
+    422: InvalidRequestError,
+    429: RateLimitedError,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One call of an operation. `repeatable` marks that doing it twice changes nothing more."""
+
+    operation: str
+    method: str
+    url: str
+    key: Secret | None = None
+    body: Mapping[str, Any] | None = None
+    query: Mapping[str, str] | None = None
+    repeatable: bool = False
+    max_bytes: int = MAX_ANSWER
+
+    def secrets(self) -> Iterable[str]:
+        """Give what must not come back in an error: the key, and the credential in the body."""
+        if self.key:
+            yield self.key.reveal()
+        for name in SECRET_PROPERTIES:
+            if value := (self.body or {}).get(name):
+                yield str(value)
+
+
+@dataclass(slots=True)
+class _LoopState:
+    """What belongs to one event loop."""
+
+    client: httpx.AsyncClient
+    slots: asyncio.Semaphore
+    background_slots: asyncio.Semaphore
+    tasks: set[asyncio.Task[Any]] = field(default_factory=set)
+
+
+class HTTPClient:
+    """Sends calls to `api_url`. `timeout` is the total deadline of a call, in seconds.
+
+    At most `max_inflight` calls are out at once, a fifth of them kept for `background` ones.
+    `waits` lets a repeatable call wait for a `Retry-After` that fits into its deadline.
+    """
+
+    def __init__(
+        self,
+        *,
+        api_url: str,
+        timeout: float,
+        max_inflight: int,
+        breaker: Breaker | None = None,
+        waits: bool = False,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._api_url = api_url
+        self._timeout = timeout
+        self._max_inflight = max_inflight
+        self._breaker = breaker
+        self._waits = waits
+        self._transport = transport
+        self._loops: dict[asyncio.AbstractEventLoop, _LoopState] = {}
+
+    async def call(self, call: Call, *, background: bool = False) -> Any:
+        """Give the parsed JSON of a 2xx answer; anything else raises a `BackendAPIError`."""
+        loop = asyncio.get_running_loop()
+        state = self._state(loop)
+        deadline = loop.time() + self._timeout
+        slots = state.background_slots if background else state.slots
+        run = self._run(state.client, slots, call, deadline, abandoned.get())
+        task = loop.create_task(run, context=Context())
+        state.tasks.add(task)
+        task.add_done_callback(state.tasks.discard)
+        task.add_done_callback(_retrieve)
+        await asyncio.wait({task}, timeout=self._timeout)
+        if not task.done() or task.cancelled():
+            raise UnavailableError(f"{call.operation}: no answer within {self._timeout:g} s.")
+        return task.result()
+
+    async def aclose(self) -> None:
+        """Close the client of this event loop; the next call opens another."""
+        state = self._loops.pop(asyncio.get_running_loop(), None)
+        if state is None:
+            return
+        for task in state.tasks:
+            task.cancel()
+        await asyncio.gather(*state.tasks, return_exceptions=True)
+        await state.client.aclose()
+
+    def _state(self, loop: asyncio.AbstractEventLoop) -> _LoopState:
+        state = self._loops.get(loop)
+        if state is None:
+            # A copy, made in one step: loops of other threads come and go meanwhile.
+            for other in list(self._loops):
+                if other.is_closed():
+                    self._loops.pop(other, None)
+            reserved = max(1, self._max_inflight // 5)
+            state = self._loops[loop] = _LoopState(
+                self._open(),
+                asyncio.Semaphore(max(1, self._max_inflight - reserved)),
+                asyncio.Semaphore(reserved),
+            )
+        return state
+
+    def _open(self) -> httpx.AsyncClient:
+        transport = self._transport or _DeadlineTransport(self._ssl_context, self._max_inflight)
+        return httpx.AsyncClient(
+            base_url=self._api_url,
+            transport=transport,
+            follow_redirects=False,
+            timeout=self._timeout,
+            headers={
+                "Accept": "application/json",
+                "Accept-Encoding": "identity",
+                "Clerk-API-Version": API_VERSION,
+                "User-Agent": "clerk-m2m",
+            },
+        )
+
+    @cached_property
+    def _ssl_context(self) -> ssl.SSLContext:
+        # Reading the certificates takes some 30 ms: once per process, not once per event loop.
+        return httpx.create_ssl_context()
+
+    # One call, in its own task
+
+    async def _run(
+        self,
+        client: httpx.AsyncClient,
+        slots: asyncio.Semaphore,
+        call: Call,
+        deadline: float,
+        is_abandoned: Callable[[], bool],
+    ) -> Any:
+        set_deadline(deadline)
+        if self._breaker is not None:
+            self._breaker.check()  # at once, not after a wait for a slot
+        queued = slots.locked()
+        async with slots:
+            if queued and (_now() >= deadline or is_abandoned()):
+                raise UnavailableError(f"{call.operation}: too many calls are under way.")
+            with self._breaker.judging() if self._breaker else nullcontext():
+                async with self._cut_off(call, deadline):
+                    return await self._attempts(client, call, deadline)
+
+    @asynccontextmanager
+    async def _cut_off(self, call: Call, deadline: float) -> AsyncIterator[None]:
+        """Cancel a transport that is not ours and has outlived the deadline; never our own."""
+        end = None if self._transport is None else deadline + GRACE
+        try:
+            async with asyncio.timeout_at(end):
+                yield
+        except TimeoutError as exc:
+            raise UnavailableError(f"{call.operation}: the transport outlived its time.") from exc
+
+    async def _attempts(self, client: httpx.AsyncClient, call: Call, deadline: float) -> Any:
+        try:
+            response, body = await _exchange(client, call, deadline)
+        except UnavailableError as exc:
+            # Nothing was sent, so nothing can happen twice.
+            unsent = isinstance(exc.__cause__, httpx.ConnectError | httpx.ConnectTimeout)
+            pause = _jitter() if unsent else inf
+            if _now() + pause >= deadline:
+                raise
+        else:
+            pause = self._pause(call, response)
+            if _now() + pause >= deadline:
+                return _outcome(call, response, body)
+        await asyncio.sleep(pause)
+        if self._breaker is not None:
+            self._breaker.check()  # what others learned meanwhile; and a probe is one call
+        return _outcome(call, *await _exchange(client, call, deadline))
+
+    def _pause(self, call: Call, response: httpx.Response) -> float:
+        """Seconds to wait before the one retry; infinite where there is none."""
+        if call.repeatable and response.status_code in RETRIED_STATUS:
+            return _jitter()
+        if call.repeatable and self._waits and response.status_code == 429:
+            return _retry_after(response) + _jitter()
+        return inf
+
+
+async def _exchange(
+    client: httpx.AsyncClient, call: Call, deadline: float
+) -> tuple[httpx.Response, bytes]:
+    headers = {"Authorization": f"Bearer {call.key.reveal()}"} if call.key else None
+    request = client.build_request(
+        call.method, call.url, json=call.body, params=call.query, headers=headers
+    )
+    try:
+        response = await client.send(request, stream=True)
+        try:
+            return response, await _read(response, call, deadline)
+        finally:
+            await response.aclose()
+    except (httpx.HTTPError, OSError) as exc:
+        reason = type(exc).__name__
+        raise UnavailableError(f"{call.operation}: Clerk did not answer ({reason}).") from exc
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _jitter() -> float:
+    return MAX_PAUSE * random.random()  # noqa: S311  not a secret: it spreads load
+
+
+async def _read(response: httpx.Response, call: Call, deadline: float) -> bytes:
+    if response.headers.get("content-encoding", "identity") != "identity":
+        raise UnavailableError(f"{call.operation}: Clerk sent a compressed answer.")
+    body = bytearray()
+    async for chunk in response.aiter_bytes():
+        body += chunk
+        if len(body) > call.max_bytes:
+            raise AnswerTooLargeError(
+                f"{call.operation}: Clerk's answer is over {call.max_bytes} bytes."
+            )
+        if _now() >= deadline:
+            raise UnavailableError(f"{call.operation}: Clerk's answer took too long.")
+    return bytes(body)
+
+
+def _outcome(call: Call, response: httpx.Response, body: bytes) -> Any:
+    status = response.status_code
+    value = _parse(body)
+    if 200 <= status < 300:
+        if value is None:
+            raise UnavailableError(f"{call.operation}: Clerk's answer is not JSON.")
+        return value
+    problem = read_problem(value)
+    kind = _ERRORS.get(status, UnavailableError)
+    if problem is None and kind in (InvalidRequestError, NotFoundError, ConflictError):
+        # Whatever answered is not Clerk: a wrong address, a gateway. It has decided nothing.
+        kind = UnavailableError
+    retry_after = _retry_after(response) if status in (429, 503) else None
+    raise _error(kind, call, status, problem, retry_after)
+
+
+def _error(
+    kind: type[BackendAPIError],
+    call: Call,
+    status: int,
+    problem: Problem | None,
+    retry_after: float | None,
+) -> BackendAPIError:
+    secrets = tuple(call.secrets())
+    errors = tuple(_without(secrets, error) for error in problem.errors) if problem else ()
+    said = " ".join(error.message for error in errors)
+    trace_id = problem.clerk_trace_id if problem else None
+    return kind(
+        f"{call.operation}: Clerk answered {status}. {said}".rstrip(),
+        status=status,
+        errors=errors,
+        clerk_trace_id=None if _repeats(secrets, trace_id or "") else trace_id,
+        retry_after=retry_after,
+    )
+
+
+def _without(secrets: tuple[str, ...], error: FieldError) -> FieldError:
+    """An upstream that echoes what was sent must not carry it into our logs."""
+    if _repeats(secrets, f"{error.code} {error.message} {error.field}"):
+        return FieldError(code="withheld", message="(The message repeats a secret.)")
+    return error
+
+
+def _repeats(secrets: tuple[str, ...], text: str) -> bool:
+    """Whether a piece of a secret stands in `text`: an upstream may well show the half of it."""
+    return any(
+        secret[start : start + PIECE] in text
+        for secret in secrets
+        for start in range(max(1, len(secret) - PIECE + 1))
+    )
+
+
+def _parse(body: bytes) -> Any:
+    try:
+        return json.loads(body.decode("utf-8"))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _retry_after(response: httpx.Response) -> float:
+    """Read `Retry-After` in seconds (RFC 9110 section 10.2.3); 1 where there is none to read."""
+    text = response.headers.get("retry-after", "")
+    if re.fullmatch(r"[0-9]{1,9}", text):
+        return float(text)
+    try:
+        instant = parsedate_to_datetime(text)
+    except (ValueError, OverflowError):
+        return 1.0
+    if instant.tzinfo is None:
+        instant = instant.replace(tzinfo=UTC)
+    return max(0.0, (instant - datetime.now(UTC)).total_seconds())
+
+
+def _retrieve(task: asyncio.Task[Any]) -> None:
+    # Whoever waited may have left: without this, asyncio would log the error as never retrieved.
+    if not task.cancelled():
+        task.exception()
+
+
+class _DeadlineTransport(httpx.AsyncHTTPTransport):
+    """httpx's own transport, over sockets that keep the deadline."""
+
+    def __init__(self, ssl_context: ssl.SSLContext, max_connections: int) -> None:
+        super().__init__(verify=ssl_context)
+        # httpx has no parameter for the pool; a test over a slow socket watches this.
+        self._pool = deadline_pool(ssl_context, max_connections)

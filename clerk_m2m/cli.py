@@ -1,0 +1,212 @@
+"""The command line: `clerk-m2m emulator` and `clerk-m2m demo`.
+
+Sole owner of `typer`. What a command prints to be read by a program goes to stdout; warnings and
+errors go to stderr, one line each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final, NoReturn
+
+import typer
+
+import clerk_m2m
+from clerk_m2m.client import ClerkClient
+from clerk_m2m.emulator import Emulator
+
+if TYPE_CHECKING:
+    from clerk_m2m.records import Machine
+
+INTERRUPTED: Final = 130
+MACHINES_SHOWN: Final = 20
+MAX_PORT: Final = 65_535
+
+app = typer.Typer(
+    help="Clerk machine authentication for Starlette and FastAPI services.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"clerk-m2m {clerk_m2m.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Clerk machine authentication for Starlette and FastAPI services."""
+
+
+@app.command()
+def demo(
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document and nothing else.")
+    ] = False,
+) -> None:
+    """Play the whole story: three services and an emulated Clerk, on real sockets.
+
+    Exits with 1 when an outcome is not the expected one.
+    """
+    from clerk_m2m._demo import play
+
+    try:
+        report = asyncio.run(play(as_json=as_json))
+    except KeyboardInterrupt:
+        typer.echo("Stopped.", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    raise typer.Exit(report.exit_code)
+
+
+@app.command()
+def emulator(
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port; 0 takes a free one.")] = 4010,
+    secret_key: Annotated[
+        str | None, typer.Option(help="The instance's key, sk_test_…; made up unless given.")
+    ] = None,
+    db: Annotated[
+        Path | None, typer.Option(help="Keep everything in this file; in memory unless given.")
+    ] = None,
+    seed: Annotated[
+        Path | None, typer.Option(help="A TOML file of machines, edges and API keys.")
+    ] = None,
+) -> None:
+    """Serve Clerk's machine-auth Backend API, emulated, until Ctrl-C."""
+    if secret_key is not None and not secret_key.startswith("sk_test_"):
+        _fail("--secret-key must start with sk_test_ (and never be a real instance's key).")
+    with (
+        closing(_open_emulator(secret_key, db, seed)) as emulated,
+        _listen(host, port) as listener,
+    ):
+        if not _is_loopback(host):
+            typer.echo(
+                f"Warning: {host} is not loopback. Whoever reaches this port can use /_emulator, "
+                "which takes no key.",
+                err=True,
+            )
+        address = _address(host, listener)
+        typer.echo(asyncio.run(_introduction(emulated, address, kept_in=db)))
+        _serve(emulated, listener)
+
+
+def _fail(message: str) -> NoReturn:
+    typer.echo(f"Error: {message}", err=True)
+    raise typer.Exit(1)
+
+
+def _open_emulator(secret_key: str | None, db: Path | None, seed: Path | None) -> Emulator:
+    try:
+        return Emulator(secret_key=secret_key, database=db or ":memory:", seed=seed)
+    except ValueError as exc:  # a SeedError names the file, the table and the key
+        _fail(str(exc))
+    except (sqlite3.Error, OSError) as exc:
+        _fail(f"{db} cannot be used as the database: {exc}")
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    if not 0 <= port <= MAX_PORT:
+        _fail(f"--port must be 0 to {MAX_PORT}, not {port}.")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as exc:
+        # Python adds "(while attempting to bind on address …)", which is said here already.
+        reason = (exc.strerror or "").partition(" (while")[0]
+        _fail(f"cannot listen on {host} port {port}: {reason}")
+    # asyncio does this for sockets that it makes itself; without it an answer takes 40 ms more.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _address(host: str, listener: socket.socket) -> str:
+    """Give an origin that this machine can open; a wildcard is not one."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  told apart, not bound
+    shown = f"[{host}]" if ":" in host else host
+    return f"http://{shown}:{listener.getsockname()[1]}"
+
+
+async def _introduction(emulated: Emulator, address: str, *, kept_in: Path | None) -> str:
+    """Say where the emulator is and what to paste, with the machines that it has already."""
+    lines = [
+        f"Clerk emulator: {address} (Ctrl-C stops it)",
+        f"Kept in {kept_in}." if kept_in else "Kept in memory only; --db FILE keeps it.",
+        "",
+        "For every service:",
+        f"  export CLERK_API_URL={address}",
+        f"  export CLERK_SECRET_KEY={emulated.secret_key}",
+        "",
+    ]
+    machines = await _machines(emulated)
+    for machine in machines[:MACHINES_SHOWN]:
+        lines += _machine_lines(machine, emulated.machine(machine.id).secret_key)
+    if len(machines) > MACHINES_SHOWN:
+        lines += [f"And {len(machines) - MACHINES_SHOWN} more: GET {address}/v1/machines", ""]
+    if not machines:
+        lines += [
+            "No machine yet. Create one; its id and secret_key are in the answer:",
+            '  curl "$CLERK_API_URL/v1/machines" -H "Authorization: Bearer $CLERK_SECRET_KEY" \\',
+            """    --json '{"name": "orders"}'""",
+            "",
+        ]
+    return "\n".join(
+        [
+            *lines,
+            "Mint a token for a machine:",
+            '  curl "$CLERK_API_URL/v1/m2m_tokens" --json {} \\',
+            '    -H "Authorization: Bearer $CLERK_MACHINE_SECRET_KEY"',
+        ]
+    )
+
+
+def _machine_lines(machine: Machine, secret_key: str) -> list[str]:
+    callees = ", ".join(callee.name for callee in machine.scoped_machines) or "nobody"
+    return [
+        f"Machine {machine.name} (may call: {callees}):",
+        f"  export CLERK_MACHINE_ID={machine.id}",
+        f"  export CLERK_MACHINE_SECRET_KEY={secret_key}",
+        "",
+    ]
+
+
+async def _machines(emulated: Emulator) -> list[Machine]:
+    from httpx import ASGITransport  # in process: nothing listens yet
+
+    async with ClerkClient(
+        secret_key=emulated.secret_key,
+        api_url="http://emulator",
+        transport=ASGITransport(app=emulated),
+    ) as clerk:
+        machines = [machine async for machine in clerk.machines.iter(order_by="created_at")]
+    emulated.calls.clear()  # what is counted from here on are the user's own calls
+    return machines
+
+
+def _serve(emulated: Emulator, listener: socket.socket) -> None:
+    import uvicorn
+
+    config = uvicorn.Config(emulated, access_log=False, log_level="warning")
+    try:
+        uvicorn.Server(config).run(sockets=[listener])
+    except KeyboardInterrupt:
+        pass  # uvicorn has shut down and raises Ctrl-C again

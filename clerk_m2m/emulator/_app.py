@@ -1,0 +1,221 @@
+"""The ASGI side: a request in, checked and dispatched, an answer or a scripted fault out."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import Counter
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from . import _api_key_operations, _m2m_token_operations, _machine_operations
+from ._answers import Answer, InvalidField, Refusal, error_answer
+from ._checks import MAX_BODY_BYTES, read_path
+from ._faults import ConnectionDroppedError, Fault, FaultBook
+from ._instance import Call, Instance, KeyHolder
+from ._machines import machine_id_of_secret
+from ._operations import KeyRule, Operation, Routes
+from ._request import Request, read_request
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable
+
+    from starlette.types import Receive, Scope, Send
+
+
+OPERATIONS = (
+    *_machine_operations.OPERATIONS,
+    *_m2m_token_operations.OPERATIONS,
+    *_api_key_operations.OPERATIONS,
+)
+
+
+# RFC 9110 section 15: these have no content, whatever a scripted fault says.
+_WITHOUT_CONTENT = (204, 304)
+
+
+class Application:
+    """Answers the operations of the contract, with and without `/v1` before the path."""
+
+    def __init__(
+        self, instance: Instance, faults: FaultBook, scripting: Callable[[Request], Answer]
+    ) -> None:
+        self.calls: Counter[str] = Counter()
+        self._instance = instance
+        self._faults = faults
+        self._scripting = scripting
+        self._routes = Routes(OPERATIONS)
+        self._counting = threading.Lock()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI connection."""
+        if scope["type"] == "lifespan":
+            await _serve_lifespan(receive, send)
+        elif scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 1000})
+        else:
+            await self._serve(await read_request(scope, receive), receive, send)
+
+    async def _serve(self, request: Request, receive: Receive, send: Send) -> None:
+        if request.path == "/_emulator" or request.path.startswith("/_emulator/"):
+            await _send(send, self._scripting(request))
+            return
+        try:
+            operation, given = self._routes.find(request.method, _bare(request.path))
+        except Refusal as refusal:
+            await _send(send, _refused(refusal))
+            return
+        with self._counting:
+            self.calls[operation.id] += 1
+
+        def perform() -> Answer:
+            return self._perform(operation, given, request)
+
+        fault = self._faults.take(operation.id)
+        if fault is None:
+            await _send(send, perform())
+        else:
+            await self._strike(fault, perform, receive, send)
+
+    async def _strike(
+        self, fault: Fault, perform: Callable[[], Answer], receive: Receive, send: Send
+    ) -> None:
+        epoch = self._faults.epoch
+        await asyncio.sleep(fault.delay)
+        answer = fault.spoil(perform)
+        if fault.kind == "hang":
+            while self._faults.epoch == epoch and not await _is_gone(receive, 0.05):
+                pass
+            await _drop(receive, send)
+        elif fault.kind == "drop":
+            await _drop(receive, send)
+        elif fault.kind == "drip":
+            await _drip(answer, fault.pace, receive, send)
+        else:
+            await _send(send, answer)
+
+    def _perform(self, operation: Operation, given: dict[str, str], request: Request) -> Answer:
+        store = self._instance.store
+        try:
+            with store.writing() if operation.writes else store.reading() as db:
+                return operation.run(self._checked_call(operation, given, request, db))
+        except InvalidField as invalid:
+            return error_answer(
+                operation.invalid_status, invalid.code, invalid.message, name=invalid.name
+            )
+        except Refusal as refusal:
+            return _refused(refusal)
+
+    def _checked_call(
+        self, operation: Operation, given: dict[str, str], request: Request, db: sqlite3.Connection
+    ) -> Call:
+        now = self._instance.now_ms()
+        holder = _holder(self._instance, db, request.authorization, operation.key, now)
+        if request.content is None:
+            message = f"Request body is larger than {MAX_BODY_BYTES} bytes"
+            raise Refusal(400, "request_body_too_large", message)
+        read_path(operation.path_rules, given)
+        query = operation.query.read(request.query_string)
+        body: dict[str, Any] = {}
+        if operation.body is not None:
+            body = operation.body.read(request.content, request.media_type)
+        return Call(self._instance, db, now, holder, request.api_version, given, query, body)
+
+
+def _bare(path: str) -> str:
+    return path.removeprefix("/v1") if path.startswith("/v1/") else path
+
+
+def _refused(refusal: Refusal) -> Answer:
+    return error_answer(refusal.status, refusal.code, refusal.message, headers=refusal.headers)
+
+
+def _holder(
+    instance: Instance,
+    db: sqlite3.Connection,
+    authorization: tuple[str, ...],
+    rule: KeyRule,
+    now: int,
+) -> KeyHolder:
+    """Whose key the request carries; 401 when it is not one that the operation takes."""
+    if rule == "none":
+        return KeyHolder(None)
+    key = _bearer(authorization)
+    if key == instance.secret_key:
+        if rule == "machine":
+            message = "A machine secret key is required to create M2M tokens"
+            raise Refusal(401, "machine_secret_key_invalid", message)
+        return KeyHolder(None)
+    machine_id = machine_id_of_secret(db, key, now) if rule != "instance" else None
+    if machine_id is None:
+        code = "clerk_key_invalid" if rule == "instance" else "machine_secret_key_invalid"
+        raise Refusal(401, code, "The secret key is not valid here")
+    return KeyHolder(machine_id)
+
+
+def _bearer(authorization: tuple[str, ...]) -> str:
+    scheme, _, key = authorization[0].partition(" ") if authorization else ("", "", "")
+    if len(authorization) != 1 or scheme.lower() != "bearer" or not key.strip():
+        message = "Authorization must be given once, as Bearer and a secret key"
+        raise Refusal(401, "authorization_header_format_invalid", message)
+    return key.strip()
+
+
+async def _send(send: Send, answer: Answer) -> None:
+    if answer.status in _WITHOUT_CONTENT:
+        answer = replace(answer, content=b"")
+    await send(_start(answer))
+    await send({"type": "http.response.body", "body": answer.content})
+
+
+def _start(answer: Answer) -> dict[str, Any]:
+    headers = {"content-type": answer.media_type, "content-length": str(len(answer.content))}
+    if answer.status in _WITHOUT_CONTENT:
+        del headers["content-length"]
+    # A scripted fault's own headers come last and win.
+    headers |= {name.lower(): value for name, value in answer.headers}
+    encoded = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+    return {"type": "http.response.start", "status": answer.status, "headers": encoded}
+
+
+async def _is_gone(receive: Receive, seconds: float) -> bool:
+    """Wait so long for the client to go away; whether it did."""
+    try:
+        message = await asyncio.wait_for(receive(), seconds)
+    except TimeoutError:
+        return False
+    return bool(message["type"] == "http.disconnect")
+
+
+async def _drip(answer: Answer, pace: float, receive: Receive, send: Send) -> None:
+    """One byte per `pace` seconds, until the client has all or has had enough."""
+    await send(_start(answer))
+    for byte in answer.content:
+        await send({"type": "http.response.body", "body": bytes([byte]), "more_body": True})
+        if await _is_gone(receive, pace):
+            return
+    await send({"type": "http.response.body"})
+
+
+async def _drop(receive: Receive, send: Send) -> None:
+    """End the connection without an answer.
+
+    ASGI has no message for that, and uvicorn answers 500 for an application that raises; so the
+    socket is closed through the object that owns uvicorn's `send`. Anywhere else this raises.
+    """
+    transport = getattr(getattr(send, "__self__", None), "transport", None)
+    if transport is None:
+        raise ConnectionDroppedError("the emulator was told to drop this connection")
+    transport.abort()
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _serve_lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return

@@ -1,0 +1,54 @@
+"""Identifiers and secrets, in the forms that Clerk gives them."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+import string
+
+ALPHABET = string.ascii_letters + string.digits
+SUBJECT_LENGTH = 27
+SECRET_LENGTH = 48
+
+MACHINE_ID = re.compile(r"mch_\w{27}", re.ASCII)
+USER_ID = re.compile(r"user_\w{27}", re.ASCII)
+SUBJECT = re.compile(r"(user|org|mch|scim)_\w{27}", re.ASCII)
+KEY_SUBJECT = re.compile(r"(user|org|mch)_\w{27}", re.ASCII)
+M2M_TOKEN_ID = re.compile(r"mt_[0-9A-Fa-f]{32}")
+API_KEY_ID = re.compile(r"(ak|api_key)_[0-9A-Fa-f]{32}")
+
+
+def random_word(prefix: str, length: int = SUBJECT_LENGTH) -> str:
+    """A fresh identifier or secret: the prefix and so many letters and digits."""
+    return prefix + "".join(secrets.choice(ALPHABET) for _ in range(length))
+
+
+def random_secret(prefix: str) -> str:
+    """A fresh secret, longer than any id, so that the two cannot be confused."""
+    return random_word(prefix, SECRET_LENGTH)
+
+
+def random_hex(prefix: str) -> str:
+    """A fresh token or key id: the prefix and 32 hexadecimal digits."""
+    return prefix + secrets.token_hex(16)
+
+
+def derived_word(prefix: str, *parts: str, length: int = SUBJECT_LENGTH) -> str:
+    """The same word for the same parts, on every machine and in every run."""
+    number = int.from_bytes(_digest(prefix, *parts), "big")
+    letters = []
+    for _ in range(length):
+        number, index = divmod(number, len(ALPHABET))
+        letters.append(ALPHABET[index])
+    return prefix + "".join(letters)
+
+
+def derived_hex(prefix: str, *parts: str) -> str:
+    """The same token or key id for the same parts."""
+    return prefix + _digest(prefix, *parts).hex()[:32]
+
+
+def _digest(*parts: str) -> bytes:
+    # 64 bytes: enough for the longest secret above without repeating digits.
+    return hashlib.sha512("\0".join(parts).encode()).digest()

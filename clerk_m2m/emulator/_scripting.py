@@ -1,0 +1,141 @@
+"""The endpoints under `/_emulator`: the emulator's own controls, without any key."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+from ._answers import Answer, InvalidField, Refusal, error_answer, json_answer, not_found
+from ._checks import Anything, Body, Number, Switch, Text, Texts, parse_object
+from ._ids import USER_ID
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ._emulator import Emulator
+    from ._request import Request
+
+FAULT = Body(
+    fields={
+        "operation": Text(),
+        "kind": Text(),
+        "status": Number(whole=True),
+        "retry_after": Number(minimum=0, whole=True),
+        "delay": Number(minimum=0),
+        "pace": Number(above=0),
+        "body": Anything(),
+        "headers": Anything(),
+        "times": Number(minimum=1, whole=True, nullable=True),
+        "performed": Switch(),
+    }
+)
+TRAVEL = Body(fields={"seconds": Number()}, required=("seconds",))
+ROTATION = Body(fields={"keep_previous": Switch()})
+OAUTH_TOKEN = Body(
+    fields={
+        "subject": Text(pattern=USER_ID),
+        "scopes": Texts(),
+        "client_id": Text(min_length=1),
+        "token_format": Text(choices=("opaque", "jwt")),
+        "seconds_until_expiration": Number(above=0),
+    },
+    required=("subject",),
+)
+
+_ONE_FAULT = re.compile(r"/_emulator/faults/([0-9]{1,9})")
+
+
+def answer_script(emulator: Emulator, request: Request) -> Answer:
+    """The answer to a request under `/_emulator`."""
+    try:
+        return _run(emulator, request)
+    except InvalidField as invalid:
+        return error_answer(400, invalid.code, invalid.message, name=invalid.name)
+    except ValueError as exc:
+        return error_answer(400, "script_invalid", str(exc))
+    except Refusal as refusal:
+        return error_answer(refusal.status, refusal.code, refusal.message, headers=refusal.headers)
+
+
+def _run(emulator: Emulator, request: Request) -> Answer:
+    one_fault = _ONE_FAULT.fullmatch(request.path)
+    if one_fault and request.method == "DELETE":
+        if not emulator.clear_faults(int(one_fault[1])):
+            raise not_found("Fault")
+        return json_answer({"cleared": 1})
+    endpoints = _ENDPOINTS.get(request.path.rstrip("/"))
+    if endpoints is None:
+        raise not_found("Endpoint")
+    if request.method not in endpoints:
+        allowed = (("allow", ", ".join(sorted(endpoints))),)
+        message = f"{request.method} is not allowed here"
+        raise Refusal(405, "method_not_allowed", message, headers=allowed)
+    # No content type is asked for: these are typed by hand, with curl.
+    return endpoints[request.method](emulator, parse_object(request.content or b"{}"))
+
+
+def _show(emulator: Emulator, _: dict[str, Any]) -> Answer:
+    return json_answer({"instance_id": emulator.instance_id, "now": emulator.now()})
+
+
+def _show_calls(emulator: Emulator, _: dict[str, Any]) -> Answer:
+    return json_answer({"calls": dict(emulator.calls), "total": emulator.calls.total()})
+
+
+def _forget_calls(emulator: Emulator, _: dict[str, Any]) -> Answer:
+    emulator.calls.clear()
+    return json_answer({"calls": {}, "total": 0})
+
+
+def _show_faults(emulator: Emulator, _: dict[str, Any]) -> Answer:
+    return json_answer({"faults": [fault.as_json() for fault in emulator.faults]})
+
+
+def _add_fault(emulator: Emulator, body: dict[str, Any]) -> Answer:
+    details = FAULT.check(body)
+    if "headers" in details:
+        details["headers"] = _header_mapping(details["headers"])
+    if "body" in details and not isinstance(details["body"], str):
+        details["body"] = json.dumps(details["body"])
+    return json_answer(emulator.fail(**details).as_json(), 201)
+
+
+def _header_mapping(value: object) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
+        raise ValueError("headers must be an object of strings")
+    return value
+
+
+def _clear_faults(emulator: Emulator, _: dict[str, Any]) -> Answer:
+    return json_answer({"cleared": emulator.clear_faults()})
+
+
+def _travel(emulator: Emulator, body: dict[str, Any]) -> Answer:
+    emulator.travel(TRAVEL.check(body)["seconds"])
+    return json_answer({"now": emulator.now()})
+
+
+def _reset(emulator: Emulator, _: dict[str, Any]) -> Answer:
+    emulator.reset()
+    return json_answer({"now": emulator.now()})
+
+
+def _rotate_signing_key(emulator: Emulator, body: dict[str, Any]) -> Answer:
+    return json_answer({"kid": emulator.rotate_signing_key(**ROTATION.check(body))})
+
+
+def _add_oauth_token(emulator: Emulator, body: dict[str, Any]) -> Answer:
+    token = emulator.add_oauth_token(**OAUTH_TOKEN.check(body))
+    return json_answer({"id": token.id, "access_token": token.token}, 201)
+
+
+_ENDPOINTS: dict[str, dict[str, Callable[[Emulator, dict[str, Any]], Answer]]] = {
+    "/_emulator": {"GET": _show},
+    "/_emulator/calls": {"GET": _show_calls, "DELETE": _forget_calls},
+    "/_emulator/faults": {"GET": _show_faults, "POST": _add_fault, "DELETE": _clear_faults},
+    "/_emulator/travel": {"POST": _travel},
+    "/_emulator/reset": {"POST": _reset},
+    "/_emulator/signing_key": {"POST": _rotate_signing_key},
+    "/_emulator/oauth_tokens": {"POST": _add_oauth_token},
+}

@@ -1,0 +1,235 @@
+"""From ASGI headers to one credential, and from a credential to its class. Pure: no I/O, no clock.
+
+Rules, in the order in which they apply (RFC 9110 section 11.4, RFC 6750 section 2.1):
+
+- a header longer than 8 KiB is refused before a byte of it is decoded;
+- exactly one credential: two are refused, never the first one taken;
+- `Bearer`, in any case, then token68 characters and nothing else;
+- another scheme (Basic, Digest) is not ours, and counts as no credential;
+- the class of a credential is told by its form alone, before any network call.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Any, Final, NoReturn
+
+from clerk_m2m.errors import TokenInvalidError, TokenMalformedError, TokenTypeNotAcceptedError
+from clerk_m2m.identity import MACHINE_ID, NO_CLAIMS
+
+MAX_CREDENTIAL_BYTES: Final = 8192
+
+M2M_CATEGORY: Final = "cl_B7d4PD333AAA"
+SESSION_CATEGORIES: Final = frozenset({"cl_B7d4PD111AAA", "cl_B7d4PD222AAA"})
+OAUTH_JWT_TYPES: Final = frozenset({"at+jwt", "application/at+jwt"})
+M2M_JWT_TYPES: Final = frozenset({None, "jwt", "application/jwt"})
+
+_TOKEN68 = rb"[A-Za-z0-9\-._~+/]+=*"
+_BEARER = re.compile(rb"(?i:bearer) +(" + _TOKEN68 + rb")")
+_BARE = re.compile(_TOKEN68)
+_OTHER_SCHEME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+( [\t\x20-\x7e]*)?")
+_BEARER_WORD = re.compile(rb"(?i)(^|[\s,])bearer($|[\s,])")
+
+_OPAQUE = re.compile(r"(mt|ak|oat)_[A-Za-z0-9_\-]{16,}")
+_JWT = re.compile(r"[A-Za-z0-9_\-]+\.[A-Za-z0-9_\-]*\.[A-Za-z0-9_\-]+")
+
+
+class TokenClass(StrEnum):
+    """What a credential claims to be, by its form. Nothing is verified yet."""
+
+    M2M_OPAQUE = "opaque M2M token"
+    M2M_JWT = "M2M JWT"
+    API_KEY = "API key"
+    OAUTH_OPAQUE = "opaque OAuth access token"
+    OAUTH_JWT = "OAuth access token JWT"
+    SESSION_JWT = "session JWT"
+    MALFORMED = "ill-formed machine credential"
+    UNKNOWN = "unknown credential"
+
+
+_BY_PREFIX = {
+    "mt": TokenClass.M2M_OPAQUE,
+    "ak": TokenClass.API_KEY,
+    "oat": TokenClass.OAUTH_OPAQUE,
+}
+
+
+def extract(
+    headers: Collection[tuple[bytes, bytes]], *, api_key_header: bytes | None = None
+) -> str | None:
+    """Give the one credential among ASGI `headers`, or None where there is none of ours.
+
+    `api_key_header` is the lower-case name of a header that may carry an API key instead. Raises
+    `TokenMalformedError`, or `TokenTypeNotAcceptedError` where that header holds anything else.
+    """
+    authorization = _only(headers, b"authorization")
+    token = None if authorization is None else _bearer_token(authorization)
+    api_key = _only(headers, api_key_header) if api_key_header else None
+    if api_key is None:
+        return token
+    if token is not None:
+        raise TokenMalformedError("A Bearer credential and an API key header were sent. Send one.")
+    return _api_key(api_key)
+
+
+def _only(headers: Collection[tuple[bytes, bytes]], wanted: bytes) -> bytes | None:
+    found = None
+    for name, value in headers:
+        if name == wanted:
+            if found is not None:
+                raise TokenMalformedError("A header for the credential was sent twice. Send one.")
+            if len(value) > MAX_CREDENTIAL_BYTES:
+                raise TokenMalformedError(
+                    f"The credential is longer than {MAX_CREDENTIAL_BYTES} bytes."
+                )
+            found = value
+    return found
+
+
+def _bearer_token(value: bytes) -> str | None:
+    if match := _BEARER.fullmatch(value):
+        return match[1].decode("ascii")
+    # Not ours only when it is a well-formed header of another scheme in which no second
+    # credential hides: proxies join two Authorization headers with a comma.
+    if _OTHER_SCHEME.fullmatch(value) and not _BEARER_WORD.search(value):
+        return None
+    raise TokenMalformedError
+
+
+def _api_key(value: bytes) -> str:
+    if not _BARE.fullmatch(value):
+        raise TokenMalformedError("The API key header holds characters that no API key has.")
+    if not value.startswith(b"ak_"):
+        raise TokenTypeNotAcceptedError("The API key header takes API keys only.")
+    return value.decode("ascii")
+
+
+def classify(token: str) -> TokenClass:
+    """Tell what a credential claims to be from its form alone; no network call, no key."""
+    return inspect(token).token_class
+
+
+def inspect(token: str) -> Credential:
+    """Classify a credential, and take a JWT apart on the way.
+
+    The category (`cat`) and the subject of a JWT are read unverified: they choose the checks that
+    follow, and open nothing.
+    """
+    prefix, mark, _ = token.partition("_")
+    if mark and prefix in _BY_PREFIX:
+        whole = _OPAQUE.fullmatch(token)
+        return Credential(_BY_PREFIX[prefix] if whole else TokenClass.MALFORMED)
+    try:
+        jwt = split_jwt(token)
+        claims = load_object(jwt.payload)
+    except TokenInvalidError:
+        return Credential(TokenClass.UNKNOWN)
+    return Credential(classify_jwt(jwt.header, claims), jwt, claims)
+
+
+def classify_jwt(header: Mapping[str, Any], claims: Mapping[str, Any]) -> TokenClass:
+    """Tell the class of a JWT; its category (`cat`) decides, then its type, then its subject.
+
+    A type that is none of ours is that of another kind of JWT (RFC 8725 section 3.11).
+    """
+    category, subject, typ = header.get("cat"), claims.get("sub"), header.get("typ")
+    if isinstance(category, str) and category in SESSION_CATEGORIES:
+        return TokenClass.SESSION_JWT
+    if None in header.values():  # neither a value nor an absence
+        return TokenClass.UNKNOWN
+    if category not in (None, M2M_CATEGORY) or not isinstance(typ, str | None):
+        return TokenClass.UNKNOWN
+    typ = typ if typ is None else typ.lower()
+    if typ in OAUTH_JWT_TYPES:
+        return TokenClass.OAUTH_JWT if category is None else TokenClass.UNKNOWN
+    if typ not in M2M_JWT_TYPES or not isinstance(subject, str):
+        return TokenClass.UNKNOWN
+    if MACHINE_ID.fullmatch(subject):
+        return TokenClass.M2M_JWT
+    return TokenClass.SESSION_JWT if category is None else TokenClass.UNKNOWN
+
+
+@dataclass(frozen=True, slots=True)
+class UnverifiedJWT:
+    """The three parts of a compact JWS (RFC 7515 section 7.1), decoded and not yet believed."""
+
+    header: Mapping[str, Any]
+    payload: bytes
+    signing_input: bytes
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """What a credential claims to be; of a JWT also its parts and its claims, not yet believed."""
+
+    token_class: TokenClass
+    jwt: UnverifiedJWT | None = None
+    claims: Mapping[str, Any] = field(default_factory=lambda: NO_CLAIMS)
+
+
+def split_jwt(token: str) -> UnverifiedJWT:
+    """Take a compact JWS apart; `TokenInvalidError` unless it is one in its only spelling."""
+    if not _JWT.fullmatch(token):
+        raise TokenInvalidError("The credential is not a JWT.")
+    signing_input, _, signature = token.rpartition(".")
+    header, _, payload = signing_input.partition(".")
+    return UnverifiedJWT(
+        _header(header),
+        _decode(payload),
+        signing_input.encode("ascii"),
+        _decode(signature),
+    )
+
+
+# All JWTs of an instance have the same header: reading it is a tenth of a first verification.
+@lru_cache(maxsize=64)
+def _header(segment: str) -> Mapping[str, Any]:
+    return MappingProxyType(load_object(_decode(segment)))
+
+
+def _decode(segment: str) -> bytes:
+    try:
+        decoded = base64.urlsafe_b64decode(segment + "=" * (-len(segment) % 4))
+    except binascii.Error:
+        decoded = b""
+    # Spare bits in the last character would give one token many spellings (RFC 4648 section 3.5).
+    if base64.urlsafe_b64encode(decoded).rstrip(b"=") != segment.encode("ascii"):
+        raise TokenInvalidError("The JWT is not base64url in its canonical form.")
+    return decoded
+
+
+def load_object(text: bytes) -> dict[str, Any]:
+    """Parse a JSON object; a duplicate key, NaN or endless nesting raises `TokenInvalidError`."""
+    try:
+        value = _decode_json(text.decode("utf-8"))
+    except (ValueError, RecursionError):
+        value = None  # the error holds what was parsed, a part of the token: it is not passed on
+    if not isinstance(value, dict):
+        raise TokenInvalidError("The JWT does not hold a well-formed JSON object.")
+    return value
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    # RFC 7519 section 4: two parsers could each take another one of the two values.
+    unique = dict(pairs)
+    if len(unique) != len(pairs):
+        raise ValueError("duplicate key")
+    return unique
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+_decode_json = json.JSONDecoder(
+    object_pairs_hook=_without_duplicates, parse_constant=_no_constant
+).decode

@@ -1,0 +1,55 @@
+"""The service that `test_door` puts behind real servers; granian imports it by name.
+
+One path is open and gives a good token away. Every other path, however it is spelled, is inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from clerk_m2m import MachineAuthMiddleware, Settings, Verifier
+from clerk_m2m.emulator import Emulator
+
+OPEN_PATH = "/open"
+
+
+def build() -> Starlette:
+    """A service with its own emulated instance in process."""
+    emulator = Emulator()
+    callee = emulator.add_machine("callee")
+    caller = emulator.add_machine("caller", may_call=[callee])
+    settings = Settings(
+        machine_id=callee.id, machine_secret_key=callee.secret_key, api_url="http://clerk.test"
+    )
+
+    async def give_away(_: Request) -> JSONResponse:
+        token = emulator.mint_m2m_token(caller).token
+        return JSONResponse({"route": "open", "token": token, "caller": caller.id})
+
+    async def inside(request: Request) -> JSONResponse:
+        identity = request.state.machine
+        return JSONResponse({"route": "inside", "subject": identity.subject if identity else None})
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        yield
+        emulator.close()
+
+    app = Starlette(
+        lifespan=lifespan,
+        routes=[Route(OPEN_PATH, give_away), Route("/{path:path}", inside), Route("/", inside)],
+    )
+    app.router.redirect_slashes = False
+    app.add_middleware(
+        MachineAuthMiddleware,
+        verifier=Verifier(settings, transport=httpx.ASGITransport(app=emulator)),
+        exclude=[OPEN_PATH],
+    )
+    return app

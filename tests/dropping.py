@@ -1,0 +1,57 @@
+"""Requests dropped while their verification is out: what encode/httpcore#1093 punishes."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+
+import httpx
+from upstreams import descriptors, eventually, http_answer, over_sockets, raw_upstream, record
+
+from harness import World, bearer, calling, protected
+
+POOL = 10
+REQUESTS = 20
+
+
+async def drop_requests(world: World, *, rounds: int) -> None:
+    """Drop 20 requests a round, each cancelled twice; then find the service as it was before."""
+
+    async def answer_late(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.005)
+        writer.write(http_answer(record(world)))
+        await writer.drain()
+
+    gc.collect()
+    descriptors_before = descriptors()
+    async with raw_upstream(answer_late) as upstream:
+        tasks_before = len(asyncio.all_tasks())
+        verifier = over_sockets(world, upstream.origin, timeout=2.0, max_inflight=POOL)
+        async with calling(protected(verifier)) as client:
+            for number in range(rounds):
+                await _drop_one_round(client, number)
+            begun = time.monotonic()
+            answer = await client.get("/", headers=bearer("mt_" + "n" * 40))
+            assert answer.status_code == 200
+            assert time.monotonic() - begun < 1.0
+        assert rounds < upstream.requests  # the calls were under way when they were dropped
+        assert upstream.connections <= POOL
+        await eventually(lambda: len(asyncio.all_tasks()) == tasks_before + upstream.open)
+        await verifier.aclose()
+    gc.collect()
+    assert descriptors() == descriptors_before
+
+
+async def _drop_one_round(client: httpx.AsyncClient, number: int) -> None:
+    requests = [
+        asyncio.create_task(client.get("/", headers=bearer(f"mt_{number:032}{each:08}")))
+        for each in range(REQUESTS)
+    ]
+    # Each round strikes at another moment: while connecting, while sending, while being answered.
+    await asyncio.sleep(0.001 * (number % 8))
+    for _ in range(2):
+        for request in requests:
+            request.cancel()
+        await asyncio.sleep(0)
+    await asyncio.gather(*requests, return_exceptions=True)

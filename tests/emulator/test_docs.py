@@ -1,0 +1,49 @@
+"""The code blocks of the emulator's page run as they stand."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from clerk_m2m.emulator import Emulator
+
+PAGE = Path(__file__).parents[2] / "docs" / "emulator.md"
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.M | re.S)
+
+
+def blocks(language: str) -> list[str]:
+    return [code for found, code in BLOCKS if found == language]
+
+
+def test_every_block_is_of_a_language_that_is_run() -> None:
+    assert {language for language, _ in BLOCKS} == {"python", "toml"}
+
+
+@pytest.mark.parametrize("code", blocks("python"))
+def test_a_python_block_runs(code: str) -> None:
+    root = Path(sys.modules[Emulator.__module__].__file__ or "").parents[2]
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=root, timeout=60)
+
+
+@pytest.mark.parametrize("code", blocks("toml"))
+def test_a_toml_block_is_a_seed(code: str) -> None:
+    emulator = Emulator(seed=tomllib.loads(code))
+    emulator.close()
+
+
+def test_every_kind_of_fault_that_the_page_names_exists() -> None:
+    emulator = Emulator()
+    kinds = re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", fault_table(), re.M)))
+    assert len(kinds) == 13
+    for kind in kinds:
+        emulator.fail(kind=kind, status=500, body="x")
+    emulator.close()
+
+
+def fault_table() -> str:
+    return PAGE.read_text(encoding="utf-8").partition("| `kind` |")[2].partition("\n\n")[0]

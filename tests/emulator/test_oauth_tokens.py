@@ -1,0 +1,107 @@
+"""The verification of OAuth access tokens, which only the emulator's own controls can make."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import httpx
+import jwt
+import pytest
+
+from clerk_m2m.emulator import Emulator
+
+USER = "user_" + "u" * 27
+PATH = "/oauth_applications/access_tokens/verify"
+
+
+async def test_a_token_verifies_with_its_scopes(api: httpx.AsyncClient, emulator: Emulator) -> None:
+    token = emulator.add_oauth_token(subject=USER, scopes=["read", "write"], client_id="client_1")
+    now = int(emulator.now() * 1000)
+    assert re.fullmatch(r"oat_[0-9A-Za-z]{48}", token.token)
+    answer = await api.post(PATH, json={"access_token": token.token})
+    assert answer.status_code == 200
+    assert answer.json() == {
+        "object": "clerk_idp_oauth_access_token",
+        "id": token.id,
+        "client_id": "client_1",
+        "subject": USER,
+        "scopes": ["read", "write"],
+        "revoked": False,
+        "revocation_reason": None,
+        "expired": False,
+        "expiration": now + 86_400_000,
+        "created_at": now,
+        "updated_at": now,
+    }
+
+
+async def test_the_deprecated_property_still_works_and_the_new_one_wins(
+    api: httpx.AsyncClient, emulator: Emulator
+) -> None:
+    token = emulator.add_oauth_token(subject=USER).token
+    assert (await api.post(PATH, json={"secret": token})).status_code == 200
+    both = {"access_token": "oat_unknown", "secret": token}
+    assert (await api.post(PATH, json=both)).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({}, 400),
+        ({"token": "oat_1"}, 400),
+        ({"access_token": None}, 400),
+        ({"access_token": 7}, 400),
+        ({"access_token": "oat_1"}, 404),
+        ({"access_token": ""}, 404),
+    ],
+)
+async def test_what_is_no_token_is_refused(
+    api: httpx.AsyncClient, body: dict[str, Any], status: int
+) -> None:
+    assert (await api.post(PATH, json=body)).status_code == status
+
+
+async def test_a_jwt_access_token_is_signed_by_the_instance(emulator: Emulator) -> None:
+    token = emulator.add_oauth_token(subject=USER, scopes=["read", "write"], token_format="jwt")
+    assert jwt.get_unverified_header(token.token)["typ"] == "at+jwt"
+    claims = jwt.decode(
+        token.token, emulator.public_key_pem(), ["RS256"], options={"verify_exp": False}
+    )
+    assert (claims["jti"], claims["sub"], claims["scope"]) == (token.id, USER, "read write")
+
+
+async def test_an_expired_jwt_is_answered_as_not_active(
+    api: httpx.AsyncClient, emulator: Emulator
+) -> None:
+    token = emulator.add_oauth_token(subject=USER, token_format="jwt", seconds_until_expiration=60)
+    assert (await api.post(PATH, json={"access_token": token.token})).status_code == 200
+    emulator.travel(60)
+    answer = await api.post(PATH, json={"access_token": token.token})
+    assert (answer.status_code, answer.json()) == (200, {"active": False})
+
+
+@pytest.mark.parametrize(("dead_token_answer", "status"), [("error", 404), ("flag", 200)])
+async def test_dead_tokens_are_refused_or_flagged_as_the_emulator_was_told(
+    client: Any, dead_token_answer: Any, status: int
+) -> None:
+    emulator = Emulator(dead_token_answer=dead_token_answer)
+    api = client(emulator.secret_key, emulator)
+    revoked = emulator.add_oauth_token(subject=USER)
+    expired = emulator.add_oauth_token(subject=USER, seconds_until_expiration=10)
+    emulator.revoke_oauth_token(revoked.id, "left")
+    emulator.travel(10)
+    first = await api.post(PATH, json={"access_token": revoked.token})
+    second = await api.post(PATH, json={"access_token": expired.token})
+    assert (first.status_code, second.status_code) == (status, status)
+    if status == 200:
+        assert (first.json()["revoked"], first.json()["revocation_reason"]) == (True, "left")
+        assert (second.json()["revoked"], second.json()["expired"]) == (False, True)
+    emulator.close()
+
+
+def test_in_process_bad_subjects_and_unknown_tokens_are_python_errors(emulator: Emulator) -> None:
+    with pytest.raises(ValueError, match="user_"):
+        emulator.add_oauth_token(subject="org_" + "o" * 27)
+    with pytest.raises(LookupError):
+        emulator.revoke_oauth_token("oat_" + "0" * 32)

@@ -1,0 +1,226 @@
+"""What the tests of this package share: time that a test moves, and a small world on the emulator.
+
+The world has a callee (the service under test), a caller that may call it, and a stranger that may
+not. Everything runs in process; `serve` puts an ASGI app on a real socket where that matters.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from clerk_m2m import Clock, MachineAuthMiddleware, Settings, Verifier
+from clerk_m2m.emulator import EmulatedMachine, Emulator
+
+API_URL = "http://clerk.test"
+USER_ID = "user_" + "u" * 27
+
+
+class FakeTime:
+    """Both clocks, moved by the test; `wall` can be moved alone."""
+
+    def __init__(self) -> None:
+        self.monotonic = 1_000.0
+        self.wall = 1_800_000_000.0
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass on both clocks."""
+        self.monotonic += seconds
+        self.wall += seconds
+
+    def now(self) -> float:
+        """Give the wall clock, as the emulator wants it."""
+        return self.wall
+
+    @property
+    def clock(self) -> Clock:
+        """Give the clocks as the package wants them."""
+        return Clock(monotonic=lambda: self.monotonic, wall=lambda: self.wall)
+
+
+class Upstream(httpx.AsyncBaseTransport):
+    """The network between the package and the emulator; a test may put `intercept` in between.
+
+    `intercept(request)` gives an answer, raises, or gives None to let the emulator answer. Every
+    request is kept in `requests`.
+    """
+
+    def __init__(self, emulator: Emulator) -> None:
+        self._emulator = httpx.ASGITransport(app=emulator)
+        self.intercept: Callable[[httpx.Request], Awaitable[httpx.Response | None]] | None = None
+        self.requests: list[httpx.Request] = []
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Answer from the test, else from the emulator."""
+        self.requests.append(request)
+        answer = await self.intercept(request) if self.intercept else None
+        return answer or await self._emulator.handle_async_request(request)
+
+
+@dataclass(kw_only=True)
+class World:
+    """An emulated instance with a caller -> callee edge and a stranger."""
+
+    time: FakeTime
+    emulator: Emulator
+    upstream: Upstream
+    callee: EmulatedMachine
+    caller: EmulatedMachine
+    stranger: EmulatedMachine
+    verifiers: list[Verifier] = field(default_factory=list)
+
+    def settings(self, **given: Any) -> Settings:
+        """Settings of the callee with its machine key only; `given` adds or replaces."""
+        defaults: dict[str, Any] = {
+            "machine_id": self.callee.id,
+            "machine_secret_key": self.callee.secret_key,
+            "api_url": API_URL,
+        }
+        return Settings(**(defaults | given))
+
+    def live_settings(self, **given: Any) -> Settings:
+        """Settings of the callee with the instance's key too: live graph, JWTs, API keys, OAuth."""
+        accepts = ["m2m_token", "api_key", "oauth_token"]
+        return self.settings(
+            **({"secret_key": self.emulator.secret_key, "accepts": accepts} | given)
+        )
+
+    def verifier(self, settings: Settings | None = None) -> Verifier:
+        """A verifier of the callee; closed when the test ends."""
+        verifier = Verifier(
+            settings or self.settings(), transport=self.upstream, clock=self.time.clock
+        )
+        self.verifiers.append(verifier)
+        return verifier
+
+    def token(self, machine: EmulatedMachine | None = None, **given: Any) -> str:
+        """A new M2M token of the caller's, or of another machine's."""
+        return self.emulator.mint_m2m_token(machine or self.caller, **given).token
+
+    def jwt(self, machine: EmulatedMachine | None = None, **given: Any) -> str:
+        """A new M2M JWT of the caller's, or of another machine's."""
+        return self.token(machine, token_format="jwt", **given)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instance:
+    """An emulated instance on a real socket, in real time; `environ` configures its callee."""
+
+    emulator: Emulator
+    callee: EmulatedMachine
+    caller: EmulatedMachine
+    environ: dict[str, str]
+
+    def token(self) -> str:
+        """A new token of the caller's."""
+        return self.emulator.mint_m2m_token(self.caller).token
+
+
+@asynccontextmanager
+async def open_instance() -> AsyncIterator[Instance]:
+    """Serve an instance with a caller -> callee edge."""
+    emulator = Emulator(signing_key=SIGNING_KEY)
+    callee = emulator.add_machine("callee")
+    caller = emulator.add_machine("caller", may_call=[callee])
+    async with serve(emulator) as origin:
+        environ = {
+            "CLERK_API_URL": origin,
+            "CLERK_MACHINE_ID": callee.id,
+            "CLERK_MACHINE_SECRET_KEY": callee.secret_key,
+        }
+        yield Instance(emulator=emulator, callee=callee, caller=caller, environ=environ)
+    emulator.close()
+
+
+@asynccontextmanager
+async def open_world() -> AsyncIterator[World]:
+    """Make a world and close what was opened in it."""
+    time = FakeTime()
+    emulator = Emulator(clock=time.now, signing_key=SIGNING_KEY)
+    callee = emulator.add_machine("callee")
+    world = World(
+        time=time,
+        emulator=emulator,
+        upstream=Upstream(emulator),
+        callee=callee,
+        caller=emulator.add_machine("caller", may_call=[callee]),
+        stranger=emulator.add_machine("stranger"),
+    )
+    try:
+        yield world
+    finally:
+        for verifier in world.verifiers:
+            await verifier.aclose()
+        emulator.close()
+
+
+def bearer(token: str | None) -> dict[str, str]:
+    """The header that carries a token, or none."""
+    return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+async def whoami(request: Request) -> JSONResponse:
+    """Answer with the caller that the middleware found."""
+    identity = request.state.machine
+    return JSONResponse({"subject": identity.subject if identity else None})
+
+
+def protected(verifier: Verifier, **given: Any) -> Starlette:
+    """A Starlette app with one route, `/`, behind the middleware."""
+    app = Starlette(routes=[Route("/", whoami), Route("/healthz", whoami)])
+    app.add_middleware(MachineAuthMiddleware, verifier=verifier, **given)
+    return app
+
+
+def calling(app: ASGIApp) -> httpx.AsyncClient:
+    """A client of an app in process."""
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://service.test")
+
+
+@asynccontextmanager
+async def serve(app: Any, **given: Any) -> AsyncIterator[str]:
+    """Serve an ASGI app with uvicorn on a free port of loopback; gives its origin."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    # asyncio does this only for sockets whose protocol is named: without it, an answer waits 40 ms.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    config = uvicorn.Config(app, log_level="warning", ws="websockets-sansio", **given)
+    server = uvicorn.Server(config)
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        while not server.started:
+            if task.done():
+                task.result()
+            await asyncio.sleep(0.005)  # uvicorn tells by a flag only
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await task
+        listener.close()
+
+
+def _signing_key() -> str:
+    """One RSA key for the whole run: making one takes a tenth of a second."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    ).decode()
+
+
+SIGNING_KEY = _signing_key()

@@ -1,0 +1,265 @@
+"""The layers of the package and who owns which dependency, as data that every import is held to.
+
+A layer imports only from layers above it in this table, that is, from what it stands on. A
+sub-package (`emulator`, `testing`, `_demo`) counts as one module; within, imports go one way too.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import clerk_m2m
+
+LAYERS = [
+    # what the rest is made of
+    {"_secret", "_clock", "decisions", "identity", "emulator"},
+    {"errors"},
+    # pure: no network, no event loop but the cache's own
+    {"_cache", "_breaker", "records", "tokens", "scopes"},
+    {"_wire", "config"},
+    # one job each: the wire, the keys, the guards, the answers
+    {"_deadline"},
+    {"_http", "_jwt", "guards", "_answers", "openapi"},
+    # the Backend API, typed
+    {"_session"},
+    {"_machine_operations", "_key_operations"},
+    {"client"},
+    # what the verifier is put together from, and the caller's side
+    {"graph_sources", "_endpoints", "_minting"},
+    {"_offline", "outbound"},
+    # every policy decision
+    {"verifier"},
+    # the door
+    {"middleware"},
+    # the public names, and what is used like an application of the package
+    {"__init__"},
+    {"testing", "_demo"},
+    {"cli"},
+    {"__main__"},
+]
+
+# Who imports a library when it runs. What stands in front of the package as an application does
+# (the plugin, the demo, the command line) may speak HTTP by itself.
+OWNERS = {
+    "cachetools": {"_cache"},
+    "cryptography": {"emulator", "testing"},
+    "fastapi": {"guards", "_demo"},
+    "httpcore": {"_deadline"},
+    "httpx": {"_http", "outbound", "testing", "_demo", "cli"},
+    "jwt": {"_jwt", "emulator"},
+    "pytest": {"testing"},
+    "rich": {"_demo", "cli"},
+    "sqlite3": {"emulator", "cli"},
+    "starlette": {"_answers", "guards", "middleware", "testing", "cli", "emulator", "_demo"},
+    "typer": {"cli"},
+    "uvicorn": {"testing", "_demo", "cli"},
+    "websockets": {"_demo"},
+}
+
+# Who may name a library's types in annotations without importing it when it runs.
+ANNOTATED = {
+    "cryptography": {"_jwt"},
+    "httpx": {"client", "verifier"},
+}
+
+# Who touches the environment. The demo only keeps its own calls off a proxy.
+ENVIRONMENT = {"config", "_demo"}
+
+MAX_LINES = 400
+NOT_IMPORTED = ["jwt", "cryptography", "fastapi", "typer", "rich", "uvicorn", "pytest", "sqlite3"]
+
+PACKAGE = Path(clerk_m2m.__file__).parent
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import: the module that has it, what it imports by its full name, and how."""
+
+    importer: str
+    imported: str
+    annotation_only: bool
+
+
+def name_of(path: Path) -> str:
+    """Give the full name of a module: `clerk_m2m.emulator._app`."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    if parts[-1] == "__init__" and len(parts) > 1:
+        parts = parts[:-1]
+    return ".".join(("clerk_m2m", *parts))
+
+
+MODULES = {name_of(path): path for path in PACKAGE.rglob("*.py")}
+
+
+def unit(module: str) -> str:
+    """Give the module's name in the table: the first part after the package."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else "__init__"
+
+
+@cache
+def imports() -> tuple[Import, ...]:
+    """Give every import of the package, lazy ones and those for type checkers included."""
+    return tuple(each for module, path in MODULES.items() for each in _imports_of(module, path))
+
+
+def _imports_of(module: str, path: Path) -> Iterator[Import]:
+    tree = ast.parse(path.read_text("utf-8"))
+    guarded = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for statement in node.body
+        for inner in ast.walk(statement)
+    }
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(tree):
+        for imported in _imported(node, package):
+            yield Import(module, imported, annotation_only=node in guarded)
+
+
+def _imported(node: ast.AST, package: str) -> Iterator[str]:
+    match node:
+        case ast.Import(names=names):
+            yield from (alias.name for alias in names)
+        case ast.ImportFrom(module=module, names=names, level=level):
+            above = ".".join(package.split(".")[: len(package.split(".")) - level + 1])
+            whole = ".".join(part for part in (above if level else "", module) if part)
+            for alias in names:
+                inner = f"{whole}.{alias.name}"
+                yield inner if inner in MODULES else whole
+        # A module that is imported lazily, by its name.
+        case ast.Constant(value=str(text)) if text in MODULES and text != "clerk_m2m":
+            yield text
+
+
+def internal() -> list[Import]:
+    return [each for each in imports() if each.imported.split(".")[0] == "clerk_m2m"]
+
+
+def layer_of(module: str) -> int:
+    return next(index for index, layer in enumerate(LAYERS) if unit(module) in layer)
+
+
+def test_every_module_has_its_layer_and_every_layer_its_modules() -> None:
+    listed = [module for layer in LAYERS for module in layer]
+
+    assert sorted(listed) == sorted({unit(module) for module in MODULES} | {"__init__"})
+
+
+def test_an_import_only_ever_points_down() -> None:
+    upward = [
+        f"{each.importer} imports {each.imported}"
+        for each in internal()
+        if unit(each.importer) != unit(each.imported)
+        and layer_of(each.imported) >= layer_of(each.importer)
+    ]
+
+    assert upward == []
+
+
+@pytest.mark.parametrize("package", ["emulator", "testing", "_demo"])
+def test_imports_within_a_sub_package_go_one_way(package: str) -> None:
+    graph: dict[str, set[str]] = {}
+    for each in internal():
+        if unit(each.importer) == unit(each.imported) == package and not each.annotation_only:
+            graph.setdefault(each.importer, set()).add(each.imported)
+
+    assert graph
+    assert list(TopologicalSorter(graph).static_order())  # raises CycleError where there is one
+
+
+def test_the_emulator_imports_nothing_else_of_the_package() -> None:
+    """It is the independent oracle that the rest is tested against."""
+    assert {unit(each.imported) for each in internal() if unit(each.importer) == "emulator"} == {
+        "emulator"
+    }
+
+
+def test_the_guards_do_not_know_the_verifier() -> None:
+    """A guard does no I/O: whatever it imports cannot either."""
+    reached, waiting = set[str](), ["guards"]
+    while waiting:
+        importer = waiting.pop()
+        found = {unit(each.imported) for each in internal() if unit(each.importer) == importer}
+        waiting += found - reached
+        reached |= found
+
+    assert reached.isdisjoint({"verifier", "client", "_http", "_cache"})
+
+
+@pytest.mark.parametrize("library", OWNERS)
+def test_a_library_has_its_owners_and_nobody_else_imports_it(library: str) -> None:
+    importers = {
+        unit(each.importer)
+        for each in imports()
+        if each.imported.split(".")[0] == library and not each.annotation_only
+    }
+
+    assert importers <= OWNERS[library]
+    assert importers, "the table names a library that nobody imports"
+
+
+@pytest.mark.parametrize("library", OWNERS)
+def test_a_librarys_types_are_named_by_its_owners_and_in_few_annotations(library: str) -> None:
+    annotated = {
+        unit(each.importer)
+        for each in imports()
+        if each.imported.split(".")[0] == library and each.annotation_only
+    }
+
+    assert annotated <= OWNERS[library] | ANNOTATED.get(library, set())
+
+
+def test_every_library_has_an_owner() -> None:
+    libraries = {each.imported.split(".")[0] for each in imports()}
+    ours = {"clerk_m2m", *sys.stdlib_module_names} - {"sqlite3"}
+
+    assert libraries - ours == set(OWNERS)
+
+
+def test_only_the_configuration_reads_the_environment() -> None:
+    readers = {
+        unit(module)
+        for module, path in MODULES.items()
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if (isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv", "environb"))
+        and ast.unparse(node.value) == "os"
+    }
+    importers = {
+        unit(module)
+        for module, path in MODULES.items()
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.ImportFrom) and node.module == "os"
+    }
+
+    assert "config" in readers
+    assert readers | importers <= ENVIRONMENT
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_module_outgrows_the_limit(module: str) -> None:
+    assert len(MODULES[module].read_text("utf-8").splitlines()) <= MAX_LINES
+
+
+def test_importing_the_package_loads_nothing_that_a_service_may_not_need() -> None:
+    script = f"""
+import sys, cachetools, httpx, starlette.requests, starlette.responses
+before = set(sys.modules)  # httpx itself loads rich where that is installed
+import clerk_m2m
+print([name for name in {NOT_IMPORTED} if name in sys.modules.keys() - before])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=30
+    )
+
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,127 @@
+"""The benchmarks still run, each row once and briefly. Nothing here says how fast anything is."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+# Last, so that an installed package is still the one that is tested.
+sys.path.append(str(Path(__file__).parent.parent))
+
+from bench import cached, first_sight, growth, price, refresh, serving, startup
+from bench.measure import TINY, Effort, Row, interleaved, overheads
+from bench.plot import draw
+from bench.report import render
+from bench.upstream import Upstream, running
+
+ROWS_WITH_UPSTREAM = [
+    cached.middleware,
+    cached.fastapi,
+    cached.jwt_again,
+    first_sight.jwt_once,
+    first_sight.opaque_once,
+    first_sight.official_sdk,
+    refresh.latency,
+]
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[Upstream]:
+    """The emulator in a process of its own, with a few credentials."""
+    with running(TINY) as opened:
+        yield opened
+
+
+def row(ours: float, other: float, aim: float | None = 1.0, *, at_least: bool = False) -> Row:
+    """A row of one round."""
+    return Row(
+        title="A row", ours="a", against="b", pairs=[(ours, other)], aim=aim, at_least=at_least
+    )
+
+
+@pytest.mark.parametrize("measure", ROWS_WITH_UPSTREAM, ids=lambda measure: measure.__name__)
+async def test_a_row_that_needs_the_emulator_can_be_measured(
+    measure: Callable[[Upstream, Effort], Awaitable[Row]], upstream: Upstream
+) -> None:
+    measured = await measure(upstream, TINY)
+
+    assert measured.pairs
+    assert "## Notes" in render([measured], load=0.0)
+
+
+async def test_a_service_can_be_measured_with_each_of_its_doors(upstream: Upstream) -> None:
+    assert [len(each.pairs) for each in await serving.plain_uvicorn(upstream, TINY)] == [1, 1]
+
+
+async def test_an_import_can_be_measured_with_and_without_the_middleware() -> None:
+    assert [len(each.pairs) for each in await startup.importing(TINY)] == [1, 1]
+
+
+async def test_a_scope_check_in_a_graph_can_be_measured() -> None:
+    assert len((await growth.scopes(TINY)).pairs) == TINY.rounds
+
+
+async def test_memory_and_hits_among_many_verdicts_can_be_measured() -> None:
+    memory, *hits = await growth.verdicts(TINY)
+
+    assert memory.unit == "bytes"
+    assert [len(each.pairs) for each in hits] == [1, 1]
+
+
+async def test_a_token_in_use_is_paid_once_and_not_for_each_request() -> None:
+    ((paid, requests),) = (await price.verifications_paid(Effort(rounds=1, divisor=100))).pairs
+
+    assert requests == 10_000
+    assert 0 < paid < requests
+
+
+async def test_each_round_measures_every_side_and_begins_with_another_one() -> None:
+    order: list[str] = []
+
+    def side(name: str, seconds: float) -> Callable[[], Awaitable[float]]:
+        async def run() -> float:
+            order.append(name)
+            return seconds
+
+        return run
+
+    results = await interleaved(2, side("a", 1.0), side("b", 2.0))
+
+    assert results == [(1.0, 2.0), (1.0, 2.0)]
+    assert order == ["a", "b", "a", "b", "b", "a"]  # the first two only warm up
+
+
+async def test_an_overhead_is_what_each_side_adds_to_the_bare_thing() -> None:
+    def side(seconds: float) -> Callable[[], Awaitable[float]]:
+        async def run() -> float:
+            return seconds
+
+        return run
+
+    assert await overheads(1, side(1.0), side(3.0), side(5.0)) == [(2.0, 4.0)]
+
+
+def test_an_aim_is_met_from_above_or_from_below() -> None:
+    assert row(1.0, 2.0).met is True
+    assert row(2.0, 1.0).met is False
+    assert row(2.0, 1.0, at_least=True).met is True
+    assert row(1.0, 2.0, aim=None).met is None
+
+
+def test_the_report_says_which_aims_were_missed() -> None:
+    report = render([row(1.0, 2.0), row(2.0, 1.0)], load=0.5)
+
+    assert "**0.50** | ≤ 1: met" in report
+    assert "**2.00** | ≤ 1: missed" in report
+    assert "Load average at the beginning: 0.50" in report
+
+
+def test_the_plot_is_well_formed_and_has_a_bar_for_each_row_with_an_aim() -> None:
+    plot = ElementTree.fromstring(draw([row(1.0, 2.0), row(9.0, 1.0), row(1.0, 1.0, aim=None)]))
+
+    bars = plot.findall("{http://www.w3.org/2000/svg}rect")
+    assert [bar.get("class") for bar in bars] == ["met", "missed"]

@@ -1,0 +1,212 @@
+"""The command line: what it serves, what it prints, and how it fails."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from typer.testing import CliRunner
+
+import clerk_m2m
+from clerk_m2m import ClerkClient
+from clerk_m2m.__main__ import main
+from clerk_m2m.cli import app
+
+SEED = """
+[machines.orders]
+may_call = ["stock"]
+
+[machines.stock]
+"""
+
+
+@contextmanager
+def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """`clerk-m2m` in a process of its own."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "clerk_m2m", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def lines_until(process: subprocess.Popen[str], mark: str) -> list[str]:
+    """What the process prints, to the first line with `mark`."""
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line.rstrip())
+        if mark in line:
+            return lines
+    raise AssertionError(f"ended without {mark!r}: {lines}")
+
+
+def interrupted(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """The exit code and the errors of a process that is sent Ctrl-C."""
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=10)
+    return process.returncode, errors
+
+
+def exported(lines: Sequence[str]) -> dict[str, str]:
+    """The environment that the lines set; of a name set twice, the first."""
+    environment: dict[str, str] = {}
+    for line in lines:
+        if "export " in line:
+            name, _, value = line.strip().removeprefix("export ").partition("=")
+            environment.setdefault(name, value)
+    return environment
+
+
+async def test_the_emulator_serves_what_its_environment_lines_say(tmp_path: Path) -> None:
+    seed = tmp_path / "machines.toml"
+    seed.write_text(SEED)
+    with started("emulator", "--port", "0", "--seed", str(seed)) as process:
+        environment = exported(lines_until(process, "Mint a token"))
+        async with ClerkClient(
+            secret_key=environment["CLERK_SECRET_KEY"],
+            machine_secret_key=environment["CLERK_MACHINE_SECRET_KEY"],
+            api_url=environment["CLERK_API_URL"],
+        ) as clerk:
+            machine = await clerk.machines.get(environment["CLERK_MACHINE_ID"])
+            minted = await clerk.m2m_tokens.create()
+        exit_code, errors = interrupted(process)
+
+    assert [callee.name for callee in machine.scoped_machines] == ["stock"]
+    assert minted.subject == machine.id
+    assert (exit_code, errors) == (0, "")
+
+
+def test_an_emulator_without_machines_says_how_to_create_one(tmp_path: Path) -> None:
+    database = tmp_path / "clerk.db"
+    with started(
+        "emulator", "--host", "localhost", "--port", "0", "--db", str(database)
+    ) as process:
+        lines = lines_until(process, "Mint a token")
+        _, errors = interrupted(process)
+
+    assert errors == "", "localhost is loopback"
+    assert "No machine yet. Create one; its id and secret_key are in the answer:" in lines
+    assert f"Kept in {database}." in lines
+
+
+def test_the_emulator_warns_where_others_can_reach_it() -> None:
+    with started("emulator", "--host", "0.0.0.0", "--port", "0") as process:
+        lines = lines_until(process, "Mint a token")
+        origin = exported(lines)["CLERK_API_URL"]
+        calls = httpx.get(f"{origin}/_emulator/calls", trust_env=False)
+        _, errors = interrupted(process)
+
+    assert re.match(r"Warning: 0\.0\.0\.0 is not loopback\..*takes no key\.\n$", errors)
+    assert origin.startswith("http://127.0.0.1:")
+    assert calls.json()["total"] == 0, "what the command itself asked is not counted"
+
+
+def test_of_many_machines_the_first_twenty_are_shown(tmp_path: Path) -> None:
+    seed = tmp_path / "machines.toml"
+    seed.write_text("\n".join(f"[machines.worker-{number}]" for number in range(23)))
+    with started("emulator", "--port", "0", "--seed", str(seed)) as process:
+        lines = lines_until(process, "Mint a token")
+
+    assert sum(line.startswith("Machine worker-") for line in lines) == 20
+    assert any(line.startswith("And 3 more: GET http://127.0.0.1:") for line in lines)
+
+
+def failing(*arguments: str) -> str:
+    """The one line of a command that cannot work."""
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    [line] = result.stderr.splitlines()
+    return line
+
+
+def test_a_seed_that_cannot_be_used_is_one_clear_line(tmp_path: Path) -> None:
+    seed = tmp_path / "machines.toml"
+    seed.write_text('[machines.orders]\nmay_call = ["nobody"]\n')
+
+    line = failing("emulator", "--seed", str(seed))
+
+    assert line.startswith(f"Error: {seed}: machines.orders.may_call: 'nobody'")
+
+
+def test_a_database_that_cannot_be_opened_is_one_clear_line(tmp_path: Path) -> None:
+    line = failing("emulator", "--db", str(tmp_path))
+
+    assert line.startswith(f"Error: {tmp_path} cannot be used as the database:")
+
+
+def test_a_port_in_use_is_one_clear_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        line = failing("emulator", "--port", str(port))
+
+    assert line == f"Error: cannot listen on 127.0.0.1 port {port}: Address already in use"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--port", "70000"], "--port must be 0 to 65535, not 70000."),
+        (["--host", "::1::", "--port", "0"], "cannot listen on ::1:: port 0"),
+        (["--secret-key", "sk_live_" + "x" * 40], "--secret-key must start with sk_test_"),
+    ],
+)
+def test_an_option_that_cannot_work_is_one_clear_line(arguments: list[str], words: str) -> None:
+    assert words in failing("emulator", *arguments)
+
+
+def test_a_real_instance_key_is_refused_and_not_repeated() -> None:
+    assert "sk_live_" not in failing("emulator", "--secret-key", "sk_live_" + "x" * 40)
+
+
+def test_ctrl_c_ends_the_demo_without_a_traceback() -> None:
+    with started("demo") as process:
+        lines_until(process, "the same token again")
+        exit_code, errors = interrupted(process)
+
+    assert (exit_code, errors) == (130, "Stopped.\n")
+
+
+def test_the_version_is_shown() -> None:
+    result = CliRunner().invoke(app, ["--version"])
+
+    assert result.stdout == f"clerk-m2m {clerk_m2m.__version__}\n"
+
+
+@pytest.mark.parametrize("package", ["typer", "rich", "fastapi", "uvicorn", "websockets"])
+def test_a_package_that_is_not_installed_is_named_with_the_extra(
+    package: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # None is how Python marks a module that cannot be imported.
+    monkeypatch.setitem(sys.modules, package, None)
+
+    with pytest.raises(SystemExit) as ended:
+        main()
+
+    assert ended.value.code == 1
+    printed = capsys.readouterr()
+    assert printed.err == f"The command line needs {package}: pip install 'clerk-m2m[cli]'\n"
+    assert printed.out == ""
+
+
+def test_the_command_line_runs_from_main(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["clerk-m2m", "--version"])
+
+    with pytest.raises(SystemExit) as ended:
+        main()
+
+    assert ended.value.code == 0

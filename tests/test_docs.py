@@ -1,0 +1,93 @@
+"""Every code block of the documents runs, or is one of another test's."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clerk_m2m import ScopeGraph
+from harness import Instance, bearer, calling
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+_BLOCK = re.compile(r"^( *)```(\w+)[^\n]*\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
+
+# Which languages a page may hold; what is not run here is run by the test named beside it.
+LANGUAGES = {
+    "README.md": {"python", "console", "toml"},
+    "calling.md": {"python"},
+    "emulator.md": {"python", "toml", "console"},  # tests/emulator/test_docs.py
+    "testing.md": {"python"},  # tests/test_testing.py
+}
+
+
+def blocks(document: Path, language: str) -> list[str]:
+    """Give the blocks of a language, without their indentation."""
+    return [
+        re.sub(f"^{indent}", "", text, flags=re.MULTILINE)
+        for indent, found, text in _BLOCK.findall(document.read_text("utf-8"))
+        if found == language
+    ]
+
+
+@pytest.mark.parametrize("document", [README, *sorted((ROOT / "docs").glob("*.md"))], ids=str)
+def test_every_block_is_of_a_language_that_some_test_runs(document: Path) -> None:
+    found = {language for _, language, _ in _BLOCK.findall(document.read_text("utf-8"))}
+
+    assert found <= LANGUAGES.get(document.name, set())
+
+
+async def test_the_app_of_the_readme_protects_its_routes(instance: Instance) -> None:
+    namespace: dict[str, Any] = {}
+    for block in blocks(README, "python"):
+        exec(compile(block, str(README), "exec"), namespace)
+    assert len(blocks(README, "python")[0].split("@app.get")[0].splitlines()) < 20
+
+    async with calling(namespace["app"]) as client:
+        healthz = await client.get("/healthz")
+        orders = await client.get("/orders", headers=bearer(instance.token()))
+        missing = await client.get("/orders")
+        refund = await client.post("/refunds", headers=bearer(instance.token()))
+        export = await client.get("/export", headers=bearer(instance.token()))
+
+    assert healthz.json() == {"status": "ok"}
+    assert orders.json() == {"orders_for": instance.caller.id}
+    assert missing.json()["code"] == "token_missing"
+    assert refund.json()["code"] == "permission_denied"
+    assert export.json()["code"] == "permission_denied"
+
+
+def test_the_graph_of_the_readme_is_one() -> None:
+    (text,) = blocks(README, "toml")
+    orders, billing = re.findall(r'id = "(\w+)"', text)
+
+    assert ScopeGraph.from_toml(text) == ScopeGraph({orders: [billing], billing: []})
+
+
+def test_the_commands_of_the_readme_exist() -> None:
+    commands = [
+        line.removeprefix("$ ").split("#")[0].split()
+        for block in blocks(README, "console")
+        for line in block.splitlines()
+    ]
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+    assert {words[1] for words in commands if words[0] == "make"} <= set(targets)
+    for words in commands:
+        if words[0] == "clerk-m2m":
+            shown = [sys.executable, "-m", "clerk_m2m", *words[1:], "--help"]
+            subprocess.run(shown, check=True, capture_output=True)
+
+
+async def test_the_page_about_calling_runs_as_one_script(instance: Instance) -> None:
+    script = "\n".join(blocks(ROOT / "docs" / "calling.md", "python"))
+
+    process = await asyncio.create_subprocess_exec(sys.executable, "-W", "error", "-c", script)
+
+    assert await process.wait() == 0

@@ -1,0 +1,269 @@
+"""Where the edges come from, each source by itself: a value, a TOML file, the Backend API."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from clerk_m2m import (
+    BackendAPIError,
+    ClerkClient,
+    ConfigurationError,
+    RateLimitedError,
+    ScopeGraph,
+    UnauthorizedError,
+    UnavailableError,
+)
+from clerk_m2m.graph_sources import FileSource, LiveSource, StaticSource
+from harness import API_URL, FakeTime, World
+
+ORDERS, BILLING, AUDIT = ("mch_" + letter * 27 for letter in "oba")
+TTL, MAX_STALE = 30.0, 300.0
+
+
+def edges(*callees: str) -> frozenset[str]:
+    return frozenset(callees)
+
+
+def toml(*callees: str) -> str:
+    listed = ", ".join(f'"{callee}"' for callee in callees)
+    return f'[machines.orders]\nid = "{ORDERS}"\nmay_call = [{listed}]\n'
+
+
+# A value
+
+
+async def test_a_value_never_has_to_be_learned() -> None:
+    source = StaticSource(ScopeGraph({ORDERS: [BILLING]}))
+    source.forget(ORDERS)
+
+    assert source.callees(ORDERS) == await source.learn(ORDERS, within=1) == edges(BILLING)
+    assert source.callees(AUDIT) == edges()
+    await source.aclose()
+
+
+# A file
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "graph.toml"
+    path.write_text(toml(BILLING))
+    return path
+
+
+def open_file(path: Path, time: FakeTime) -> FileSource:
+    return FileSource(path, ttl=TTL, max_stale=MAX_STALE, clock=time.clock)
+
+
+def spoil(path: Path, text: str | None) -> None:
+    if text is None:
+        path.unlink()
+    else:
+        path.write_text(text)
+
+
+async def test_a_file_is_read_at_construction(path: Path) -> None:
+    source = open_file(path, FakeTime())
+
+    assert source.callees(ORDERS) == edges(BILLING)
+    assert source.callees(BILLING) == edges()
+    await source.aclose()
+
+
+def test_a_changed_file_is_read_again_once_its_time_has_come(path: Path) -> None:
+    time = FakeTime()
+    source = open_file(path, time)
+    path.write_text(toml(BILLING, AUDIT))
+
+    assert source.callees(ORDERS) == edges(BILLING)
+    time.advance(TTL)
+    assert source.callees(ORDERS) == edges(BILLING, AUDIT)
+
+
+def test_a_file_replaced_by_another_of_the_same_size_and_time_is_seen(path: Path) -> None:
+    time = FakeTime()
+    source = open_file(path, time)
+    other = path.with_name("other.toml")
+    other.write_text(toml(AUDIT))
+    stat = path.stat()
+    os.utime(other, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    other.replace(path)
+    time.advance(TTL)
+
+    assert source.callees(ORDERS) == edges(AUDIT)
+
+
+def test_a_file_is_looked_at_at_once_after_forgetting(path: Path) -> None:
+    source = open_file(path, FakeTime())
+    path.write_text(toml())
+    source.forget(ORDERS)
+
+    assert source.callees(ORDERS) == edges()
+
+
+@pytest.mark.parametrize("text", ["[machines", "[machines.orders]", None])
+async def test_a_broken_file_is_logged_and_the_last_graph_used_only_for_a_while(
+    path: Path, text: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    time = FakeTime()
+    source = open_file(path, time)
+    spoil(path, text)
+    time.advance(TTL)
+
+    assert source.callees(ORDERS) == edges(BILLING)
+    assert [each.levelname for each in caplog.records] == ["ERROR"]
+    assert "the last one is used" in caplog.text
+    assert source.callees(ORDERS) == edges(BILLING)
+    assert len(caplog.records) == 1  # not one for every request
+
+    time.advance(MAX_STALE)
+    assert source.callees(ORDERS) == edges(BILLING)
+    time.advance(0.001)
+    assert source.callees(ORDERS) is None
+    with pytest.raises(UnavailableError, match=r"graph\.toml has been unreadable") as failed:
+        await source.learn(ORDERS, within=1)
+    assert failed.value.code == "unavailable"
+
+
+def test_a_file_that_is_mended_is_used_again(path: Path) -> None:
+    time = FakeTime()
+    source = open_file(path, time)
+    path.write_text("[machines")
+    time.advance(TTL + MAX_STALE + 1)
+    assert source.callees(ORDERS) is None
+
+    path.write_text(toml(AUDIT))
+    time.advance(TTL)
+    assert source.callees(ORDERS) == edges(AUDIT)
+
+
+def test_an_idle_service_does_not_count_its_idleness_against_the_file(path: Path) -> None:
+    time = FakeTime()
+    source = open_file(path, time)
+    time.advance(86_400)
+
+    assert source.callees(ORDERS) == edges(BILLING)
+
+
+@pytest.mark.parametrize("content", [b"[machines", b"\xff\xfe", b""])
+def test_a_file_that_cannot_be_used_is_refused_at_construction(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    with pytest.raises(ConfigurationError) as refused:
+        open_file(path, FakeTime())
+
+    assert refused.value.code == "configuration_invalid"
+
+
+def test_a_folder_or_nothing_at_all_is_no_file(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "nowhere.toml"):
+        with pytest.raises(ConfigurationError, match="cannot be read"):
+            open_file(path, FakeTime())
+
+
+# The Backend API
+
+
+@pytest_asyncio.fixture
+async def live(world: World) -> AsyncIterator[LiveSource]:
+    async with ClerkClient(
+        secret_key=world.emulator.secret_key, api_url=API_URL, transport=world.upstream, timeout=5
+    ) as client:
+        source = LiveSource(
+            client, ttl=TTL, max_stale=MAX_STALE, maxsize=100, clock=world.time.clock
+        )
+        yield source
+        await source.aclose()
+
+
+def reads(world: World) -> int:
+    return world.emulator.calls["GetMachine"]
+
+
+async def test_edges_are_read_once_and_then_known(world: World, live: LiveSource) -> None:
+    assert live.callees(world.caller.id) is None
+    assert await live.learn(world.caller.id, within=1) == edges(world.callee.id)
+    assert live.callees(world.caller.id) == edges(world.callee.id)
+    assert live.callees(world.stranger.id) is None
+    assert reads(world) == 1
+
+
+async def test_many_readers_of_one_caller_share_one_read(world: World, live: LiveSource) -> None:
+    answers = await asyncio.gather(*(live.learn(world.caller.id, within=1) for _ in range(50)))
+
+    assert set(answers) == {edges(world.callee.id)}
+    assert reads(world) == 1
+
+
+async def test_edges_are_read_again_when_their_time_is_over(world: World, live: LiveSource) -> None:
+    await live.learn(world.caller.id, within=1)
+    world.emulator.cut(world.caller, world.callee)
+    world.time.advance(TTL + 0.001)
+
+    assert live.callees(world.caller.id) is None
+    assert await live.learn(world.caller.id, within=1) == edges()
+
+
+async def test_a_machine_that_is_deleted_may_call_nobody(world: World, live: LiveSource) -> None:
+    await live.learn(world.caller.id, within=1)
+    world.emulator.delete_machine(world.caller)
+    live.forget(world.caller.id)
+
+    assert live.callees(world.caller.id) is None
+    assert await live.learn(world.caller.id, within=1) == edges()
+
+
+async def test_forgetting_one_machine_keeps_the_others(world: World, live: LiveSource) -> None:
+    await live.learn(world.caller.id, within=1)
+    await live.learn(world.stranger.id, within=1)
+    live.forget(world.caller.id)
+
+    assert live.callees(world.caller.id) is None
+    assert live.callees(world.stranger.id) == edges()
+
+
+async def test_in_an_outage_the_last_answer_is_used_for_so_long_and_no_longer(
+    world: World, live: LiveSource
+) -> None:
+    await live.learn(world.caller.id, within=1)
+    world.emulator.fail("GetMachine", status=500)
+    world.time.advance(MAX_STALE - 0.001)
+
+    assert await live.learn(world.caller.id, within=1) == edges(world.callee.id)
+    world.time.advance(0.002)
+    with pytest.raises(UnavailableError) as failed:
+        await live.learn(world.caller.id, within=1)
+    assert failed.value.code == "unavailable"
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(500, UnavailableError), (429, RateLimitedError), (401, UnauthorizedError)],
+)
+async def test_a_caller_that_was_never_read_is_not_guessed(
+    world: World, live: LiveSource, status: int, kind: type[BackendAPIError]
+) -> None:
+    world.emulator.fail("GetMachine", status=status, retry_after=9)
+
+    with pytest.raises(kind):
+        await live.learn(world.caller.id, within=1)
+    assert live.callees(world.caller.id) is None
+
+
+async def test_edges_in_use_are_refreshed_ahead_in_the_background(
+    world: World, live: LiveSource
+) -> None:
+    await live.learn(world.caller.id, within=1)
+    world.emulator.cut(world.caller, world.callee)
+    world.time.advance(TTL * 0.8)
+
+    assert live.callees(world.caller.id) == edges(world.callee.id)
+    async with asyncio.timeout(5):
+        while live.callees(world.caller.id) != edges():  # noqa: ASYNC110  no event tells of it
+            await asyncio.sleep(0)
+    assert reads(world) == 2

@@ -1,0 +1,102 @@
+"""The exception tree: what may be caught, and what every class means."""
+
+from __future__ import annotations
+
+import inspect
+import re
+
+import pytest
+
+from clerk_m2m import Decision, Reason, errors
+from clerk_m2m.errors import (
+    BackendAPIError,
+    ClerkM2MError,
+    ConfigurationError,
+    MiddlewareMissingError,
+    PermissionDeniedError,
+    RateLimitedError,
+    RefusalError,
+    ScopeDeniedError,
+    TokenInvalidError,
+    TokenUnavailableError,
+    VerificationUnavailableError,
+    VerifierMisconfiguredError,
+)
+
+CLASSES = [
+    value
+    for value in vars(errors).values()
+    if inspect.isclass(value) and issubclass(value, ClerkM2MError)
+]
+DECISION = Decision(caller="mch_" + "a" * 27, callee="mch_" + "c" * 27, reason=Reason.EDGE_MISSING)
+
+
+def drawn_tree() -> dict[str, str]:
+    """Read the drawing in the module's docstring: class to parent."""
+    path: list[str] = []
+    tree = {}
+    for line in (errors.__doc__ or "").splitlines():
+        name = re.search(r"\w+Error", line)
+        if name and re.fullmatch(r"[ │├└─]*", line[: name.start()]):
+            depth = (name.start() - 4) // 4
+            path[depth:] = [name[0]]
+            tree[name[0]] = path[depth - 1] if depth else "Exception"
+    return tree
+
+
+def test_the_tree_is_the_one_that_is_drawn_in_the_docstring() -> None:
+    assert drawn_tree() == {each.__name__: each.__bases__[0].__name__ for each in CLASSES}
+
+
+@pytest.mark.parametrize("each", CLASSES)
+def test_every_class_carries_a_code_and_a_status_and_says_what_it_means(
+    each: type[ClerkM2MError],
+) -> None:
+    assert re.fullmatch(r"[a-z_]+", each.code)
+    assert 400 <= each.status <= 599
+    assert each.__doc__
+
+
+def test_no_two_classes_that_are_raised_share_a_code() -> None:
+    raised = [each for each in CLASSES if each not in (ClerkM2MError, RefusalError)]
+
+    assert len({each.code for each in raised}) == len(raised)
+
+
+def test_a_refusal_says_why_in_a_sentence_or_in_its_own() -> None:
+    assert str(TokenInvalidError()) == "The credential is unknown, expired or revoked."
+    assert TokenInvalidError("The JWT has expired.").detail == "The JWT has expired."
+
+
+def test_a_scope_refusal_keeps_the_decision() -> None:
+    refusal = ScopeDeniedError(DECISION)
+
+    assert refusal.decision is DECISION
+    assert refusal.detail == str(DECISION)
+
+
+def test_a_permission_refusal_keeps_the_scopes_in_the_order_to_be_shown() -> None:
+    refusal = PermissionDeniedError("Not that one.", required_scopes=["write", "read"])
+
+    assert refusal.required_scopes == ("write", "read")
+
+
+def test_what_could_not_be_found_out_says_when_to_try_again() -> None:
+    assert VerificationUnavailableError().retry_after == 1.0
+    assert VerificationUnavailableError(retry_after=7).retry_after == 7
+    assert VerifierMisconfiguredError().retry_after == 30.0
+    assert TokenUnavailableError("No token.").retry_after is None
+
+
+def test_a_backend_error_carries_what_clerk_said() -> None:
+    error = RateLimitedError("Slow down.", clerk_trace_id="trace_1", retry_after=3.0)
+
+    assert (error.status, error.code) == (429, "rate_limited")
+    assert (error.errors, error.clerk_trace_id, error.retry_after) == ((), "trace_1", 3.0)
+    assert BackendAPIError("Odd.", status=418).status == 418
+
+
+def test_a_wrong_setting_and_a_missing_middleware_are_pythons_own_errors_too() -> None:
+    assert issubclass(ConfigurationError, ValueError)
+    assert issubclass(MiddlewareMissingError, RuntimeError)
+    assert not issubclass(MiddlewareMissingError, RefusalError)

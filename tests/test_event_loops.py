@@ -1,0 +1,216 @@
+"""One verifier, several event loops: threads, test clients, forked workers."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import sys
+import textwrap
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+import clerk_m2m
+from clerk_m2m import MachineIdentity, Settings, Verifier
+from clerk_m2m.emulator import EmulatedMachine, Emulator
+from harness import API_URL, SIGNING_KEY, bearer, protected, serve
+
+with warnings.catch_warnings():
+    # Starlette prefers another HTTP client behind it; its loops are what matters here.
+    warnings.simplefilter("ignore")
+    from starlette.testclient import TestClient
+
+ROUNDS = 20
+
+
+@pytest.fixture
+def emulator() -> Iterator[Emulator]:
+    """An instance on real time: its tokens are seen by several processes."""
+    emulator = Emulator(signing_key=SIGNING_KEY)
+    yield emulator
+    emulator.close()
+
+
+@pytest.fixture
+def callee(emulator: Emulator) -> EmulatedMachine:
+    return emulator.add_machine("callee")
+
+
+@pytest.fixture
+def mint(emulator: Emulator, callee: EmulatedMachine) -> Callable[[], str]:
+    caller = emulator.add_machine("caller", may_call=[callee])
+    return lambda: emulator.mint_m2m_token(caller).token
+
+
+def verifier_of(callee: EmulatedMachine, emulator: Emulator, **given: float) -> Verifier:
+    settings = Settings(
+        machine_id=callee.id,
+        machine_secret_key=callee.secret_key,
+        api_url=API_URL,
+        cache_ttl=given.get("cache_ttl", 60.0),
+    )
+    return Verifier(settings, transport=httpx.ASGITransport(app=emulator))
+
+
+def test_a_test_client_without_with_uses_a_loop_per_request(
+    emulator: Emulator, callee: EmulatedMachine, mint: Callable[[], str]
+) -> None:
+    client = TestClient(protected(verifier_of(callee, emulator)))
+    token = mint()
+
+    for _ in range(ROUNDS):
+        assert client.get("/", headers=bearer(mint())).status_code == 200
+        assert client.get("/", headers=bearer(token)).status_code == 200
+    assert emulator.calls["verifyM2MToken"] == ROUNDS + 1
+
+
+def test_a_verdict_that_is_due_is_refreshed_in_whichever_loop_uses_it(
+    emulator: Emulator, callee: EmulatedMachine, mint: Callable[[], str]
+) -> None:
+    # With a life of no length every request asks; with a short one, some refresh in a loop that
+    # ends before the answer comes.
+    for cache_ttl in (0.0, 0.02):
+        client = TestClient(protected(verifier_of(callee, emulator, cache_ttl=cache_ttl)))
+        token = mint()
+        for _ in range(ROUNDS):
+            assert client.get("/", headers=bearer(token)).status_code == 200
+
+
+def test_a_test_client_with_with_closes_and_opens_again(
+    emulator: Emulator, callee: EmulatedMachine, mint: Callable[[], str]
+) -> None:
+    app = protected(verifier_of(callee, emulator))
+
+    for _ in range(3):
+        with TestClient(app) as client:
+            assert client.get("/", headers=bearer(mint())).status_code == 200
+
+
+async def test_loops_that_have_ended_leave_no_client_and_no_connection(
+    emulator: Emulator, callee: EmulatedMachine, mint: Callable[[], str]
+) -> None:
+    async with serve(emulator) as origin:
+        settings = Settings(
+            machine_id=callee.id, machine_secret_key=callee.secret_key, api_url=origin
+        )
+        verifier = Verifier(settings)
+
+        def use_a_loop() -> None:
+            async def verify_and_close() -> None:
+                assert isinstance(await verifier.verify(mint()), MachineIdentity)
+                await verifier.aclose()
+
+            asyncio.run(verify_and_close())
+
+        for _ in range(ROUNDS):
+            await asyncio.to_thread(use_a_loop)
+        assert isinstance(await verifier.verify(mint()), MachineIdentity)
+        await verifier.aclose()
+    gc.collect()  # a connection that was left open would warn now, and warnings are errors
+
+
+def test_two_threads_with_a_loop_each_share_a_verifier(
+    emulator: Emulator, callee: EmulatedMachine, mint: Callable[[], str]
+) -> None:
+    verifier, tokens = verifier_of(callee, emulator), [mint() for _ in range(40)]
+    failures: list[BaseException] = []
+    ready = threading.Barrier(2)
+
+    async def verify_all() -> None:
+        for _ in range(5):
+            await asyncio.gather(*(verifier.verify(token) for token in tokens))
+            verifier.invalidate(token=tokens[0])
+        await verifier.aclose()
+
+    def run() -> None:
+        ready.wait()
+        try:
+            for _ in range(5):
+                asyncio.run(verify_all())
+        except BaseException as exc:  # noqa: BLE001  the test must hear of it, whatever it is
+            failures.append(exc)
+
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=30)
+
+    assert failures == []
+    assert emulator.calls["verifyM2MToken"] < 2 * 5 * 5 * len(tokens)
+
+
+def test_an_invalidation_in_one_thread_holds_in_the_loop_of_another(
+    emulator: Emulator, callee: EmulatedMachine, mint: Callable[[], str]
+) -> None:
+    verifier, token = verifier_of(callee, emulator), mint()
+    asyncio.run(verifier.verify(token))
+
+    thread = threading.Thread(target=verifier.invalidate, kwargs={"token": token})
+    thread.start()
+    thread.join()
+
+    asyncio.run(verifier.verify(token))
+    assert emulator.calls["verifyM2MToken"] == 2
+
+
+PRELOADED = textwrap.dedent(
+    """
+    import asyncio, os, sys, warnings
+    from clerk_m2m import Settings, Verifier
+
+    warnings.simplefilter("error")
+    origin, machine_id, key, use_before, *tokens = sys.argv[1:]
+    settings = Settings(machine_id=machine_id, machine_secret_key=key, api_url=origin)
+    verifier = Verifier(settings)
+
+    async def verify(tokens):
+        for token in tokens:
+            await verifier.verify(token)
+        await verifier.aclose()
+
+    if use_before == "yes":
+        asyncio.run(verify(tokens[:1]))
+    workers = []
+    for _ in range(3):
+        pid = os.fork()
+        if not pid:
+            try:
+                asyncio.run(verify(tokens))
+                paid = verifier.stats.paid
+            except BaseException as exc:
+                print(repr(exc), file=sys.stderr, flush=True)
+                os._exit(99)
+            os._exit(paid)
+        workers.append(pid)
+    print(*(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in workers))
+    """
+)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform cannot fork")
+@pytest.mark.parametrize("use_before", ["no", "yes"])
+async def test_workers_forked_after_construction_each_verify_by_themselves(
+    emulator: Emulator,
+    callee: EmulatedMachine,
+    mint: Callable[[], str],
+    use_before: str,
+) -> None:
+    async with serve(emulator) as origin:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", PRELOADED),
+            *(origin, callee.id, callee.secret_key, use_before, mint(), mint()),
+            cwd=Path(clerk_m2m.__file__).parents[1],
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        async with asyncio.timeout(30):
+            out, err = await process.communicate()
+
+    assert err.decode() == ""
+    assert out.decode().split() == ["2", "2", "2"]  # verifications that each has paid for

@@ -1,0 +1,115 @@
+"""Who is calling: typed, free of secrets, and read-only to the bottom."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import FrozenInstanceError
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+
+from clerk_m2m import ApiKeyIdentity, MachineIdentity, OAuthIdentity, TokenType
+from clerk_m2m.identity import freeze
+
+MACHINE, USER, ORG = "mch_" + "m" * 27, "user_" + "u" * 27, "org_" + "o" * 27
+
+
+def machine(**given: Any) -> MachineIdentity:
+    return MachineIdentity(token_id="mt_1", token_format="opaque", subject=MACHINE, **given)
+
+
+def api_key(subject: str) -> ApiKeyIdentity:
+    return ApiKeyIdentity(token_id="ak_1", name="reports", subject=subject)
+
+
+def test_a_machine_is_known_by_its_id() -> None:
+    identity = machine(scopes=frozenset({MACHINE}), expires_at=1_800_000_000.0)
+
+    assert identity.machine_id == identity.subject == MACHINE
+    assert identity.token_type is TokenType.M2M_TOKEN
+    assert str(identity.token_type) == "m2m_token"
+    assert identity.claims == {}
+    assert not identity.stale
+
+
+def test_an_api_key_speaks_for_a_user_an_organization_or_a_machine() -> None:
+    keys = [api_key(subject) for subject in (USER, ORG, MACHINE)]
+
+    assert [(key.user_id, key.org_id, key.machine_id) for key in keys] == [
+        (USER, None, None),
+        (None, ORG, None),
+        (None, None, MACHINE),
+    ]
+    assert {key.token_type for key in keys} == {TokenType.API_KEY}
+
+
+def test_an_oauth_token_speaks_for_a_user_through_a_client() -> None:
+    identity = OAuthIdentity(token_id="oat_1", client_id="client_1", subject=USER)
+
+    assert (identity.user_id, identity.client_id) == (USER, "client_1")
+    assert identity.token_type is TokenType.OAUTH_TOKEN
+
+
+@pytest.mark.parametrize("name", ["subject", "scopes", "claims", "stale", "token_type", "other"])
+def test_nothing_in_an_identity_can_be_set(name: str) -> None:
+    with pytest.raises((FrozenInstanceError, AttributeError, TypeError)):
+        setattr(machine(), name, "mch_other")
+
+
+def test_claims_are_read_only_to_the_bottom() -> None:
+    claims = freeze({"tenant": "acme", "roles": [{"name": "admin", "of": ["a"]}]})
+    identity = machine(claims=claims)
+
+    assert identity.claims["roles"][0]["of"] == ("a",)
+    for holder, change in (
+        (identity.claims, "update"),
+        (identity.claims, "__setitem__"),
+        (identity.claims["roles"], "append"),
+        (identity.claims["roles"][0], "pop"),
+        (identity.claims["roles"][0]["of"], "clear"),
+    ):
+        assert not hasattr(holder, change)
+
+
+def test_two_identities_without_claims_share_nothing_that_can_be_changed() -> None:
+    first, second = machine().claims, machine().claims
+
+    assert first is second
+    assert isinstance(first, MappingProxyType)
+
+
+def test_an_identity_is_hashable_and_prints_no_claims() -> None:
+    identity = machine(claims=freeze({"note": ["private"]}))
+
+    assert identity in {identity}
+    assert "private" not in repr(identity)
+
+
+@pytest.mark.parametrize("value", [None, True, 7, 1.5, "text", [], {}, [[], {}], {"a": [None]}])
+def test_freezing_changes_no_value(value: Any) -> None:
+    assert thaw(freeze(value)) == value
+
+
+def test_claims_nested_deeper_than_the_stack_are_frozen_all_the_same() -> None:
+    depth = 100_000
+    nested: Any = []
+    for _ in range(depth):
+        nested = [{"a": nested}]
+    frozen = freeze(nested)
+    for _ in range(depth):
+        frozen = frozen[0]["a"]
+
+    assert frozen == ()
+
+
+def test_freezing_copies_so_that_its_source_may_change() -> None:
+    given = {"roles": ["reader"]}
+    frozen = freeze(given)
+    given["roles"].append("admin")
+
+    assert frozen == {"roles": ("reader",)}
+
+
+def thaw(value: Any) -> Any:
+    return json.loads(json.dumps(value, default=dict))

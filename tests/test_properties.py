@@ -1,0 +1,363 @@
+"""What holds for every input: the documented errors and no other, in time, and never a way in."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import re
+import string
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from clerk_m2m import (
+    ConfigurationError,
+    Decision,
+    MachineIdentity,
+    PermissionDeniedError,
+    Reason,
+    ScopeGraph,
+    TokenInvalidError,
+    TokenMalformedError,
+    TokenTypeNotAcceptedError,
+    UnavailableError,
+)
+from clerk_m2m import _wire as wire
+from clerk_m2m._answers import answer, challenge
+from clerk_m2m._jwt import check_times, key_id, read_claims, usable_keys
+from clerk_m2m.identity import MACHINE_ID, freeze
+from clerk_m2m.scopes import decide
+from clerk_m2m.tokens import TokenClass, classify, extract, load_object, split_jwt
+from clerk_m2m.verifier import policy
+
+same_each_time = settings(deadline=None, derandomize=True, database=None, max_examples=60)
+
+TOKEN68 = re.compile(rb"[A-Za-z0-9\-._~+/]+=*")
+WORD = string.ascii_letters + string.digits + "_"
+
+raw_values = st.binary(max_size=60) | st.builds(
+    b"".join,
+    st.lists(
+        st.sampled_from(
+            [b"Bearer", b"bearer", b"Basic", b" ", b"\t", b",", b"=", b"mt_1", b"ak_2", b"\x00"]
+        )
+        | st.binary(max_size=4),
+        max_size=8,
+    ),
+)
+headers = st.lists(
+    st.tuples(st.sampled_from([b"authorization", b"x-api-key", b"host"]), raw_values), max_size=4
+)
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**30), 10**30)
+    | st.just(10**400)
+    | st.floats()
+    | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=8,
+)
+machine_ids = st.text(WORD, min_size=27, max_size=27).map("mch_{}".format)
+
+
+def within_a_second(what: Callable[[], object]) -> None:
+    """Bounded, by far: none of it is anywhere near a second unless it explodes."""
+    began = time.perf_counter()
+    what()
+    assert time.perf_counter() - began < 1.0
+
+
+# Credentials
+
+
+@same_each_time
+@given(headers, st.sampled_from([None, b"x-api-key"]))
+def test_extraction_gives_one_well_formed_credential_or_none_or_a_refusal(
+    fields: list[tuple[bytes, bytes]], api_key_header: bytes | None
+) -> None:
+    read = [value for name, value in fields if name in (b"authorization", api_key_header)]
+    try:
+        token = extract(fields, api_key_header=api_key_header)
+    except (TokenMalformedError, TokenTypeNotAcceptedError):
+        assert read
+        return
+    if token is None:
+        assert not any(re.search(rb"(?i)^bearer ", value) for value in read)
+        return
+    assert TOKEN68.fullmatch(token.encode())
+    assert any(token.encode() in value for value in read)
+
+
+@same_each_time
+@given(st.from_regex(TOKEN68, fullmatch=True), raw_values, st.booleans())
+def test_no_second_credential_hides_beside_the_first(
+    token: bytes, other: bytes, first: bool
+) -> None:
+    fields = [(b"authorization", b"Bearer " + token), (b"authorization", other)]
+    with pytest.raises(TokenMalformedError) as refused:
+        extract(fields if first else fields[::-1])
+
+    assert refused.value.code == "token_malformed"
+
+
+@same_each_time
+@given(st.text() | st.text(WORD + ".-~+/=", max_size=80))
+@example("mt_" + "x" * 100_000)
+@example("." * 100_000)
+@example("a." * 50_000)
+@example("e30." + "W1tb" * 20_000 + ".QUJD")
+def test_every_text_has_a_class_and_is_told_in_time(token: str) -> None:
+    within_a_second(lambda: classify(token))
+
+    if classify(token) in (TokenClass.M2M_OPAQUE, TokenClass.API_KEY, TokenClass.OAUTH_OPAQUE):
+        assert re.fullmatch(r"(mt|ak|oat)_[A-Za-z0-9_-]+", token)
+
+
+def segment(content: bytes) -> str:
+    return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
+
+
+@same_each_time
+@given(
+    st.dictionaries(st.sampled_from(["cat", "typ", "alg", "kid", "crit"]), json_values),
+    st.dictionaries(st.sampled_from(["sub", "exp", "nbf", "iat", "jti", "aud"]), json_values),
+)
+def test_an_unsigned_jwt_is_classified_and_checked_without_a_crash(
+    header: dict[str, Any], claims: dict[str, Any]
+) -> None:
+    parts = (json.dumps(header).encode(), json.dumps(claims).encode(), b"signature")
+    token = ".".join(map(segment, parts))
+
+    if classify(token) is TokenClass.M2M_JWT:
+        assert MACHINE_ID.fullmatch(claims["sub"])
+    try:
+        jwt = split_jwt(token)
+        key_id(jwt)
+        checked = read_claims(load_object(jwt.payload))
+        check_times(checked, 1_800_000_000.0)
+    except TokenInvalidError:
+        return
+    assert math.isfinite(checked.expires_at)
+    assert checked.expires_at > 1_800_000_000.0 - 6
+
+
+@pytest.mark.parametrize("name", ["exp", "iat", "nbf"])
+@pytest.mark.parametrize("value", ["1" + "0" * 400, "-1" + "0" * 400, "1e400", "-1e400", "1e308"])
+def test_an_instant_of_any_size_is_refused_and_crashes_nothing(name: str, value: str) -> None:
+    claims: dict[str, object] = {"exp": 1, "iat": 1, "nbf": 1, "sub": "mch_1", "jti": "mt_1"}
+    rest = {key: item for key, item in claims.items() if key != name}
+    payload = json.dumps(rest)[:-1] + f', "{name}": {value}}}'
+    jwt = split_jwt(f"{segment(b'{}')}.{segment(payload.encode())}.{segment(b'x')}")
+    with pytest.raises(TokenInvalidError) as refused:
+        check_times(read_claims(load_object(jwt.payload)), 1_800_000_000.0)
+
+    assert refused.value.code == "token_invalid"
+
+
+@same_each_time
+@given(st.binary(max_size=200) | json_values.map(lambda value: json.dumps(value).encode()))
+def test_a_json_object_is_read_whole_or_refused(text: bytes) -> None:
+    try:
+        value = load_object(text)
+    except TokenInvalidError:
+        return
+    assert value == json.loads(text)
+
+
+@same_each_time
+@given(json_values | st.dictionaries(st.just("keys"), json_values))
+def test_a_key_set_of_any_shape_gives_usable_keys_or_none(jwks: Any) -> None:
+    if isinstance(jwks, dict):
+        within_a_second(lambda: usable_keys(jwks))
+
+
+# Claims
+
+
+@same_each_time
+@given(json_values)
+def test_what_is_frozen_reads_the_same_and_is_hashable_where_it_holds_no_mapping(
+    value: Any,
+) -> None:
+    assert json.dumps(freeze(value), default=dict) == json.dumps(value)
+
+
+# The graph
+
+graphs = st.dictionaries(machine_ids, st.lists(machine_ids, max_size=4), max_size=5)
+
+
+@same_each_time
+@given(graphs, machine_ids, machine_ids)
+def test_a_graph_has_the_edges_that_it_was_made_of_and_no_others(
+    edges: dict[str, list[str]], caller: str, callee: str
+) -> None:
+    graph = ScopeGraph(edges)
+    pairs = {(one, other) for one, others in edges.items() for other in others}
+
+    assert graph.decide(caller, callee).allowed == ((caller, callee) in pairs)
+    for one, other in pairs:
+        assert graph.decide(one, other).allowed
+        assert graph.decide(other, one).allowed == ((other, one) in pairs)
+
+
+@same_each_time
+@given(graphs)
+def test_a_graph_written_as_toml_is_read_as_the_same_graph(edges: dict[str, list[str]]) -> None:
+    tables = [
+        f"[machines.m{number}]\nid = {json.dumps(caller)}\nmay_call = {json.dumps(callees)}\n"
+        for number, (caller, callees) in enumerate(edges.items())
+    ]
+
+    assert ScopeGraph.from_toml("\n".join(["[machines]", *tables])) == ScopeGraph(edges)
+
+
+@same_each_time
+@given(
+    st.text(max_size=200)
+    | st.lists(
+        st.sampled_from(
+            ["[machines.a]", "[machines]", "id =", '"mch_1"', "may_call", "= [", "]", "\n", "a = 1"]
+        ),
+        max_size=12,
+    ).map(" ".join)
+)
+def test_any_other_text_is_no_graph_and_says_so(text: str) -> None:
+    try:
+        graph = ScopeGraph.from_toml(text)
+    except ConfigurationError:
+        return
+    assert graph == ScopeGraph.from_toml(text)
+
+
+@same_each_time
+@given(st.dictionaries(st.text(max_size=33) | machine_ids, json_values))
+def test_a_mapping_of_anything_is_a_graph_or_is_refused(edges: dict[str, Any]) -> None:
+    try:
+        ScopeGraph(edges)
+    except ConfigurationError:
+        return
+    assert all(MACHINE_ID.fullmatch(caller) for caller in edges)
+
+
+# The policy
+
+identities = st.builds(
+    MachineIdentity,
+    token_id=st.just("mt_1"),
+    token_format=st.sampled_from(["opaque", "jwt"]),
+    subject=st.sampled_from(["mch_" + "a" * 27, "mch_" + "b" * 27]),
+    scopes=st.frozensets(st.sampled_from(["mch_" + "c" * 27, "mch_" + "d" * 27])),
+    claims=st.dictionaries(st.sampled_from(["aud", "scopes"]), st.just(("mch_" + "c" * 27,))),
+)
+
+
+@same_each_time
+@given(identities, st.none() | st.frozensets(st.sampled_from(["mch_" + "c" * 27])))
+def test_a_machine_gets_in_only_by_what_its_format_can_attest(
+    identity: MachineIdentity, callees: frozenset[str] | None
+) -> None:
+    callee = "mch_" + "c" * 27
+    if policy(identity, callee, callees) is not Reason.ALLOWED:
+        return
+    if identity.token_format == "opaque":
+        assert callee in identity.scopes
+        assert callees is None or callee in callees
+    else:
+        assert callees is not None
+        assert callee in callees
+
+
+@same_each_time
+@given(machine_ids, machine_ids, st.frozensets(machine_ids, max_size=3))
+def test_a_decision_is_allowed_exactly_where_there_is_an_edge(
+    caller: str, callee: str, callees: frozenset[str]
+) -> None:
+    decision = decide(caller, callee, callees)
+
+    assert decision == Decision(caller=caller, callee=callee, reason=decision.reason)
+    assert decision.allowed == (callee in callees)
+
+
+# Answers of Clerk's
+
+READERS: list[Callable[[Any], object]] = [
+    wire.read_m2m_token,
+    wire.read_created_m2m_token,
+    wire.read_api_key,
+    wire.read_created_api_key,
+    wire.read_oauth_access_token,
+    wire.read_machine,
+    wire.read_created_machine,
+    wire.read_machine_secret,
+    wire.read_scope,
+    wire.read_deleted,
+    wire.read_jwks,
+]
+WHOLE = {
+    "id": "mt_" + "0" * 32,
+    "subject": "mch_" + "a" * 27,
+    "scopes": ["mch_" + "c" * 27],
+    "claims": {"a": [1]},
+    "revoked": False,
+    "revocation_reason": None,
+    "expired": False,
+    "expiration": 1_800_000_000_000,
+    "created_at": 1_800_000_000_000,
+    "updated_at": 1_800_000_000_000,
+}
+
+
+@pytest.mark.parametrize("read", READERS)
+@same_each_time
+@given(value=json_values | st.dictionaries(st.sampled_from(sorted(WHOLE)), json_values))
+def test_an_answer_of_any_shape_is_read_or_makes_no_sense(
+    read: Callable[[Any], object], value: Any
+) -> None:
+    try:
+        read(value)
+    except UnavailableError:
+        return
+    assert isinstance(value, dict)
+
+
+@same_each_time
+@given(st.sampled_from(sorted(WHOLE)), json_values)
+def test_an_answer_with_one_property_spoilt_never_reads_as_more_than_it_says(
+    name: str, value: Any
+) -> None:
+    try:
+        token = wire.read_m2m_token({**WHOLE, name: value})
+    except UnavailableError:
+        return
+    assert MACHINE_ID.fullmatch(token.subject)
+    assert set(token.scopes) <= {"mch_" + "c" * 27} or name == "scopes"
+    assert token.live == ((name, value) not in (("revoked", True), ("expired", True)))
+
+
+@same_each_time
+@given(json_values | st.dictionaries(st.sampled_from(["errors", "clerk_trace_id"]), json_values))
+def test_an_error_answer_of_any_shape_is_read_or_is_not_clerks(value: Any) -> None:
+    problem = wire.read_problem(value)
+
+    assert problem is None or all(isinstance(each.message, str) for each in problem.errors)
+
+
+# Answers of ours
+
+
+@same_each_time
+@given(st.text(max_size=60), st.lists(st.from_regex(r"[\x21\x23-\x5b\x5d-\x7e]+", fullmatch=True)))
+def test_a_refusal_of_any_wording_is_one_well_formed_answer(detail: str, scopes: list[str]) -> None:
+    refusal = PermissionDeniedError(detail, required_scopes=scopes)
+    response = answer(refusal)
+
+    assert json.loads(bytes(response.body))["code"] == "permission_denied"
+    assert challenge(refusal).isascii()
+    assert challenge(refusal).isprintable()

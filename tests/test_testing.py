@@ -1,0 +1,246 @@
+"""The pytest plugin: its emulator, in process and on a port, and its factories."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import httpx
+import pytest
+
+from clerk_m2m import (
+    ScopeDeniedError,
+    Settings,
+    TokenInvalidError,
+    VerificationUnavailableError,
+)
+from clerk_m2m.testing import (
+    ClerkEmulator,
+    ClerkEmulatorServer,
+    MachineFactory,
+    TokenFactory,
+    bearer,
+)
+from clerk_m2m.testing._emulators import serve
+
+# The emulator in process
+
+
+async def test_a_token_made_by_the_factory_gets_in(
+    clerk_emulator: ClerkEmulator, clerk_machine: MachineFactory, clerk_token: TokenFactory
+) -> None:
+    orders = clerk_machine("orders")
+    billing = clerk_machine("billing", may_call=[orders])
+    identity = await clerk_emulator.verifier(orders).verify(clerk_token(billing).token)
+    assert identity.subject == billing.id
+
+
+async def test_a_token_of_a_machine_that_may_not_call_is_refused(
+    clerk_emulator: ClerkEmulator, clerk_machine: MachineFactory, clerk_token: TokenFactory
+) -> None:
+    verifier = clerk_emulator.verifier(clerk_machine())
+    with pytest.raises(TokenInvalidError) as refused:
+        await verifier.verify(clerk_token().token)
+    assert refused.value.code == "token_invalid"
+
+
+async def test_the_token_factory_adds_the_edges_that_it_is_given(
+    clerk_emulator: ClerkEmulator, clerk_machine: MachineFactory, clerk_token: TokenFactory
+) -> None:
+    orders, stock, billing = clerk_machine(), clerk_machine(), clerk_machine()
+    token = clerk_token(billing, may_call=[orders, stock], claims={"job": "nightly"})
+    identity = await clerk_emulator.verifier(stock).verify(token.token)
+    assert identity.subject == billing.id
+    assert identity.scopes == {orders.id, stock.id}
+    assert identity.claims == {"job": "nightly"}
+
+
+async def test_settings_of_a_service_hold_no_instance_key_unless_it_is_given(
+    clerk_emulator: ClerkEmulator, clerk_machine: MachineFactory, clerk_token: TokenFactory
+) -> None:
+    orders = clerk_machine()
+    assert clerk_emulator.settings(orders).secret_key is None
+
+    verifier = clerk_emulator.verifier(orders, secret_key=clerk_emulator.secret_key)
+    jwt = clerk_token(may_call=[orders], token_format="jwt")
+    assert (await verifier.verify(jwt.token)).token_id == jwt.id
+    with pytest.raises(ScopeDeniedError) as denied:
+        await verifier.verify(clerk_token(token_format="jwt").token)
+    assert denied.value.code == "scope_denied"
+
+
+async def test_travel_moves_the_verifier_along(
+    clerk_emulator: ClerkEmulator, clerk_machine: MachineFactory, clerk_token: TokenFactory
+) -> None:
+    orders = clerk_machine()
+    verifier = clerk_emulator.verifier(orders, cache_ttl=60)
+    token = clerk_token(may_call=[orders], seconds_until_expiration=600).token
+
+    await verifier.verify(token)
+    clerk_emulator.assert_verifications(1)
+    clerk_emulator.travel(61)
+    await verifier.verify(token)
+    clerk_emulator.assert_verifications(2)
+    clerk_emulator.travel(540)
+    with pytest.raises(TokenInvalidError) as refused:
+        await verifier.verify(token)
+    assert refused.value.code == "token_invalid"
+
+
+async def test_a_dropped_connection_is_what_httpx_says_of_one(
+    clerk_emulator: ClerkEmulator, clerk_machine: MachineFactory, clerk_token: TokenFactory
+) -> None:
+    clerk_emulator.fail("*", kind="drop")
+    async with httpx.AsyncClient(
+        transport=clerk_emulator.transport, base_url="http://clerk.test"
+    ) as client:
+        with pytest.raises(httpx.RemoteProtocolError):
+            await client.get("/v1/machines")
+
+    verifier = clerk_emulator.verifier(clerk_machine())
+    with pytest.raises(VerificationUnavailableError) as refused:
+        await verifier.verify(clerk_token().token)
+    assert refused.value.code == "verification_unavailable"
+
+
+async def test_the_client_has_the_keys_of_the_instance_and_of_a_machine(
+    clerk_emulator: ClerkEmulator, clerk_machine: MachineFactory
+) -> None:
+    billing = clerk_machine("billing")
+    async with clerk_emulator.client(billing) as clerk:
+        page = await clerk.machines.list()
+        minted = await clerk.m2m_tokens.create()
+    assert [each.id for each in page] == [billing.id]
+    assert minted.subject == billing.id
+
+
+@pytest.mark.parametrize("clerk_emulator_options", [{"seed": {"machines": {"orders": {}}}}])
+async def test_the_emulator_is_made_with_the_options_that_a_test_gives(
+    clerk_emulator: ClerkEmulator,
+) -> None:
+    async with clerk_emulator.client() as clerk:
+        assert [each.name for each in await clerk.machines.list()] == ["orders"]
+
+
+def test_the_header_presents_tokens_and_keys(
+    clerk_emulator: ClerkEmulator, clerk_token: TokenFactory
+) -> None:
+    token = clerk_token()
+    key = clerk_emulator.add_api_key("ci", subject="user_" + "u" * 27)
+    assert bearer(token) == bearer(token.token) == {"Authorization": f"Bearer {token.token}"}
+    assert bearer(key) == {"Authorization": f"Bearer {key.secret}"}
+
+
+# What it cost
+
+
+async def test_a_wrong_number_of_verifications_says_what_was_called(
+    clerk_emulator: ClerkEmulator, clerk_machine: MachineFactory, clerk_token: TokenFactory
+) -> None:
+    orders = clerk_machine()
+    async with clerk_emulator.client() as clerk:
+        await clerk.machines.list()
+    await clerk_emulator.verifier(orders).verify(clerk_token(may_call=[orders]).token)
+
+    with pytest.raises(AssertionError) as failed:
+        clerk_emulator.assert_verifications(0)
+
+    assert str(failed.value) == (
+        "Expected 0 verifications at Clerk, saw 1. All calls: ListMachines x1, verifyM2MToken x1."
+    )
+
+
+async def test_calls_are_counted_by_operation_until_they_are_forgotten(
+    clerk_emulator: ClerkEmulator,
+) -> None:
+    async with clerk_emulator.client() as clerk:
+        await clerk.machines.list()
+    clerk_emulator.assert_calls(ListMachines=1, GetMachine=0)
+    with pytest.raises(AssertionError, match="ListMachines: expected 2, saw 1"):
+        clerk_emulator.assert_calls(ListMachines=2)
+
+    clerk_emulator.calls.clear()
+    clerk_emulator.assert_calls(ListMachines=0)
+    clerk_emulator.assert_verifications(0)
+
+
+def test_an_operation_that_does_not_exist_is_not_counted_as_never_called(
+    clerk_emulator: ClerkEmulator,
+) -> None:
+    with pytest.raises(ValueError, match="no such operation: verifyM2mToken"):
+        clerk_emulator.assert_calls(verifyM2mToken=0)
+
+
+# The emulator on a port
+
+
+def test_a_synchronous_client_reaches_the_same_emulator_on_a_port(
+    clerk_emulator: ClerkEmulator,
+    clerk_emulator_server: ClerkEmulatorServer,
+    clerk_machine: MachineFactory,
+    clerk_token: TokenFactory,
+) -> None:
+    orders = clerk_machine("orders")
+    with httpx.Client(base_url=clerk_emulator_server.url, headers=bearer(orders.secret_key)) as api:
+        token = clerk_token(may_call=[orders])
+        answer = api.post("/m2m_tokens/verify", json={"token": token.token})
+    assert answer.json()["id"] == token.id
+    clerk_emulator.assert_verifications(1)
+
+
+def test_no_key_of_the_developers_own_shell_reaches_a_service_under_test(
+    clerk_emulator_server: ClerkEmulatorServer, clerk_machine: MachineFactory
+) -> None:
+    orders = clerk_machine("orders")
+    shell = {
+        "CLERK_SECRET_KEY": "sk_live_real",
+        "CLERK_MACHINE_ID": "mch_" + "r" * 27,
+        "CLERK_MACHINE_SECRET_KEY": "ak_real",
+        "CLERK_JWT_KEY": "real",
+        "CLERK_API_URL": "https://api.clerk.com",
+    }
+    found = Settings.from_env(shell | clerk_emulator_server.environ(orders))
+    assert found == clerk_emulator_server.settings(orders)
+    assert found.secret_key is None
+
+
+def test_the_environment_has_the_instances_key_where_it_is_asked_for(
+    clerk_emulator_server: ClerkEmulatorServer, clerk_machine: MachineFactory
+) -> None:
+    server, orders = clerk_emulator_server, clerk_machine("orders")
+    key = server.emulator.secret_key
+    assert server.environ()["CLERK_SECRET_KEY"] == key
+    assert server.environ()["CLERK_MACHINE_SECRET_KEY"] == ""
+    assert server.environ(orders, instance_key=True)["CLERK_SECRET_KEY"] == key
+    assert server.environ(orders)["CLERK_SECRET_KEY"] == ""
+
+
+def test_the_server_changes_nothing_in_the_environment(request: pytest.FixtureRequest) -> None:
+    def environment() -> dict[str, str]:
+        return {name: os.environ[name] for name in os.environ if name.startswith("CLERK_")}
+
+    before = environment()
+    request.getfixturevalue("clerk_emulator_server")
+    assert environment() == before
+
+
+def test_the_server_stops_while_a_call_hangs(clerk_emulator: ClerkEmulator) -> None:
+    with serve(clerk_emulator) as server:
+        clerk_emulator.fail("ListMachines", kind="hang")
+        ended: list[Exception] = []
+
+        def call() -> None:
+            try:
+                httpx.get(f"{server.url}/v1/machines", timeout=30)
+            except httpx.HTTPError as exc:
+                ended.append(exc)
+
+        hanging = threading.Thread(target=call)
+        hanging.start()
+        while not clerk_emulator.calls["ListMachines"]:
+            hanging.join(0.005)
+    hanging.join(10)
+
+    assert [type(exc) for exc in ended] == [httpx.RemoteProtocolError]
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{server.url}/v1/machines")

@@ -1,0 +1,204 @@
+"""What a user's editor knows of the public names. Read by mypy strict; never run."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal, assert_type
+
+from fastapi import Depends, FastAPI, WebSocket
+from starlette.applications import Starlette
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import PlainTextResponse, Response
+
+from clerk_m2m import (
+    ApiKeyIdentity,
+    BackendAPIError,
+    ClerkClient,
+    Clock,
+    Decision,
+    Guard,
+    Identity,
+    MachineAuthMiddleware,
+    MachineIdentity,
+    OAuthIdentity,
+    PermissionDeniedError,
+    Reason,
+    RefusalError,
+    ScopeDeniedError,
+    ScopeGraph,
+    Secret,
+    Settings,
+    TokenType,
+    VerificationUnavailableError,
+    Verifier,
+    require_any,
+    require_api_key,
+    require_machine,
+    require_oauth,
+)
+from clerk_m2m.errors import FieldError
+from clerk_m2m.records import (
+    ApiKey,
+    CreatedM2MToken,
+    CreatedMachine,
+    M2MToken,
+    Machine,
+    MachineScope,
+    OAuthAccessToken,
+    Page,
+    ScopedMachine,
+)
+
+app = FastAPI()
+settings = Settings.from_env(cache_ttl=30.0)
+
+
+def on_error(connection: HTTPConnection, refusal: RefusalError) -> Response | None:
+    assert_type(refusal.status, int)
+    assert_type(refusal.code, str)
+    assert_type(refusal.detail, str)
+    return PlainTextResponse(refusal.detail) if refusal.status == 401 else None
+
+
+# The middleware, added the way that Starlette and FastAPI check
+
+app.add_middleware(MachineAuthMiddleware)
+app.add_middleware(MachineAuthMiddleware, settings, required=False, exclude=["/healthz"])
+Starlette().add_middleware(
+    MachineAuthMiddleware, verifier=Verifier(settings, clock=Clock()), on_error=on_error
+)
+app.add_middleware(MachineAuthMiddleware, exlude=["/"])  # type: ignore[call-arg]  # a slip
+app.add_middleware(MachineAuthMiddleware, verifier=settings)  # type: ignore[arg-type]  # a mix-up
+assert_type(MachineAuthMiddleware(app, settings).verifier, Verifier)
+
+
+# Settings
+
+assert_type(Settings(machine_id="mch_", machine_secret_key=Secret("ak_")).machine_id, str)
+assert_type(settings.graph, ScopeGraph | Path | Literal["live"] | None)
+assert_type(settings.accepts, frozenset[TokenType])
+assert_type(settings.secret_key, Secret | None)
+Settings(graph={"mch_": ["mch_"]}, accepts={"api_key", TokenType.M2M_TOKEN}, secret_key="sk_")
+Settings("mch_")  # type: ignore[call-arg]  # keyword-only
+Settings(cache_tll=60)  # type: ignore[call-arg]  # a slip
+settings.cache_ttl = 7  # type: ignore[misc]  # frozen
+
+
+# Guards: a dependency has the type of the identity that it lets in
+
+assert_type(require_machine(), Guard[MachineIdentity])
+assert_type(require_machine("mch_a", "mch_b"), Guard[MachineIdentity])
+assert_type(require_api_key(scopes=["read"]), Guard[ApiKeyIdentity])
+assert_type(require_oauth(scopes={"read"}), Guard[OAuthIdentity])
+assert_type(require_any(require_machine()), Guard[MachineIdentity])
+either: Guard[MachineIdentity | ApiKeyIdentity] = require_any(require_machine(), require_api_key())
+anyone: Guard[Identity] = require_any(require_machine(), require_api_key(), require_oauth())
+require_api_key(["read"])  # type: ignore[call-arg]  # keyword-only
+require_machine(7)  # type: ignore[arg-type]  # an id is text
+
+
+@app.get("/orders")
+async def orders(caller: Annotated[MachineIdentity, Depends(require_machine())]) -> str:
+    return assert_type(caller.machine_id, str)
+
+
+@app.websocket("/ws")
+async def socket(
+    websocket: WebSocket, key: Annotated[ApiKeyIdentity, Depends(require_api_key())]
+) -> None:
+    assert_type(key.user_id, str | None)
+    assert_type(key.machine_id, str | None)
+
+
+async def handler(request: Request) -> Response:
+    assert_type(require_oauth().check(request).user_id, str)
+    assert_type(await require_machine()(request), MachineIdentity)
+    return Response()
+
+
+# Identities
+
+
+def by_type(identity: Identity) -> str:
+    assert_type(identity.scopes, frozenset[str])
+    assert_type(identity.claims, Mapping[str, Any])
+    assert_type(identity.expires_at, float | None)
+    assert_type(identity.token_type, TokenType)
+    identity.subject = "mch_"  # type: ignore[misc]  # frozen
+    identity.claims["a"] = 1  # type: ignore[index]  # read-only
+    if isinstance(identity, MachineIdentity):
+        assert_type(identity.token_format, Literal["opaque", "jwt"])
+        return identity.machine_id
+    if isinstance(identity, ApiKeyIdentity):
+        return assert_type(identity.name, str)
+    assert_type(identity, OAuthIdentity)
+    return assert_type(identity.client_id, str)
+
+
+def exhaustive(identity: Identity) -> str:
+    match identity:
+        case MachineIdentity(machine_id=machine_id):
+            return machine_id
+        case ApiKeyIdentity(name=name):
+            return name
+        case OAuthIdentity(client_id=client_id):
+            return client_id
+
+
+# The verifier
+
+
+async def verify(verifier: Verifier) -> None:
+    identity = await verifier.verify("mt_")
+    assert_type(identity, MachineIdentity | ApiKeyIdentity | OAuthIdentity)
+    assert_type(verifier.stats.as_dict(), dict[str, int])
+    verifier.invalidate(token_id="mt_")
+    verifier.invalidate("mt_")  # type: ignore[call-arg]  # keyword-only
+
+
+def refused(error: RefusalError) -> None:
+    match error:
+        case ScopeDeniedError(decision=decision):
+            assert_type(decision, Decision)
+            assert_type(decision.reason, Reason)
+            assert_type(decision.missing_edge, tuple[str, str] | None)
+        case PermissionDeniedError(required_scopes=scopes):
+            assert_type(scopes, tuple[str, ...])
+        case VerificationUnavailableError(retry_after=seconds):
+            assert_type(seconds, float)
+
+
+# The graph
+
+assert_type(ScopeGraph({"mch_": {"mch_"}}).decide("mch_", "mch_").allowed, bool)
+assert_type(ScopeGraph.from_toml("").callees("mch_"), frozenset[str])
+
+
+# The client
+
+
+async def operations(clerk: ClerkClient) -> None:
+    assert_type(await clerk.machines.create("orders"), CreatedMachine)
+    assert_type(await clerk.machines.get("mch_"), Machine)
+    assert_type((await clerk.machines.get("mch_")).scoped_machines, tuple[ScopedMachine, ...])
+    assert_type(await clerk.machines.list(), Page[Machine])
+    assert_type(clerk.machines.iter(), AsyncIterator[Machine])
+    assert_type(await clerk.machines.get_secret_key("mch_"), Secret)
+    assert_type(await clerk.machines.create_scope("mch_", "mch_"), MachineScope)
+    assert_type(await clerk.m2m_tokens.create(token_format="jwt"), CreatedM2MToken)
+    assert_type((await clerk.m2m_tokens.verify("mt_")).expires_at, datetime | None)
+    assert_type([token async for token in clerk.m2m_tokens.iter("mch_")], list[M2MToken])
+    assert_type(await clerk.api_keys.update("ak_", description=None), ApiKey)
+    assert_type(await clerk.oauth_access_tokens.verify("oat_"), OAuthAccessToken | None)
+    assert_type(await clerk.jwks.get(), Mapping[str, Any])
+    await clerk.m2m_tokens.create(token_format="paseto")  # type: ignore[arg-type]  # no such one
+    async with clerk as opened:
+        assert_type(opened, ClerkClient)
+
+
+def failed(error: BackendAPIError) -> None:
+    assert_type(error.errors, tuple[FieldError, ...])
+    assert_type(error.retry_after, float | None)
+    assert_type(error.clerk_trace_id, str | None)
