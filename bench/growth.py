@@ -98,8 +98,8 @@ async def verdicts(effort: Effort) -> list[Row]:
                 partial(_hit, large, hot, times),
             ),
             note=(
-                "What it adds is the processor's memory: tokens, verdicts and their tables no "
-                "longer fit into its caches."
+                "That many do not fit into the processor's caches, nor into the dict of those in "
+                "use: most look-ups go to the store behind it."
             ),
         ),
     ]

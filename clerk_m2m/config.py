@@ -232,6 +232,7 @@ def _url(name: str, value: str) -> str:
     try:
         parts = urlsplit(value)
         usable = bool(parts.hostname) and parts.port != 0  # reading an impossible port raises
+        (parts.hostname or "").encode("ascii").decode("idna")  # as does a label that is no name
     except ValueError:
         usable = False
     # What urlsplit lets pass here, the HTTP client would refuse at the first request.

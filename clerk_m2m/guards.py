@@ -84,6 +84,7 @@ class Guard(_SecurityScheme, Generic[T_co]):
 def require_machine(*machine_ids: str) -> Guard[MachineIdentity]:
     """Require a machine with an M2M token; one of `machine_ids`, where any are given.
 
+    With none given (mind `*[]`), any machine that may call this service will do.
     Refuses another credential type with 401 `token_type_not_accepted` and another machine with 403
     `permission_denied`. Raises `ConfigurationError` for what is not a machine id.
     """

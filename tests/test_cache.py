@@ -22,7 +22,7 @@ from clerk_m2m import (
     VerificationUnavailableError,
     Verifier,
 )
-from clerk_m2m._cache import Answer, VerdictCache
+from clerk_m2m._cache import MAX_IN_USE, Answer, VerdictCache
 from clerk_m2m._endpoints import Refused, Verdict
 from clerk_m2m.decisions import Stats
 from clerk_m2m.emulator import Emulator
@@ -312,3 +312,54 @@ async def test_ill_formed_garbage_costs_no_call_and_no_memory(world: World, toke
     assert refused.value.code == "token_invalid"
     assert world.upstream.requests == []
     assert len(verifier._verdicts) == 0
+
+
+async def test_a_token_in_use_whose_entry_gave_way_is_refreshed_all_the_same(world: World) -> None:
+    verifier, token = world.verifier(world.settings(cache_size=2)), world.token()
+    await accepts(verifier, token)
+    await accepts(verifier, token)
+    for _ in range(4):
+        await accepts(verifier, world.token())
+
+    world.time.advance(50.0)  # due for a refresh, and fresh still
+    paid = verifier.stats.paid
+    identity = at_once(verifier.verify(token))
+    for _ in range(100):
+        await asyncio.sleep(0)  # lets the refresh in the background run to its end
+
+    assert identity.subject == world.caller.id
+    assert verifier.stats.refreshes == 1
+    assert verifier.stats.paid == paid + 1
+
+
+def test_more_values_in_use_than_stand_in_front_are_found_in_the_store() -> None:
+    time = FakeTime()
+    cache = VerdictCache[int, int, int](
+        nothing_to_load, ttl=60.0, maxsize=10_000, clock=time.clock, stats=Stats()
+    )
+    for number in range(MAX_IN_USE + 10):
+        cache.put(number, Answer(value=number), generation=0)
+
+    for _ in range(2):
+        assert [cache.lookup(n, n) for n in range(MAX_IN_USE + 10)] == [*range(MAX_IN_USE + 10)]
+
+
+def test_a_value_that_is_replaced_refused_or_invalidated_is_not_found_again() -> None:
+    time = FakeTime()
+    cache = VerdictCache[int, int, str](
+        nothing_to_load, ttl=60.0, negative_ttl=10.0, maxsize=10, clock=time.clock, stats=Stats()
+    )
+    cache.put(1, Answer(value="old"), generation=0)
+    assert cache.lookup(1, 1) == "old"
+    cache.put(1, Answer(value="new"), generation=0)
+    assert cache.lookup(1, 1) == "new"
+    cache.put(1, Answer(value="no", negative=True), generation=0)
+    assert cache.lookup(1, 1) == "no"
+    cache.put(1, Answer(value="yes"), generation=0)
+    assert cache.lookup(1, 1) == "yes"
+    cache.invalidate(lambda key, _value: key == 1)
+    assert cache.lookup(1, 1) is None
+
+
+async def nothing_to_load(_subject: Any, _refresh: bool) -> Answer[Any]:
+    raise AssertionError("nothing is to be looked up here")

@@ -119,6 +119,7 @@ def test_an_address_is_kept_without_its_last_slash_and_a_header_in_lower_case() 
         ({"api_url": "https://"}, "api_url must be an http or https address"),
         ({"api_url": "https://key@api.clerk.com"}, "with no user name"),
         ({"api_url": "https://["}, "api_url must be an http or https address"),
+        ({"api_url": "http://xn--a"}, "api_url must be an http or https address"),
         ({"api_url": "https://host:99999"}, "api_url must be an http or https address"),
         ({"api_url": "https://host:abc"}, "api_url must be an http or https address"),
         ({"api_url": "https://a b"}, "api_url must be an http or https address"),
