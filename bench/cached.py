@@ -110,6 +110,10 @@ async def middleware(upstream: Upstream, effort: Effort) -> Row:
         against="starlette's `AuthenticationMiddleware`, its backend a dict",
         pairs=pairs,
         aim=0.8,
+        note=(
+            "The backend reads the header as starlette's documentation does: `in`, then `[]`. With "
+            "one `get` in their place the other side takes 0.3 µs less."
+        ),
     )
 
 

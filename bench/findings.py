@@ -6,10 +6,11 @@ Found with `cProfile`, by adding the steps of a request one by one, and by timin
 running server. Gains are of one machine and of a tight loop, unless said otherwise.
 
 A cached opaque token takes some 2.4 µs: the ASGI layer itself 0.15, the kind of connection and the
-state 0.2, the header and its form 0.45, the digest 0.25, the look-up 0.15, the scope policy 0.2, the
-watch over the reply 0.4, and the rest the calls between them. **In a server each step takes three
-to four times as long**, and those of starlette's middleware three times: between two requests the
-server's own code has pushed them out of the processor's caches. The rows of uvicorn show that.
+state 0.2, the header and its form 0.45, the digest 0.25, the look-up 0.15, the scope policy 0.2,
+the watch over the reply 0.4, and the rest the calls between them. **In a server each step takes
+three to four times as long**, and those of starlette's middleware three times: between two
+requests the server's own code has pushed them out of the processor's caches. The rows of uvicorn
+show that.
 
 **The aim of 0.8 on the cached opaque token is missed**, and so is 0.95 on the fastest of servers,
 which a dict misses there too. What is left are a digest, so that no token is kept in memory; the
@@ -28,7 +29,7 @@ become a refusal. The middleware that is compared has none of them.
 | `acquire` and `release` in place of `with` | 0.07 µs | no: it reads worse |
 | a JWT taken apart once, not for its class and again for its checks | 9 µs of 66 | yes |
 | the header of a JWT remembered: all of an instance have the same | 4 µs | yes |
-| httpcore imported when the first client opens, tomllib when a file is read | 30 ms of 175 | yes |
+| httpcore imported when the first client opens, tomllib when a file is read | 25 ms of 185 | yes |
 | the call's own task left out of a first verification | 1 % | no: pool slots would be lost |
 
 A first verification adds some 0.2 ms to a bare POST over loopback: two tasks that no waiter can

@@ -1,4 +1,4 @@
-"""One pooled HTTP client to the Backend API: keys, deadlines, retries, status to error.
+"""One pooled HTTP client to the Backend API: deadlines, retries, slots.
 
 Rules of this file:
 
@@ -16,16 +16,12 @@ Sole owner of `httpx` (with `outbound`).
 from __future__ import annotations
 
 import asyncio
-import json
 import random
-import re
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, nullcontext
 from contextvars import Context
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from functools import cached_property
 from math import inf
 from typing import Any, Final
@@ -34,61 +30,14 @@ import httpx
 
 from clerk_m2m._breaker import Breaker
 from clerk_m2m._cache import abandoned
+from clerk_m2m._call import Call, outcome, retry_after
 from clerk_m2m._deadline import deadline_pool, set_deadline
-from clerk_m2m._secret import Secret
-from clerk_m2m._wire import Problem, read_problem
-from clerk_m2m.errors import (
-    AnswerTooLargeError,
-    BackendAPIError,
-    ConflictError,
-    FieldError,
-    InvalidRequestError,
-    NotFoundError,
-    RateLimitedError,
-    UnauthorizedError,
-    UnavailableError,
-)
+from clerk_m2m.errors import AnswerTooLargeError, UnavailableError
 
 API_VERSION: Final = "2026-05-12"
-MAX_ANSWER: Final = 64 * 1024
-MAX_LIST_ANSWER: Final = 256 * 1024
 RETRIED_STATUS: Final = frozenset({502, 503, 504})
 MAX_PAUSE: Final = 0.1
-PIECE: Final = 12
-SECRET_PROPERTIES: Final = ("token", "secret", "access_token")
 GRACE: Final = 0.25
-
-_ERRORS: Final[Mapping[int, type[BackendAPIError]]] = {
-    400: InvalidRequestError,
-    401: UnauthorizedError,
-    403: UnauthorizedError,
-    404: NotFoundError,
-    409: ConflictError,
-    422: InvalidRequestError,
-    429: RateLimitedError,
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
-    """One call of an operation. `repeatable` marks that doing it twice changes nothing more."""
-
-    operation: str
-    method: str
-    url: str
-    key: Secret | None = None
-    body: Mapping[str, Any] | None = None
-    query: Mapping[str, str] | None = None
-    repeatable: bool = False
-    max_bytes: int = MAX_ANSWER
-
-    def secrets(self) -> Iterable[str]:
-        """Give what must not come back in an error: the key, and the credential in the body."""
-        if self.key:
-            yield self.key.reveal()
-        for name in SECRET_PROPERTIES:
-            if value := (self.body or {}).get(name):
-                yield str(value)
 
 
 @dataclass(slots=True)
@@ -230,18 +179,19 @@ class HTTPClient:
         else:
             pause = self._pause(call, response)
             if _now() + pause >= deadline:
-                return _outcome(call, response, body)
+                return outcome(call, response.status_code, response.headers, body)
         await asyncio.sleep(pause)
         if self._breaker is not None:
             self._breaker.check()  # what others learned meanwhile; and a probe is one call
-        return _outcome(call, *await _exchange(client, call, deadline))
+        response, body = await _exchange(client, call, deadline)
+        return outcome(call, response.status_code, response.headers, body)
 
     def _pause(self, call: Call, response: httpx.Response) -> float:
         """Seconds to wait before the one retry; infinite where there is none."""
         if call.repeatable and response.status_code in RETRIED_STATUS:
             return _jitter()
         if call.repeatable and self._waits and response.status_code == 429:
-            return _retry_after(response) + _jitter()
+            return retry_after(response.headers) + _jitter()
         return inf
 
 
@@ -284,79 +234,6 @@ async def _read(response: httpx.Response, call: Call, deadline: float) -> bytes:
         if _now() >= deadline:
             raise UnavailableError(f"{call.operation}: Clerk's answer took too long.")
     return bytes(body)
-
-
-def _outcome(call: Call, response: httpx.Response, body: bytes) -> Any:
-    status = response.status_code
-    value = _parse(body)
-    if 200 <= status < 300:
-        if value is None:
-            raise UnavailableError(f"{call.operation}: Clerk's answer is not JSON.")
-        return value
-    problem = read_problem(value)
-    kind = _ERRORS.get(status, UnavailableError)
-    if problem is None and kind in (InvalidRequestError, NotFoundError, ConflictError):
-        # Whatever answered is not Clerk: a wrong address, a gateway. It has decided nothing.
-        kind = UnavailableError
-    retry_after = _retry_after(response) if status in (429, 503) else None
-    raise _error(kind, call, status, problem, retry_after)
-
-
-def _error(
-    kind: type[BackendAPIError],
-    call: Call,
-    status: int,
-    problem: Problem | None,
-    retry_after: float | None,
-) -> BackendAPIError:
-    secrets = tuple(call.secrets())
-    errors = tuple(_without(secrets, error) for error in problem.errors) if problem else ()
-    said = " ".join(error.message for error in errors)
-    trace_id = problem.clerk_trace_id if problem else None
-    return kind(
-        f"{call.operation}: Clerk answered {status}. {said}".rstrip(),
-        status=status,
-        errors=errors,
-        clerk_trace_id=None if _repeats(secrets, trace_id or "") else trace_id,
-        retry_after=retry_after,
-    )
-
-
-def _without(secrets: tuple[str, ...], error: FieldError) -> FieldError:
-    """An upstream that echoes what was sent must not carry it into our logs."""
-    if _repeats(secrets, f"{error.code} {error.message} {error.field}"):
-        return FieldError(code="withheld", message="(The message repeats a secret.)")
-    return error
-
-
-def _repeats(secrets: tuple[str, ...], text: str) -> bool:
-    """Whether a piece of a secret stands in `text`: an upstream may well show the half of it."""
-    return any(
-        secret[start : start + PIECE] in text
-        for secret in secrets
-        for start in range(max(1, len(secret) - PIECE + 1))
-    )
-
-
-def _parse(body: bytes) -> Any:
-    try:
-        return json.loads(body.decode("utf-8"))
-    except (ValueError, RecursionError):
-        return None
-
-
-def _retry_after(response: httpx.Response) -> float:
-    """Read `Retry-After` in seconds (RFC 9110 section 10.2.3); 1 where there is none to read."""
-    text = response.headers.get("retry-after", "")
-    if re.fullmatch(r"[0-9]{1,9}", text):
-        return float(text)
-    try:
-        instant = parsedate_to_datetime(text)
-    except (ValueError, OverflowError):
-        return 1.0
-    if instant.tzinfo is None:
-        instant = instant.replace(tzinfo=UTC)
-    return max(0.0, (instant - datetime.now(UTC)).total_seconds())
 
 
 def _retrieve(task: asyncio.Task[Any]) -> None:

@@ -8,7 +8,8 @@ from enum import Enum
 from typing import Any, Final, TypeVar
 
 from clerk_m2m import records
-from clerk_m2m._http import MAX_LIST_ANSWER, Call, HTTPClient
+from clerk_m2m._call import MAX_LIST_ANSWER, Call
+from clerk_m2m._http import HTTPClient
 from clerk_m2m._secret import Secret
 from clerk_m2m.errors import AnswerTooLargeError, ConfigurationError
 

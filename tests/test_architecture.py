@@ -27,7 +27,7 @@ LAYERS = [
     {"_cache", "_breaker", "records", "tokens", "scopes"},
     {"_wire", "config"},
     # one job each: the wire, the keys, the guards, the answers
-    {"_deadline"},
+    {"_deadline", "_call"},
     {"_http", "_jwt", "guards", "_answers", "openapi"},
     # the Backend API, typed
     {"_session"},

@@ -24,7 +24,8 @@ from upstreams import (
 
 from clerk_m2m import ClerkClient, VerificationUnavailableError
 from clerk_m2m._breaker import Breaker
-from clerk_m2m._http import Call, HTTPClient
+from clerk_m2m._call import Call
+from clerk_m2m._http import HTTPClient
 from clerk_m2m._secret import Secret
 from clerk_m2m.errors import (
     BackendAPIError,
