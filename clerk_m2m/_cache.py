@@ -262,7 +262,8 @@ class VerdictCache(Generic[K, S, V]):
         end = now + min(ttl, answer.life)
         due = now + ttl * REFRESH_FROM if answer.refresh and ttl < answer.life else end
         ends_at = max(end, now + min(self._stale_if_error, answer.life))
-        self._negative.pop(key, None)
+        if key in self._negative:  # cachetools raises inside `pop` of what is not there
+            self._negative.pop(key, None)
         self._positive[key] = _Entry(answer.value, due, end, ends_at)
 
     def invalidate(self, match: Callable[[K, V], bool]) -> None:
