@@ -29,7 +29,7 @@ become a refusal. The middleware that is compared has none of them.
 | `acquire` and `release` in place of `with` | 0.07 µs | no: it reads worse |
 | a JWT taken apart once, not for its class and again for its checks | 9 µs of 66 | yes |
 | the header of a JWT remembered: all of an instance have the same | 4 µs | yes |
-| httpcore imported when the first client opens, tomllib when a file is read | 25 ms of 185 | no: the first request would pay |
+| httpcore imported when the first client opens | 25 ms of 185 | no: the first request would pay |
 | the call's own task left out of a first verification | 1 % | no: pool slots would be lost |
 
 A first verification adds some 0.2 ms to a bare POST over loopback: two tasks that no waiter can
