@@ -44,13 +44,17 @@ class Breaker:
             self._next_probe = self._now() + PROBE_EVERY
 
     @contextmanager
-    def judging(self) -> Iterator[None]:
-        """`enter`, and learn from what the call inside comes to; a refusal is an answer too."""
+    def judging(self, *, blame: bool = True) -> Iterator[None]:
+        """`enter`, and learn from what the call inside comes to; a refusal is an answer too.
+
+        `blame` False does not count a failure: the call had too little time left to be fair.
+        """
         self.enter()
         try:
             yield
         except UnavailableError:
-            self.failed()
+            if blame:
+                self.failed()
             raise
         except RateLimitedError as exc:
             self.succeeded()

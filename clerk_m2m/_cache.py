@@ -113,6 +113,7 @@ class VerdictCache(Generic[K, S, V]):
         self._negative = self._store(maxsize)
         # Positive entries in use, in front of the store: no lock, and a fifth of the time.
         self._in_use: dict[K, _Entry[V]] = {}
+        self._max_in_use = min(MAX_IN_USE, maxsize)
         self._flights: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[K, _Flight[K, V]]] = (
             WeakKeyDictionary()
         )
@@ -172,7 +173,7 @@ class VerdictCache(Generic[K, S, V]):
         except KeyError:
             pass
         else:
-            if len(self._in_use) >= MAX_IN_USE:
+            if len(self._in_use) >= self._max_in_use:
                 self._in_use.clear()
             self._in_use[key] = entry
             return entry
@@ -202,7 +203,10 @@ class VerdictCache(Generic[K, S, V]):
             if flight is not None:
                 self._stats.shared += not refresh
                 return flight
-            # Refreshes are as many as there are entries at most: no crowd of strangers stops them.
+            # What is kept, even past its life, is asked for apart from what strangers bring: their
+            # crowd must not pass for an outage, in which a stale answer would count. There are
+            # never more of these than entries.
+            refresh = refresh or key in self._positive
             if len(flights) >= MAX_FLIGHTS and not refresh:
                 raise VerificationUnavailableError("Too many verifications are under way.")
             flight = flights[key] = _Flight(refresh)

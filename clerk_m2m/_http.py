@@ -153,7 +153,7 @@ class HTTPClient:
         async with slots:
             if queued and (_now() >= deadline or is_abandoned()):
                 raise UnavailableError(f"{call.operation}: too many calls are under way.")
-            with self._breaker.judging() if self._breaker else nullcontext():
+            with self._breaker.judging(blame=not queued) if self._breaker else nullcontext():
                 async with self._cut_off(call, deadline):
                     return await self._attempts(client, call, deadline)
 

@@ -105,15 +105,15 @@ class ApiKeys(OperationGroup):
             "seconds_until_expiration": seconds_until_expiration,
         }
         url, key = f"/v1/api_keys/{segment(api_key_id)}", self._session.instance_key()
-        api_key = wire.read_api_key(await self._send("updateApiKey", "PATCH", url, key, body))
-        self._session.tell(Revocation(token_id=api_key_id))
-        return api_key
+        ends = Revocation(token_id=api_key_id)
+        answer = await self._send("updateApiKey", "PATCH", url, key, body, ends=ends)
+        return wire.read_api_key(answer)
 
     async def delete(self, api_key_id: str) -> None:
         """Delete an API key (`deleteApiKey`)."""
         url, key = f"/v1/api_keys/{segment(api_key_id)}", self._session.instance_key()
-        wire.read_deleted(await self._send("deleteApiKey", "DELETE", url, key))
-        self._session.tell(Revocation(token_id=api_key_id))
+        ends = Revocation(token_id=api_key_id)
+        wire.read_deleted(await self._send("deleteApiKey", "DELETE", url, key, ends=ends))
 
     async def get_secret(self, api_key_id: str) -> Secret:
         """Give an API key's secret (`getApiKeySecret`)."""
@@ -127,9 +127,9 @@ class ApiKeys(OperationGroup):
         """Revoke an API key (`revokeApiKey`)."""
         url = f"/v1/api_keys/{segment(api_key_id)}/revoke"
         body, key = {"revocation_reason": revocation_reason}, self._session.instance_key()
-        api_key = wire.read_api_key(await self._send("revokeApiKey", "POST", url, key, body))
-        self._session.tell(Revocation(token_id=api_key_id))
-        return api_key
+        ends = Revocation(token_id=api_key_id)
+        answer = await self._send("revokeApiKey", "POST", url, key, body, ends=ends)
+        return wire.read_api_key(answer)
 
     async def verify(self, secret: str | Secret, *, background: bool = False) -> records.ApiKey:
         """Ask Clerk about an API key (`verifyApiKey`); billed. See `live` of the answer."""

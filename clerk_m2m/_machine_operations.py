@@ -88,8 +88,8 @@ class Machines(OperationGroup):
     async def delete(self, machine_id: str) -> None:
         """Delete a machine with its edges and tokens (`DeleteMachine`)."""
         url, key = f"/v1/machines/{segment(machine_id)}", self._session.instance_key()
-        wire.read_deleted(await self._send("DeleteMachine", "DELETE", url, key))
-        self._session.tell(Revocation(machine_id=machine_id))
+        ends = Revocation(machine_id=machine_id)
+        wire.read_deleted(await self._send("DeleteMachine", "DELETE", url, key, ends=ends))
 
     async def get_secret_key(self, machine_id: str) -> Secret:
         """Give a machine's secret key (`GetMachineSecretKey`)."""
@@ -119,9 +119,9 @@ class Machines(OperationGroup):
         """Cut the edge from `caller` to `callee` (`DeleteMachineScope`)."""
         url = f"/v1/machines/{segment(caller)}/scopes/{segment(callee)}"
         key = self._session.instance_key()
-        scope = wire.read_scope(await self._send("DeleteMachineScope", "DELETE", url, key))
-        self._session.tell(Revocation(caller=caller))
-        return scope
+        ends = Revocation(caller=caller)
+        answer = await self._send("DeleteMachineScope", "DELETE", url, key, ends=ends)
+        return wire.read_scope(answer)
 
 
 class M2MTokens(OperationGroup):
@@ -199,9 +199,9 @@ class M2MTokens(OperationGroup):
         """Revoke an opaque token (`revokeM2MToken`). A JWT cannot be revoked at Clerk."""
         url = f"/v1/m2m_tokens/{segment(token_id)}/revoke"
         body, key = {"revocation_reason": revocation_reason}, self._session.either_key()
-        token = wire.read_m2m_token(await self._send("revokeM2MToken", "POST", url, key, body))
-        self._session.tell(Revocation(token_id=token_id))
-        return token
+        ends = Revocation(token_id=token_id)
+        answer = await self._send("revokeM2MToken", "POST", url, key, body, ends=ends)
+        return wire.read_m2m_token(answer)
 
     async def verify(self, token: str | Secret, *, background: bool = False) -> records.M2MToken:
         """Ask Clerk about an opaque token (`verifyM2MToken`); billed.

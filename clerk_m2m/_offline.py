@@ -10,7 +10,7 @@ import logging
 import re
 import threading
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from clerk_m2m._cache import Answer
 from clerk_m2m._clock import LEEWAY, Clock
@@ -21,6 +21,8 @@ from clerk_m2m.identity import MachineIdentity, OAuthIdentity, freeze
 from clerk_m2m.tokens import Credential, TokenClass, UnverifiedJWT
 
 logger = logging.getLogger("clerk_m2m")
+
+V = TypeVar("V")
 
 MAX_DENIED: Final = 100_000
 # With the key set's 240 s, a key that is taken out is refused within 300 s.
@@ -67,8 +69,7 @@ class OfflineVerifier:
     def deny_token(self, token_id: str) -> None:
         """Refuse the JWT of this id from now on; the oldest of 100,000 denials gives way."""
         with self._lock:
-            self._denied_ids[token_id] = None
-            _bound(self._denied_ids)
+            _deny(self._denied_ids, token_id, None)
 
     def deny_machine(self, machine_id: str) -> None:
         """Refuse the JWTs that this machine has minted until now.
@@ -76,8 +77,7 @@ class OfflineVerifier:
         Clerk's clock may be ahead by the leeway, so those of the next 5 s are refused too.
         """
         with self._lock:
-            self._denied_machines[machine_id] = self._wall() + LEEWAY
-            _bound(self._denied_machines)
+            _deny(self._denied_machines, machine_id, self._wall() + LEEWAY)
 
     async def aclose(self) -> None:
         """End a fetch of the key set under way in this event loop."""
@@ -91,7 +91,9 @@ class OfflineVerifier:
             raise TokenInvalidError("The JWT was invalidated at this service.")
 
 
-def _bound(denials: dict[str, Any]) -> None:
+def _deny(denials: dict[str, V], name: str, value: V) -> None:
+    denials.pop(name, None)  # a denial that is renewed is the youngest again
+    denials[name] = value
     if len(denials) > MAX_DENIED:
         logger.error("More than %d JWTs are denied: the oldest denial was dropped.", MAX_DENIED)
         del denials[next(iter(denials))]

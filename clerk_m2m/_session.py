@@ -11,7 +11,14 @@ from clerk_m2m import records
 from clerk_m2m._call import MAX_LIST_ANSWER, Call
 from clerk_m2m._http import HTTPClient
 from clerk_m2m._secret import Secret
-from clerk_m2m.errors import AnswerTooLargeError, ConfigurationError
+from clerk_m2m.errors import (
+    AnswerTooLargeError,
+    ConfigurationError,
+    ConflictError,
+    InvalidRequestError,
+    RateLimitedError,
+    UnauthorizedError,
+)
 
 T = TypeVar("T")
 
@@ -96,11 +103,24 @@ class OperationGroup:
         url: str,
         key: Secret,
         body: Mapping[str, Any] | None = None,
+        *,
+        ends: Revocation | None = None,
     ) -> Any:
+        """Send a call that changes something, and tell of what it `ends`.
+
+        Unless Clerk has clearly refused, the call may have been carried out: an answer can be lost,
+        nobody may have waited for it, and a 404 says that it is gone already.
+        """
         sent = None if body is None else {k: v for k, v in body.items() if v is not UNSET}
-        return await self._session.http.call(
-            Call(operation=operation, method=method, url=url, key=key, body=sent)
-        )
+        call = Call(operation=operation, method=method, url=url, key=key, body=sent)
+        try:
+            return await self._session.http.call(call)
+        except (InvalidRequestError, UnauthorizedError, ConflictError, RateLimitedError):
+            ends = None
+            raise
+        finally:
+            if ends is not None:
+                self._session.tell(ends)
 
     async def _verify(
         self, operation: str, url: str, key: Secret, body: Mapping[str, Any], background: bool

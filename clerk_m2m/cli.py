@@ -154,6 +154,7 @@ async def _introduction(emulated: Emulator, address: str, *, kept_in: Path | Non
         "",
         "For every service:",
         f"  export CLERK_API_URL={address}",
+        "To manage machines; in a service also for the live graph, JWTs and API keys:",
         f"  export CLERK_SECRET_KEY={emulated.secret_key}",
         "",
     ]
@@ -162,21 +163,26 @@ async def _introduction(emulated: Emulator, address: str, *, kept_in: Path | Non
         lines += _machine_lines(machine, emulated.machine(machine.id).secret_key)
     if len(machines) > MACHINES_SHOWN:
         lines += [f"And {len(machines) - MACHINES_SHOWN} more: GET {address}/v1/machines", ""]
-    if not machines:
-        lines += [
-            "No machine yet. Create one; its id and secret_key are in the answer:",
-            '  curl "$CLERK_API_URL/v1/machines" -H "Authorization: Bearer $CLERK_SECRET_KEY" \\',
-            """    --json '{"name": "orders"}'""",
-            "",
-        ]
-    return "\n".join(
-        [
-            *lines,
-            "Mint a token for a machine:",
-            '  curl "$CLERK_API_URL/v1/m2m_tokens" --json {} \\',
-            '    -H "Authorization: Bearer $CLERK_MACHINE_SECRET_KEY"',
-        ]
-    )
+    return "\n".join([*lines, "" if machines else _CREATE_MACHINES, _MINT_A_TOKEN]).rstrip()
+
+
+_CREATE_MACHINES: Final = """\
+No machine yet. Create a service, and paste its id and secret_key from the answer:
+  curl "$CLERK_API_URL/v1/machines" -H "Authorization: Bearer $CLERK_SECRET_KEY" \\
+    --json '{"name": "orders"}'
+  export CLERK_MACHINE_ID=mch_… CLERK_MACHINE_SECRET_KEY=ak_…
+
+Create a caller that may call it:
+  curl "$CLERK_API_URL/v1/machines" -H "Authorization: Bearer $CLERK_SECRET_KEY" \\
+    --json "{\\"name\\": \\"billing\\", \\"scoped_machines\\": [\\"$CLERK_MACHINE_ID\\"]}"
+"""
+
+_MINT_A_TOKEN: Final = """\
+Mint a token with the CALLER's secret_key (it keeps the scopes that it is minted with):
+  curl "$CLERK_API_URL/v1/m2m_tokens" --json {} -H "Authorization: Bearer ak_…"
+
+Let another caller in:  POST   /v1/machines/<caller>/scopes  {"to_machine_id": "<callee>"}
+Cut an edge:            DELETE /v1/machines/<caller>/scopes/<callee>"""
 
 
 def _machine_lines(machine: Machine, secret_key: str) -> list[str]:

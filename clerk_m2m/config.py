@@ -135,7 +135,13 @@ class Settings:
             for name, variable in _ENVIRONMENT.items()
             if environ.get(variable, "").strip()
         }
-        return cls(**(read | given))
+        try:
+            return cls(**(read | given))
+        except ConfigurationError as exc:
+            name = str(exc).partition(" ")[0]
+            if name in read and name not in given and _ENVIRONMENT[name] not in str(exc):
+                raise ConfigurationError(f"{_ENVIRONMENT[name]}: {exc}") from exc
+            raise
 
     @property
     def verifies_jwts(self) -> bool:
@@ -260,7 +266,7 @@ def _accepts(value: Iterable[TokenType | str]) -> frozenset[TokenType]:
         accepts = frozenset(TokenType(each) for each in value)
     except ValueError as exc:
         raise ConfigurationError(
-            f"accepts names an unknown token type; there are {names}."
+            f"accepts names an unknown token type ({exc}); there are {names}."
         ) from exc
     if not accepts:
         raise ConfigurationError(f"accepts is empty; name at least one of {names}.")

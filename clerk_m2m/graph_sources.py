@@ -108,16 +108,18 @@ class FileSource:
         except (OSError, ConfigurationError) as exc:
             logger.error("The scope graph cannot be read, so the last one is used: %s", exc)
 
-    def _read(self) -> tuple[ScopeGraph, tuple[int, int, int]]:
+    def _read(self) -> tuple[ScopeGraph, tuple[int, int, int, int]]:
         try:
             stamp = self._stamp_now()
             return ScopeGraph.from_toml(self._path.read_text("utf-8")), stamp
         except (OSError, UnicodeDecodeError) as exc:
             raise ConfigurationError(f"The scope graph {self._path} cannot be read: {exc}") from exc
+        except ConfigurationError as exc:
+            raise ConfigurationError(f"{self._path}: {exc}") from exc
 
-    def _stamp_now(self) -> tuple[int, int, int]:
+    def _stamp_now(self) -> tuple[int, int, int, int]:
         found = self._path.stat()
-        return found.st_mtime_ns, found.st_size, found.st_ino
+        return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
 
 
 class LiveSource:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeAlias
 
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
@@ -25,6 +27,8 @@ from clerk_m2m.tokens import TokenClass, classify, extract
 from clerk_m2m.verifier import Verifier
 
 logger = logging.getLogger("clerk_m2m")
+
+OnError: TypeAlias = Callable[[HTTPConnection, RefusalError], Response | None]
 
 _NOT_OURS = frozenset({TokenClass.SESSION_JWT, TokenClass.UNKNOWN})
 
@@ -48,15 +52,15 @@ class MachineAuthMiddleware:
         verifier: Verifier | None = None,
         required: bool = True,
         exclude: Iterable[str] = (),
-        on_error: Callable[[HTTPConnection, RefusalError], Response | None] | None = None,
+        on_error: OnError | None = None,
     ) -> None:
         if settings is not None and verifier is not None:
             raise ConfigurationError("Give MachineAuthMiddleware settings or a verifier, not both.")
         self.app = app
-        self.verifier = verifier or Verifier(settings)
+        self.verifier = verifier or _verifier(settings)
         self._required = required
         self._exclude = _paths(exclude)
-        self._on_error = on_error
+        self._on_error = _synchronous(on_error)
         header = self.verifier.settings.api_key_header
         self._api_key_header = header.encode("ascii") if header else None
         self._described = False
@@ -73,7 +77,10 @@ class MachineAuthMiddleware:
             return
         replying = _Reply(send)
         try:
-            scope.setdefault("state", {})["machine"] = await self._identify(scope)
+            machine = await self._identify(scope)
+            # A dict of its own: a server that shares one between the requests of a connection (as
+            # hypercorn did before 0.18) would hand one caller's identity to another's handler.
+            scope["state"] = {**scope.get("state", {}), "machine": machine}
             # A guard in the app refuses by raising too, and is answered like any other refusal.
             await self.app(scope, receive, replying)
         except RefusalError as refusal:
@@ -122,6 +129,11 @@ class MachineAuthMiddleware:
         await self.app(scope, receive, closing_send)
 
 
+_BEGINNINGS = frozenset(
+    {"http.response.start", "websocket.accept", "websocket.http.response.start"}
+)
+
+
 class _Reply:
     """The `send` of one connection: knows whether the app's reply has begun, and holds back a 500.
 
@@ -139,7 +151,7 @@ class _Reply:
     def __call__(self, message: Message) -> Awaitable[None]:
         if self.held or message.get("status") == 500:
             return self._hold(message)
-        self.begun = True
+        self.begun = self.begun or message["type"] in _BEGINNINGS
         return self._send(message)
 
     async def _hold(self, message: Message) -> None:
@@ -158,6 +170,21 @@ class _Reply:
         """Give the way to answer in place of what was held back."""
         self.held = []
         return self._send
+
+
+def _verifier(settings: Settings | None) -> Verifier:
+    try:
+        return Verifier(settings)
+    except ConfigurationError as exc:
+        # Starlette builds middleware when the server starts, where uvicorn may hide what is raised.
+        logger.critical("This service cannot start: %s", exc)
+        raise
+
+
+def _synchronous(on_error: OnError | None) -> OnError | None:
+    if inspect.iscoroutinefunction(on_error):
+        raise ConfigurationError("on_error must be a plain function, not a coroutine function.")
+    return on_error
 
 
 def _paths(exclude: Iterable[str]) -> frozenset[str]:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from clerk_m2m.decisions import Decision, Reason
 from clerk_m2m.errors import ConfigurationError
 from clerk_m2m.identity import MACHINE_ID
+
+# What a machine's table may hold; the last two speak to the emulator only.
+_KEYS: Final = ("id", "may_call", "secret_key", "default_token_ttl")
 
 
 class ScopeGraph:
@@ -48,6 +51,8 @@ class ScopeGraph:
                 "The scope graph has no [machines.NAME] table. Give each machine one, "
                 'with `id = "mch_…"` and `may_call = ["NAME"]`.'
             )
+        for name, table in machines.items():
+            _refuse_unknown_keys(name, table)
         ids = {name: _id_of(name, table) for name, table in machines.items()}
         if len(set(ids.values())) != len(ids):
             raise ConfigurationError("Two machines of the scope graph have the same id.")
@@ -95,6 +100,15 @@ def _several(caller: str, callees: Iterable[str]) -> Iterable[str]:
     if isinstance(callees, str) or not isinstance(callees, Iterable):
         raise ConfigurationError(f"The callees of {caller} must be a list of machine ids.")
     return callees
+
+
+def _refuse_unknown_keys(name: str, table: Any) -> None:
+    # A misspelt may_call would cut every edge of the machine without a word.
+    unknown = [key for key in table if key not in _KEYS] if isinstance(table, dict) else []
+    if unknown:
+        raise ConfigurationError(
+            f"[machines.{name}] has an unknown key {unknown[0]!r}; there are {', '.join(_KEYS)}."
+        )
 
 
 def _id_of(name: str, table: Any) -> str:

@@ -162,9 +162,9 @@ class UnverifiedJWT:
     """The three parts of a compact JWS (RFC 7515 section 7.1), decoded and not yet believed."""
 
     header: Mapping[str, Any]
-    payload: bytes
-    signing_input: bytes
-    signature: bytes
+    payload: bytes = field(repr=False)
+    signing_input: bytes = field(repr=False)
+    signature: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +173,7 @@ class Credential:
 
     token_class: TokenClass
     jwt: UnverifiedJWT | None = None
-    claims: Mapping[str, Any] = field(default_factory=lambda: NO_CLAIMS)
+    claims: Mapping[str, Any] = field(default_factory=lambda: NO_CLAIMS, repr=False)
 
 
 def split_jwt(token: str) -> UnverifiedJWT:

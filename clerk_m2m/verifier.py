@@ -216,7 +216,7 @@ class Verifier:
             ended = self._key(token)
             self._verdicts.invalidate(lambda key, _verdict: key == ended)
         elif token_id is not None and token is None and machine_id is None:
-            if self._offline is not None:
+            if self._offline is not None and not token_id.startswith("ak_"):  # no id of a JWT
                 self._offline.deny_token(token_id)
             self._verdicts.invalidate(lambda _key, verdict: _has_id(verdict, token_id))
         elif machine_id is not None and token is None and token_id is None:

@@ -191,3 +191,18 @@ async def test_a_breaker_of_one_verifier_is_none_of_anothers_business(world: Wor
         await refused(one, world)
 
     await other.verify(world.token())
+
+
+@pytest.mark.parametrize(("blame", "open_now"), [(True, True), (False, False)])
+def test_a_call_that_stood_in_line_too_long_is_not_held_against_clerk(
+    breaker: Breaker, blame: bool, open_now: bool
+) -> None:
+    for _ in range(5):
+        with pytest.raises(UnavailableError), breaker.judging(blame=blame):
+            raise UnavailableError("no answer in time")
+
+    if open_now:
+        with pytest.raises(UnavailableError):
+            breaker.check()
+    else:
+        breaker.check()

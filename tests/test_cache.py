@@ -363,3 +363,29 @@ def test_a_value_that_is_replaced_refused_or_invalidated_is_not_found_again() ->
 
 async def nothing_to_load(_subject: Any, _refresh: bool) -> Answer[Any]:
     raise AssertionError("nothing is to be looked up here")
+
+
+async def test_what_is_known_is_asked_for_again_however_many_strangers_stand_in_line() -> None:
+    time, let_go = FakeTime(), asyncio.Event()
+    asked_as_refresh: list[bool] = []
+
+    async def load(number: int, refresh: bool) -> Answer[str]:
+        if number:
+            await let_go.wait()
+        asked_as_refresh.append(refresh)
+        return Answer(value="new")
+
+    cache = VerdictCache[int, int, str](
+        load, ttl=60.0, stale_if_error=600.0, maxsize=10, clock=time.clock, stats=Stats()
+    )
+    cache.put(0, Answer(value="old"), generation=0)
+    time.advance(61.0)
+    crowd = [asyncio.ensure_future(cache.obtain(n, n, within=5.0)) for n in range(1, 1001)]
+    await asyncio.sleep(0)
+
+    assert await cache.obtain(0, 0, within=5.0) == "new"
+    assert asked_as_refresh == [True]
+    with pytest.raises(VerificationUnavailableError):
+        await cache.obtain(1001, 1001, within=5.0)
+    let_go.set()
+    await asyncio.gather(*crowd)

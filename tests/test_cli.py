@@ -99,7 +99,10 @@ def test_an_emulator_without_machines_says_how_to_create_one(tmp_path: Path) -> 
         _, errors = interrupted(process)
 
     assert errors == "", "localhost is loopback"
-    assert "No machine yet. Create one; its id and secret_key are in the answer:" in lines
+    assert (
+        "No machine yet. Create a service, and paste its id and secret_key from the answer:"
+        in lines
+    )
     assert f"Kept in {database}." in lines
 
 

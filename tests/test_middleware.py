@@ -996,3 +996,52 @@ async def test_a_permitted_request_logs_nothing(
 
     assert await code_of(protected(world.verifier()), world.token()) is None
     assert caplog.records == []
+
+
+async def test_a_dict_that_a_server_shares_between_requests_mixes_no_callers(world: World) -> None:
+    shared: dict[str, Any] = {}
+    seen: list[str] = []
+    both_in = asyncio.Barrier(2)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await both_in.wait()
+        seen.append(scope["state"]["machine"].machine_id)
+
+    world.emulator.allow(world.stranger, world.callee)
+    door = MachineAuthMiddleware(app, verifier=world.verifier())
+    callers = (world.caller, world.stranger)
+
+    async def call(token: str) -> None:
+        headers = [(b"authorization", f"Bearer {token}".encode())]
+        scope = {"type": "http", "path": "/", "headers": headers, "state": shared}
+        await door(scope, receive_nothing, send_nowhere)
+
+    await asyncio.gather(*(call(world.token(machine)) for machine in callers))
+
+    assert sorted(seen) == sorted(machine.id for machine in callers)
+
+
+def test_a_coroutine_function_as_on_error_is_refused_at_construction(world: World) -> None:
+    async def on_error(connection: HTTPConnection, refusal: RefusalError) -> None: ...
+
+    with pytest.raises(ConfigurationError, match="plain function"):
+        MachineAuthMiddleware(Starlette(), verifier=world.verifier(), on_error=on_error)  # type: ignore[arg-type]
+
+
+def test_settings_that_cannot_work_are_logged_where_a_server_hides_the_error(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CLERK_MACHINE_ID", raising=False)
+
+    with pytest.raises(ConfigurationError, match="Set machine_id"):
+        MachineAuthMiddleware(Starlette())
+
+    assert "This service cannot start: Set machine_id" in caplog.text
+
+
+async def receive_nothing() -> Message:
+    raise AssertionError("nothing is to be received here")
+
+
+async def send_nowhere(message: Message) -> None:
+    raise AssertionError("nothing is to be sent here")

@@ -89,7 +89,6 @@ def test_a_toml_file_names_machines_and_whom_they_may_call() -> None:
         f"""
         [machines.orders]
         id = "{ORDERS}"
-        name = "Orders"
         default_token_ttl = 600
         may_call = ["billing", "{AUDIT}"]
 
@@ -153,3 +152,10 @@ def test_counters_can_be_read_by_name() -> None:
         "stale": 0,
         "unavailable": 0,
     }
+
+
+def test_a_misspelt_key_of_a_machine_is_an_error_and_not_a_missing_edge() -> None:
+    text = f'[machines.orders]\nid = "mch_{"o" * 27}"\nmay_cal = []\n'
+
+    with pytest.raises(ConfigurationError, match="unknown key 'may_cal'"):
+        ScopeGraph.from_toml(text)

@@ -156,13 +156,14 @@ class Mint:
             token = _m2m_tokens.mint(db, self._instance, found, request)
         return EmulatedToken(id=token.id, token=token.token)
 
-    def revoke_m2m_token(self, token_id: str, reason: str | None = None) -> None:
-        """Revoke an opaque M2M token by its id; `LookupError` if there is none."""
+    def revoke_m2m_token(self, token: EmulatedToken | str, reason: str | None = None) -> None:
+        """Revoke an opaque M2M token, given or by its id; `LookupError` if there is none."""
+        token_id = _id_of(token)
         with self._writing() as db:
-            token = _m2m_tokens.find_by_id(db, token_id)
-            if token is None:
+            found = _m2m_tokens.find_by_id(db, token_id)
+            if found is None:
                 raise LookupError(f"no opaque M2M token {token_id}")
-            _m2m_tokens.revoke(db, token, reason, self._instance.now_ms())
+            _m2m_tokens.revoke(db, found, reason, self._instance.now_ms())
 
     def add_api_key(
         self,
@@ -199,13 +200,14 @@ class Mint:
             _api_keys.insert_key(db, key)
         return EmulatedApiKey(id=key.id, secret=key.secret)
 
-    def revoke_api_key(self, key_id: str, reason: str | None = None) -> None:
-        """Revoke an API key by its id; `LookupError` if there is none."""
+    def revoke_api_key(self, key: EmulatedApiKey | str, reason: str | None = None) -> None:
+        """Revoke an API key, given or by its id; `LookupError` if there is none."""
+        key_id = _id_of(key)
         with self._writing() as db:
-            key = _api_keys.find_by_id(db, key_id)
-            if key is None:
+            found = _api_keys.find_by_id(db, key_id)
+            if found is None:
                 raise LookupError(f"no API key {key_id}")
-            _api_keys.revoke(db, key, reason, self._instance.now_ms())
+            _api_keys.revoke(db, found, reason, self._instance.now_ms())
 
     def add_oauth_token(
         self,
@@ -234,8 +236,9 @@ class Mint:
             )
         return EmulatedToken(id=token.id, token=token.token)
 
-    def revoke_oauth_token(self, token_id: str, reason: str | None = None) -> None:
-        """Revoke an OAuth access token by its id; `LookupError` if there is none."""
+    def revoke_oauth_token(self, token: EmulatedToken | str, reason: str | None = None) -> None:
+        """Revoke an OAuth access token, given or by its id; `LookupError` if there is none."""
+        token_id = _id_of(token)
         with self._writing() as db:
             if not _oauth_tokens.revoke(db, token_id, reason, self._instance.now_ms()):
                 raise LookupError(f"no OAuth token {token_id}")
@@ -323,3 +326,7 @@ class Mint:
 
 def _id(machine: MachineOrId) -> str:
     return machine if isinstance(machine, str) else machine.id
+
+
+def _id_of(credential: EmulatedToken | EmulatedApiKey | str) -> str:
+    return credential if isinstance(credential, str) else credential.id

@@ -31,19 +31,20 @@ from ._checks import BodyRule, Number, Text, Texts
 from ._ids import KEY_SUBJECT, MACHINE_ID, SECRET_LENGTH, derived_hex, derived_word
 from ._m2m_tokens import canonical
 
-SECRET = re.compile(r"ak_\w{8,}", re.ASCII)
+MACHINE_SECRET = re.compile(r"ak_\w{8,}", re.ASCII)
+API_KEY_SECRET = re.compile(r"ak_\w{16,}", re.ASCII)  # Clerk's are longer; less is no API key
 
 MACHINE_FIELDS: Mapping[str, BodyRule] = {
     "id": Text(pattern=MACHINE_ID),
     "may_call": Texts(),
-    "secret_key": Text(pattern=SECRET),
+    "secret_key": Text(pattern=MACHINE_SECRET),
     "default_token_ttl": Number(minimum=1, maximum=machines.MAX_TOKEN_TTL, whole=True),
 }
 KEY_FIELDS: Mapping[str, BodyRule] = {
     "name": Text(min_length=3),
     "subject": Text(min_length=1),
     "scopes": Texts(),
-    "secret": Text(pattern=SECRET),
+    "secret": Text(pattern=API_KEY_SECRET),
 }
 
 

@@ -92,7 +92,7 @@ async def test_a_changed_file_adds_and_updates_and_takes_nothing_away(client: An
     changed = {"default_token_ttl": 9, "secret_key": "ak_new_secret", "may_call": ["billing"]}
     keys = [{"name": "batch", "subject": "orders", "scopes": ["read"]}]
     emulator.seed({"machines": {"orders": changed, "billing": {}}, "api_keys": keys})
-    keys[0] |= {"scopes": ["write"], "secret": "ak_batch_secret"}
+    keys[0] |= {"scopes": ["write"], "secret": "ak_batch_secret_long"}
     emulator.seed({"machines": {"orders": {}}, "api_keys": keys})
     found = await state(api)
     assert set(found) >= {"orders", "billing", "old"}
@@ -101,7 +101,7 @@ async def test_a_changed_file_adds_and_updates_and_takes_nothing_away(client: An
     assert emulator.machine(orders).secret_key == "ak_new_secret"
     (key,) = found[orders]["data"]
     assert key["scopes"] == ["write"]
-    assert (await api.post("/api_keys/verify", json={"secret": "ak_batch_secret"})).is_success
+    assert (await api.post("/api_keys/verify", json={"secret": "ak_batch_secret_long"})).is_success
     emulator.close()
 
 
@@ -167,8 +167,8 @@ def _keys(*tables: Any) -> dict[str, Any]:
         (_keys({"name": "abc", "subject": USER}, {"name": "abc", "subject": USER}), "api_keys[1]"),
         (
             _keys(
-                {"name": "abc", "subject": USER, "secret": "ak_12345678"},
-                {"name": "def", "subject": USER, "secret": "ak_12345678"},
+                {"name": "abc", "subject": USER, "secret": "ak_1234567890123456"},
+                {"name": "def", "subject": USER, "secret": "ak_1234567890123456"},
             ),
             "api_keys[1].secret",
         ),
