@@ -20,15 +20,15 @@ import asyncio
 import random
 import threading
 from collections.abc import Awaitable, Callable, Iterator
-from contextvars import Context, ContextVar
 from dataclasses import dataclass, field
 from math import inf
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
 from cachetools import TLRUCache
 
 from clerk_m2m._clock import Clock
+from clerk_m2m._tasks import abandoned, detached
 from clerk_m2m.decisions import Stats
 from clerk_m2m.errors import VerificationUnavailableError
 
@@ -36,15 +36,11 @@ K = TypeVar("K")
 S = TypeVar("S")
 V = TypeVar("V")
 
-JITTER = 0.1
-REFRESH_FROM = 0.75
-REFRESH_PAUSE = 1.0
-MAX_FLIGHTS = 1000
-MAX_IN_USE = 4096
-
-# What a look-up that had to queue asks before it goes out: true where nobody waits for it any more,
-# and then it must end. Without this, a crowd that has left would stand before those who have not.
-abandoned: ContextVar[Callable[[], bool]] = ContextVar("abandoned", default=lambda: False)
+JITTER: Final = 0.1  # the part of `ttl` by which lives differ, so that they do not end together
+REFRESH_FROM: Final = 0.75  # the part of its life after which a value in use is asked for again
+REFRESH_PAUSE: Final = 1.0  # seconds between two such attempts
+MAX_FLIGHTS: Final = 1000  # of one event loop
+MAX_IN_USE: Final = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +71,11 @@ class _Entry(Generic[V]):
 
 @dataclass(slots=True, eq=False)
 class _Flight(Generic[K, V]):
-    """One look-up under way. `generation` is the cache's when the answer was kept."""
+    """One look-up under way.
+
+    `generation` is the cache's when the answer was kept, -1 until then. `voided_by` are the
+    invalidations that came meanwhile: an answer that one of them picks is not kept.
+    """
 
     refresh: bool
     waiters: int = 0
@@ -88,7 +88,8 @@ class VerdictCache(Generic[K, S, V]):
     """A bounded cache of what `load(subject)` answered, by key.
 
     `ttl`, `negative_ttl` and `stale_if_error` are seconds, `maxsize` counts entries of each of the
-    two stores. `load` receives the subject and whether it is a refresh ahead of the end.
+    two stores. `load` receives the subject and whether a value of the key is kept still,
+    so that it goes apart from what strangers bring.
     """
 
     def __init__(
@@ -210,9 +211,7 @@ class VerdictCache(Generic[K, S, V]):
             if len(flights) >= MAX_FLIGHTS and not refresh:
                 raise VerificationUnavailableError("Too many verifications are under way.")
             flight = flights[key] = _Flight(refresh)
-        # A context of its own: the flight serves many requests and belongs to none of them.
-        flight.task = loop.create_task(self._fly(flights, flight, key, subject), context=Context())
-        flight.task.add_done_callback(_retrieve)
+        flight.task = detached(self._fly(flights, flight, key, subject))
         return flight
 
     async def _fly(
@@ -236,7 +235,7 @@ class VerdictCache(Generic[K, S, V]):
                     del flights[key]
 
     def _gives_up(self, flights: dict[K, _Flight[K, V]], flight: _Flight[K, V], key: K) -> bool:
-        """Whether nobody waits for the flight; nobody can join it then any more."""
+        """End the joining of a flight that nobody waits for; tell whether it is one."""
         if flight.refresh or flight.waiters:
             return False
         with self._lock:
@@ -306,9 +305,3 @@ def _matching(store: TLRUCache[K, _Entry[V]], match: Callable[[K, V], bool]) -> 
         entry = store.get(key)
         if entry is not None and match(key, entry.value):
             yield key
-
-
-def _retrieve(task: asyncio.Task[Answer[V]]) -> None:
-    # Every waiter may have left: without this, asyncio would log the error as never retrieved.
-    if not task.cancelled():
-        task.exception()

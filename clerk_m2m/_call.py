@@ -1,4 +1,4 @@
-"""One call of the Backend API: what is sent, and what its answer means. Pure.
+"""One call of the Backend API: what is sent, and what its answer means. No I/O.
 
 Only an answer in Clerk's own shape decides anything: a bare 404 of a gateway is an outage. What an
 upstream says in an error is passed on without what repeats a secret.

@@ -20,7 +20,6 @@ import random
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, nullcontext
-from contextvars import Context
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import inf
@@ -29,9 +28,9 @@ from typing import Any, Final
 import httpx
 
 from clerk_m2m._breaker import Breaker
-from clerk_m2m._cache import abandoned
 from clerk_m2m._call import Call, outcome, retry_after
 from clerk_m2m._deadline import deadline_pool, set_deadline
+from clerk_m2m._tasks import abandoned, detached
 from clerk_m2m.errors import AnswerTooLargeError, UnavailableError
 
 API_VERSION: Final = "2026-05-12"
@@ -82,10 +81,9 @@ class HTTPClient:
         deadline = loop.time() + self._timeout
         slots = state.background_slots if background else state.slots
         run = self._run(state.client, slots, call, deadline, abandoned.get())
-        task = loop.create_task(run, context=Context())
+        task = detached(run)
         state.tasks.add(task)
         task.add_done_callback(state.tasks.discard)
-        task.add_done_callback(_retrieve)
         await asyncio.wait({task}, timeout=self._timeout)
         if not task.done() or task.cancelled():
             raise UnavailableError(f"{call.operation}: no answer within {self._timeout:g} s.")
@@ -234,12 +232,6 @@ async def _read(response: httpx.Response, call: Call, deadline: float) -> bytes:
         if _now() >= deadline:
             raise UnavailableError(f"{call.operation}: Clerk's answer took too long.")
     return bytes(body)
-
-
-def _retrieve(task: asyncio.Task[Any]) -> None:
-    # Whoever waited may have left: without this, asyncio would log the error as never retrieved.
-    if not task.cancelled():
-        task.exception()
 
 
 class _DeadlineTransport(httpx.AsyncHTTPTransport):

@@ -119,7 +119,7 @@ class ApiKeys(OperationGroup):
         """Give an API key's secret (`getApiKeySecret`)."""
         url = f"/v1/api_keys/{segment(api_key_id)}/secret"
         answer = await self._get("getApiKeySecret", url, self._session.instance_key())
-        return wire.read_machine_secret(answer)
+        return wire.read_secret(answer)
 
     async def revoke(
         self, api_key_id: str, *, revocation_reason: str | None = None

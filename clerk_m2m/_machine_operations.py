@@ -9,6 +9,7 @@ from clerk_m2m import _wire as wire
 from clerk_m2m import records
 from clerk_m2m._secret import Secret
 from clerk_m2m._session import UNSET, OperationGroup, Revocation, segment, walk
+from clerk_m2m.config import checked_key
 
 
 class Machines(OperationGroup):
@@ -95,7 +96,7 @@ class Machines(OperationGroup):
         """Give a machine's secret key (`GetMachineSecretKey`)."""
         url = f"/v1/machines/{segment(machine_id)}/secret_key"
         answer = await self._get("GetMachineSecretKey", url, self._session.instance_key())
-        return wire.read_machine_secret(answer)
+        return wire.read_secret(answer)
 
     async def rotate_secret_key(self, machine_id: str, *, previous_token_ttl: int) -> Secret:
         """Give a machine a new secret key (`RotateMachineSecretKey`).
@@ -105,9 +106,7 @@ class Machines(OperationGroup):
         url = f"/v1/machines/{segment(machine_id)}/secret_key/rotate"
         body = {"previous_token_ttl": previous_token_ttl}
         key = self._session.instance_key()
-        return wire.read_machine_secret(
-            await self._send("RotateMachineSecretKey", "POST", url, key, body)
-        )
+        return wire.read_secret(await self._send("RotateMachineSecretKey", "POST", url, key, body))
 
     async def create_scope(self, caller: str, callee: str) -> records.MachineScope:
         """Let `caller` call `callee` (`CreateMachineScope`), with tokens minted from now on."""
@@ -152,7 +151,8 @@ class M2MTokens(OperationGroup):
             if min_remaining_ttl_seconds is None
             else min_remaining_ttl_seconds,
         }
-        key = Secret(machine_secret_key) if machine_secret_key else self._session.machine_key()
+        key = checked_key("machine_secret_key", "ak_", machine_secret_key)
+        key = key or self._session.machine_key()
         answer = await self._send("createM2MToken", "POST", "/v1/m2m_tokens", key, body)
         return wire.read_created_m2m_token(answer)
 

@@ -18,7 +18,6 @@ import logging
 import re
 import threading
 from collections.abc import Awaitable, Callable, Mapping
-from contextvars import Context
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any, Final, Literal
@@ -26,6 +25,7 @@ from weakref import WeakKeyDictionary
 
 from clerk_m2m._clock import LEEWAY, Clock
 from clerk_m2m._secret import Secret
+from clerk_m2m._tasks import detached
 from clerk_m2m.client import ClerkClient
 from clerk_m2m.errors import (
     ClerkM2MError,
@@ -225,11 +225,9 @@ class SharedToken:
     def _join(self, *, reuse: bool) -> asyncio.Task[None]:
         flight = self._flight()
         if flight is None:
-            loop = asyncio.get_running_loop()
-            # A context of its own: the mint serves many requests and belongs to none of them.
-            flight = loop.create_task(self._fly(self._bearer, reuse), context=Context())
+            flight = detached(self._fly(self._bearer, reuse))
             with self._lock:
-                self._flights[loop] = flight
+                self._flights[flight.get_loop()] = flight
             flight.add_done_callback(self._landed)
         return flight
 

@@ -7,7 +7,6 @@ are custom claims, chosen by the caller. They stay among the claims and never be
 from __future__ import annotations
 
 import logging
-import re
 import threading
 from collections.abc import Mapping
 from typing import Any, Final, TypeVar
@@ -17,8 +16,8 @@ from clerk_m2m._clock import LEEWAY, Clock
 from clerk_m2m._endpoints import Verdict
 from clerk_m2m._jwt import Claims, KeySet, check_signature, check_times, key_id, read_claims
 from clerk_m2m.errors import TokenInvalidError
-from clerk_m2m.identity import MachineIdentity, OAuthIdentity, freeze
-from clerk_m2m.tokens import Credential, TokenClass, UnverifiedJWT
+from clerk_m2m.identity import USER_ID, MachineIdentity, OAuthIdentity, freeze
+from clerk_m2m.tokens import Credential, TokenClass
 
 logger = logging.getLogger("clerk_m2m")
 
@@ -28,7 +27,6 @@ MAX_DENIED: Final = 100_000
 # With the key set's 240 s, a key that is taken out is refused within 300 s.
 VERDICT_LIFE: Final = 60.0
 _REGISTERED: Final = frozenset({"iss", "sub", "exp", "nbf", "iat", "jti"})
-_USER_ID: Final = re.compile(r"user_[A-Za-z0-9_]{27}")
 
 
 class OfflineVerifier:
@@ -45,14 +43,14 @@ class OfflineVerifier:
         self._denied_machines: dict[str, float] = {}
         self._lock = threading.Lock()
 
-    async def verify(
-        self, jwt: UnverifiedJWT, credential: Credential, *, within: float
-    ) -> Answer[Verdict]:
-        """Give the identity and how long it may be believed.
+    async def verify(self, credential: Credential, *, within: float) -> Answer[Verdict]:
+        """Give the identity of a JWT's holder and how long it may be believed.
 
         Raises `TokenInvalidError`, or `BackendAPIError` or `VerificationUnavailableError` where the
         keys cannot be had.
         """
+        jwt = credential.jwt
+        assert jwt is not None  # noqa: S101  the class says that it is one
         # All that can be refused without a key is refused before one is looked up.
         claims = read_claims(credential.claims)
         check_times(claims, self._wall())
@@ -113,7 +111,7 @@ def _oauth(claims: Claims) -> OAuthIdentity:
     scope, client_id = claims.all.get("scope", ""), claims.all.get("client_id", "")
     if not (isinstance(scope, str) and isinstance(client_id, str)):
         raise TokenInvalidError("The JWT's scope or client_id is not a string.")
-    if not _USER_ID.fullmatch(claims.subject):
+    if not USER_ID.fullmatch(claims.subject):
         raise TokenInvalidError("The JWT's subject is not a user.")
     return OAuthIdentity(
         token_id=claims.token_id,

@@ -34,7 +34,7 @@ UNSET: Final = Unset.UNSET
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Revocation:
-    """What a call of this client has just ended: a credential, a machine, or edges of a caller."""
+    """What a call of this client has ended, or may have: a credential, a machine, or edges."""
 
     token_id: str | None = None
     machine_id: str | None = None

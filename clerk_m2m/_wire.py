@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from clerk_m2m._secret import Secret
 from clerk_m2m.errors import FieldError, UnavailableError
-from clerk_m2m.identity import MACHINE_ID, NO_CLAIMS, freeze
+from clerk_m2m.identity import MACHINE_ID, NO_CLAIMS, USER_ID, freeze
 from clerk_m2m.records import (
     ApiKey,
     CreatedApiKey,
@@ -36,7 +36,6 @@ TOKEN_ID = re.compile(r"mt_[0-9A-Fa-f]{32}")
 API_KEY_ID = re.compile(r"ak_[0-9A-Fa-f]{32}")
 OAUTH_TOKEN_ID = re.compile(r"oat_[0-9A-Fa-f]{32}")
 _KEY_SUBJECT = re.compile(r"(user|org|mch)_[A-Za-z0-9_]{27}")
-_USER_ID = re.compile(r"user_[A-Za-z0-9_]{27}")
 
 # 2001 to 9999 in milliseconds: seconds mistaken for them lie before, microseconds beyond.
 _FIRST_MS, _LAST_MS = 1e12, 253_402_300_799_000
@@ -158,7 +157,7 @@ def read_created_machine(value: Any) -> CreatedMachine:
     )
 
 
-def read_machine_secret(value: Any) -> Secret:
+def read_secret(value: Any) -> Secret:
     """Read response `Machine.SecretKey`, and the answer of `getApiKeySecret`."""
     return Secret(_Object(value).text("secret"))
 
@@ -239,7 +238,7 @@ def read_oauth_access_token(value: Any) -> OAuthAccessToken | None:
             raise _wrong("active")
         return None
     return OAuthAccessToken(
-        **_credential(item, OAUTH_TOKEN_ID, _USER_ID),
+        **_credential(item, OAUTH_TOKEN_ID, USER_ID),
         scopes=item.texts("scopes"),
         client_id=item.text("client_id"),
     )
@@ -272,9 +271,6 @@ class Problem:
 
     errors: tuple[FieldError, ...]
     clerk_trace_id: str | None
-
-    def __str__(self) -> str:
-        return " ".join(error.message for error in self.errors)
 
 
 def read_problem(value: Any) -> Problem | None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Self
 
 from clerk_m2m._http import HTTPClient
 from clerk_m2m._key_operations import ApiKeys, KeySets, OAuthAccessTokens
 from clerk_m2m._machine_operations import M2MTokens, Machines
 from clerk_m2m._secret import Secret
 from clerk_m2m._session import Revocation, Session
+from clerk_m2m.config import DEFAULT_API_URL, bare_origin, checked_key
 
 if TYPE_CHECKING:
     import httpx
@@ -24,15 +25,15 @@ if TYPE_CHECKING:
 
 __all__ = ["ClerkClient", "Revocation"]
 
-DEFAULT_API_URL: Final = "https://api.clerk.com"
-
 
 class ClerkClient:
     """A client of the Backend API: `async with ClerkClient(secret_key="sk_…") as clerk`.
 
     `secret_key` is the instance's key, `machine_secret_key` a machine's own; M2M tokens are listed,
     revoked and verified with the latter where both are given, and minted with it only. `timeout` is
-    the total deadline of each call, in seconds. `transport` replaces the network, for tests.
+    the total deadline of each call, in seconds; at most `max_inflight` calls are out at once.
+    `transport` replaces the network, for tests. (`breaker` is a verifier's: with one, a call that
+    Clerk asks to wait fails at once.) Raises `ConfigurationError`.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class ClerkClient:
     ) -> None:
         session = Session(
             HTTPClient(
-                api_url=api_url,
+                api_url=bare_origin(api_url),
                 timeout=timeout,
                 max_inflight=max_inflight,
                 breaker=breaker,
@@ -56,8 +57,8 @@ class ClerkClient:
                 waits=breaker is None,
                 transport=transport,
             ),
-            Secret(secret_key) if secret_key else None,
-            Secret(machine_secret_key) if machine_secret_key else None,
+            checked_key("secret_key", "sk_", secret_key),
+            checked_key("machine_secret_key", "ak_", machine_secret_key),
         )
         self._session = session
         self.machines = Machines(session)
@@ -67,7 +68,10 @@ class ClerkClient:
         self.jwks = KeySets(session)
 
     def on_revocation(self, callback: Callable[[Revocation], None]) -> None:
-        """Have `callback` told of every revocation and deletion that this client makes."""
+        """Have `callback` told of every revocation and deletion that this client makes, or tries.
+
+        A call whose answer was lost counts too: it may have been carried out.
+        """
         self._session.listeners.append(callback)
 
     async def aclose(self) -> None:

@@ -58,7 +58,12 @@ class Settings:
     is no machine key. `jwt_key` (a PEM public key) or `jwks_url` lets JWTs be verified without it.
     `accepts` names the credential types taken: "m2m_token", "api_key", "oauth_token". `graph` is a
     `ScopeGraph`, a mapping of machine id to machine ids, the path of a TOML file, or "live"; None
-    means "live" where `secret_key` is given, else no graph.
+    means "live" where `secret_key` is given, else no graph. `graph_ttl` is how long an answer of it
+    counts, `graph_max_stale` how long the last one may be used while there is no other.
+    `api_key_header` names a header that may carry an API key. `cache_ttl` and `negative_ttl` (10 at
+    most) are the longest lives of a yes and of a no, `cache_size` counts the entries of each.
+    `stale_if_error` is how old a yes may grow while Clerk is down, 0 turns it off. `timeout` is the
+    total deadline of a verification, `max_inflight` bounds the calls to Clerk at once.
 
     Raises `ConfigurationError`, whose text says what to set.
     """
@@ -104,11 +109,12 @@ class Settings:
     ) -> None:
         set_field = object.__setattr__  # the dataclass is frozen
         set_field(self, "machine_id", _machine_id(machine_id))
-        set_field(self, "machine_secret_key", _key("machine_secret_key", "ak_", machine_secret_key))
-        set_field(self, "secret_key", _key("secret_key", "sk_", secret_key))
+        key = checked_key("machine_secret_key", "ak_", machine_secret_key)
+        set_field(self, "machine_secret_key", key)
+        set_field(self, "secret_key", checked_key("secret_key", "sk_", secret_key))
         set_field(self, "jwt_key", jwt_key or None)
         set_field(self, "jwks_url", _url("jwks_url", jwks_url) if jwks_url else None)
-        set_field(self, "api_url", _origin(api_url))
+        set_field(self, "api_url", bare_origin(api_url))
         set_field(self, "accepts", _accepts(accepts))
         set_field(self, "api_key_header", _header_name(api_key_header))
         set_field(self, "graph", _graph(graph, live=self.secret_key is not None))
@@ -186,13 +192,13 @@ class Settings:
 def machine_secret_key_from_env(environ: Mapping[str, str] | None = None) -> Secret | None:
     """Read the caller's own key, `CLERK_MACHINE_SECRET_KEY`."""
     text = (os.environ if environ is None else environ).get("CLERK_MACHINE_SECRET_KEY", "").strip()
-    return _key("machine_secret_key", "ak_", text)
+    return checked_key("machine_secret_key", "ak_", text)
 
 
 def api_url_from_env(environ: Mapping[str, str] | None = None) -> str:
     """Read the Backend API's origin, `CLERK_API_URL`, or give Clerk's own."""
     text = (os.environ if environ is None else environ).get("CLERK_API_URL", "").strip()
-    return _origin(text or DEFAULT_API_URL)
+    return bare_origin(text or DEFAULT_API_URL)
 
 
 def _from_text(name: str, variable: str, text: str) -> Any:
@@ -221,7 +227,8 @@ def _machine_id(value: str | None) -> str:
     return value
 
 
-def _key(name: str, prefix: str, value: str | Secret | None) -> Secret | None:
+def checked_key(name: str, prefix: str, value: str | Secret | None) -> Secret | None:
+    """Give a key that can stand in a header and is of its kind; None for none."""
     if not value:
         return None
     text = Secret(value).reveal()
@@ -249,7 +256,8 @@ def _url(name: str, value: str) -> str:
     return value
 
 
-def _origin(value: str) -> str:
+def bare_origin(value: str) -> str:
+    """Give the origin of the Backend API, without a slash at its end."""
     origin = _url("api_url", value).rstrip("/")
     if not _ORIGIN.fullmatch(origin):
         raise ConfigurationError(

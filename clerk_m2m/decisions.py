@@ -56,9 +56,9 @@ class Stats:
     """Counters since construction; they only grow. Reading them costs nothing.
 
     `paid` counts the verifications that Clerk bills; `hits` were answered from the cache, `shared`
-    waited for a verification that another request had begun, `offline` were JWTs checked without a
-    call, `refreshes` were begun ahead of a verdict's end, `stale` were answered from a verdict past
-    its life while Clerk was down, `unavailable` could not be answered.
+    waited for a verification that another request had begun, `offline` were good JWTs that were
+    checked without a call, `refreshes` were begun ahead of a verdict's end, `stale` were answered
+    from a verdict past its life while Clerk was down, `unavailable` could not be answered.
     """
 
     hits: int = 0

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar, Literal, TypeAlias
 
 MACHINE_ID = re.compile(r"mch_[A-Za-z0-9_]{27}")
+USER_ID = re.compile(r"user_[A-Za-z0-9_]{27}")
 NO_CLAIMS: Mapping[str, Any] = MappingProxyType({})
 
 

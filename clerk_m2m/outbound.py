@@ -14,7 +14,7 @@ from clerk_m2m._clock import Clock
 from clerk_m2m._minting import Bearer, Mint, Order, SharedToken
 from clerk_m2m._secret import Secret
 from clerk_m2m.client import ClerkClient
-from clerk_m2m.config import api_url_from_env, machine_secret_key_from_env
+from clerk_m2m.config import api_url_from_env, checked_key, machine_secret_key_from_env
 from clerk_m2m.errors import ConfigurationError, TokenUnavailableError
 
 __all__ = ["MachineSecretKey", "MachineTokenAuth"]
@@ -66,7 +66,7 @@ class MachineTokenAuth(httpx.Auth):
         self._hosts = _hosts(hosts)
         self._now = clock.monotonic
         client = ClerkClient(
-            api_url=api_url_from_env({"CLERK_API_URL": api_url} if api_url else None),
+            api_url=api_url or api_url_from_env(),
             timeout=_seconds("timeout", timeout, most=60.0),
             transport=transport,
         )
@@ -236,8 +236,8 @@ def _key_source(given: MachineSecretKey | None) -> Callable[[], Secret]:
 
 
 def _key(given: str | Secret) -> Secret:
-    # `config` is the one that checks a key: what is given is read as if the environment held it.
-    key = machine_secret_key_from_env({"CLERK_MACHINE_SECRET_KEY": Secret(given).reveal()})
+    # What a callable reads from a file may end with a line break.
+    key = checked_key("machine_secret_key", "ak_", Secret(given).reveal().strip())
     if key is None:
         raise ConfigurationError("machine_secret_key is empty.")
     return key

@@ -78,6 +78,8 @@ class Verifier:
         self.stats = Stats()
         self._clock = clock = clock or Clock()
         self._client = _client(settings, transport, clock)
+        # The key set has a breaker of its own: `jwks_url` is another host, and whether it answers
+        # says nothing of the endpoints.
         self._key_client = _client(settings, transport, clock)
         self._graph = _graph_source(settings, self._client, clock)
         self._offline = self._offline_verifier()
@@ -94,7 +96,6 @@ class Verifier:
         self._callee = settings.machine_id
         self._digest_key = _digest_key(settings)
         self._logged_at = -inf
-        self.watch(self._client)
 
     async def verify(self, token: str) -> Identity:
         """Give the identity of a token's holder, who may call this service.
@@ -160,9 +161,10 @@ class Verifier:
     async def _ask(self, key: bytes, token: str, *, within: float) -> Verdict:
         credential = inspect(token)
         self._require_accepted(credential.token_class)
-        if credential.jwt is not None and self._offline is not None:
+        if credential.token_class in _JWT_CLASSES:
+            assert self._offline is not None  # noqa: S101  else it has just been refused
             generation = self._verdicts.generation
-            answer = await self._offline.verify(credential.jwt, credential, within=within)
+            answer = await self._offline.verify(credential, within=within)
             self.stats.offline += 1
             self._verdicts.put(key, answer, generation=generation)
             return answer.value
@@ -187,16 +189,24 @@ class Verifier:
                 f"This service does not accept a credential of the type {token_class}. "
                 f"It accepts: {accepted}."
             )
-        if token_class is TokenClass.M2M_JWT and (graph is None or self._offline is None):
+        if token_class is TokenClass.M2M_JWT and graph is None:
             raise TokenTypeNotAcceptedError(
                 "This service has no scope graph, and JWTs need one: a JWT carries no scopes that "
                 "can be trusted. Send an opaque token."
             )
+        if token_class in _JWT_CLASSES:
+            if self._offline is None:
+                raise TokenTypeNotAcceptedError(
+                    "This service has no key set to verify JWTs with. Send an opaque token."
+                )
+            return
         key = settings.secret_key
         if token_class is TokenClass.M2M_OPAQUE:
             key = settings.machine_secret_key or key
-        if token_class not in _JWT_CLASSES and key is None:
-            raise TokenTypeNotAcceptedError("This service verifies JWTs only.")
+        if key is None:
+            raise TokenTypeNotAcceptedError(
+                f"This service has no key to verify an {token_class} with. Send a JWT."
+            )
 
     def invalidate(
         self,

@@ -22,7 +22,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from clerk_m2m import Clock, MachineAuthMiddleware, Settings, Verifier
-from clerk_m2m.emulator import EmulatedMachine, Emulator
+from clerk_m2m.emulator import EmulatedMachine, Emulator, new_signing_key
 
 API_URL = "http://clerk.test"
 USER_ID = "user_" + "u" * 27
@@ -210,17 +210,5 @@ async def serve(app: Any, **given: Any) -> AsyncIterator[str]:
         listener.close()
 
 
-def _signing_key() -> str:
-    """One RSA key for the whole run: making one takes a tenth of a second."""
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric import rsa
-
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    return key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    ).decode()
-
-
-SIGNING_KEY = _signing_key()
+# One for the whole run: making one takes a tenth of a second.
+SIGNING_KEY = new_signing_key()

@@ -21,7 +21,7 @@ import clerk_m2m
 
 LAYERS = [
     # what the rest is made of
-    {"_secret", "_clock", "decisions", "identity", "emulator"},
+    {"_secret", "_clock", "_tasks", "decisions", "identity", "emulator"},
     {"errors"},
     # pure: no network, no event loop but the cache's own
     {"_cache", "_breaker", "records", "tokens", "scopes"},
@@ -51,7 +51,7 @@ LAYERS = [
 # (the plugin, the demo, the command line) may speak HTTP by itself.
 OWNERS = {
     "cachetools": {"_cache"},
-    "cryptography": {"emulator", "testing"},
+    "cryptography": {"emulator"},
     "fastapi": {"guards", "_demo"},
     "httpcore": {"_deadline"},
     "httpx": {"_http", "outbound", "testing", "_demo", "cli"},

@@ -386,6 +386,21 @@ async def test_an_operation_without_its_key_says_which_to_give(world: World) -> 
     assert not world.emulator.calls
 
 
+@pytest.mark.parametrize("key", ["sk_canary_é", "sk_canary\n", "ak_canary"])
+async def test_a_key_that_could_not_be_sent_is_refused_and_not_shown(
+    world: World, key: str
+) -> None:
+    with pytest.raises(ConfigurationError, match="secret_key") as refused:
+        open_client(world, secret_key=key)
+    assert "canary" not in repr(refused.value)
+
+    async with open_client(world) as client:
+        with pytest.raises(ConfigurationError, match="machine_secret_key") as refused:
+            await client.m2m_tokens.create(machine_secret_key=f"{key}é")
+        assert "canary" not in repr(refused.value)
+    assert not world.upstream.requests
+
+
 async def test_every_call_names_the_version_of_the_api_and_asks_for_plain_json(
     world: World, clerk: ClerkClient
 ) -> None:

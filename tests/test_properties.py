@@ -295,7 +295,7 @@ READERS: list[Callable[[Any], object]] = [
     wire.read_oauth_access_token,
     wire.read_machine,
     wire.read_created_machine,
-    wire.read_machine_secret,
+    wire.read_secret,
     wire.read_scope,
     wire.read_deleted,
     wire.read_jwks,

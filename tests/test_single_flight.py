@@ -14,7 +14,8 @@ import pytest
 from upstreams import eventually, quiet
 
 from clerk_m2m import Identity, MachineIdentity, VerificationUnavailableError, Verifier
-from clerk_m2m._cache import Answer, VerdictCache, abandoned
+from clerk_m2m._cache import Answer, VerdictCache
+from clerk_m2m._tasks import abandoned
 from clerk_m2m.decisions import Stats
 from clerk_m2m.errors import UnavailableError
 from harness import FakeTime, World, bearer, calling, protected

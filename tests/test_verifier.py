@@ -185,6 +185,15 @@ async def test_a_jwt_without_a_graph_is_told_that_jwts_need_one(world: World) ->
     assert (refused.value.status, refused.value.code) == (401, "token_type_not_accepted")
 
 
+async def test_a_jwt_without_a_key_set_is_told_that_none_is_there(world: World) -> None:
+    verifier = world.verifier(world.settings(graph={world.caller.id: [world.callee.id]}))
+
+    with pytest.raises(RefusalError, match="no key set to verify JWTs with") as refused:
+        await verifier.verify(world.jwt())
+
+    assert (refused.value.status, refused.value.code) == (401, "token_type_not_accepted")
+
+
 @pytest.mark.parametrize(
     ("mint", "expected"),
     [

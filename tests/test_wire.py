@@ -157,7 +157,7 @@ def test_secrets_are_read_as_what_hides_itself() -> None:
     assert machine.secret_key.reveal() == "ak_hidden"
     assert token.token.reveal() == "mt_hidden"
     assert key.secret.reveal() == "ak_hidden"
-    assert wire.read_machine_secret({"secret": "ak_hidden"}).reveal() == "ak_hidden"
+    assert wire.read_secret({"secret": "ak_hidden"}).reveal() == "ak_hidden"
     assert "hidden" not in repr([machine, token, key])
 
 
@@ -259,7 +259,6 @@ def test_an_error_answer_is_read_field_by_field() -> None:
         FieldError(code="", message="odd"),
     )
     assert problem.clerk_trace_id == "trace_1"
-    assert str(problem).startswith("name is required")
 
 
 @pytest.mark.parametrize("value", [None, [], {}, {"errors": {}}, {"error": "other"}, "text"])

@@ -2,7 +2,8 @@
 
 `servers` serves an app on a port, `services` are the three services and their machines, `calls`
 are the calls that the story makes, `report` is what came of them and `screen` shows it. `story` and
-`endings` are what happens, in order; `stage` plays it, step by step.
+`endings` are what happens, in order, and `outcomes` what must come of it; `stage` plays it, step by
+step.
 """
 
 from __future__ import annotations

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 from clerk_m2m._demo.calls import Calls
 from clerk_m2m._demo.report import Answer, Cost, Expected, Report, Row
 from clerk_m2m._demo.screen import Screen
 from clerk_m2m._demo.services import Company
-
-BILLED: Final = ("verifyM2MToken", "verifyApiKey", "verifyOAuthAccessToken")
 
 Ask: TypeAlias = Callable[[], Awaitable[Answer]]
 
@@ -95,7 +93,7 @@ class Stage:
         stats = [service.verifier.stats for service in self.company.services.values()]
         return Cost(
             requests=self.calls.sent + self.company.hops,
-            paid=sum(self.company.emulator.calls[operation] for operation in BILLED),
+            paid=self.company.emulator.verifications,
             cached=sum(each.hits + each.shared for each in stats),
             offline=sum(each.offline for each in stats),
         )

@@ -4,6 +4,7 @@ from ._emulator import Emulator
 from ._faults import ConnectionDroppedError, Fault
 from ._mint import EmulatedApiKey, EmulatedMachine, EmulatedToken
 from ._seed import SeedError
+from ._signing import new_signing_key
 
 __all__ = [
     "ConnectionDroppedError",
@@ -13,4 +14,5 @@ __all__ = [
     "Emulator",
     "Fault",
     "SeedError",
+    "new_signing_key",
 ]

@@ -30,6 +30,8 @@ OPERATIONS = (
     *_api_key_operations.OPERATIONS,
 )
 
+# What Clerk bills for, by operationId.
+BILLED = ("verifyM2MToken", "verifyApiKey", "verifyOAuthAccessToken")
 
 # RFC 9110 section 15: these have no content, whatever a scripted fault says.
 _WITHOUT_CONTENT = (204, 304)

@@ -6,7 +6,7 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
-from ._app import OPERATIONS, Application
+from ._app import BILLED, OPERATIONS, Application
 from ._faults import Fault, FaultBook, FaultKind, implied_kind
 from ._instance import AS_ERROR, DeadTokenAnswer, Instance
 from ._m2m_tokens import LAST_INSTANT_MS
@@ -84,6 +84,11 @@ class Emulator(Mint):
     def calls(self) -> Counter[str]:
         """How often each operation was called, by operationId; refusals and faults count too."""
         return self._app.calls
+
+    @property
+    def verifications(self) -> int:
+        """How many of the `calls` were verifications, which Clerk bills."""
+        return sum(self.calls[operation] for operation in BILLED)
 
     def reset(self) -> None:
         """Empty the state, take back faults, calls and travel, and seed again.

@@ -71,6 +71,7 @@ class Fault:
             "status": self.status,
             "retry_after": self.retry_after,
             "delay": self.delay,
+            "pace": self.pace,
             "times": self.times,
             "performed": self.performed,
         }
@@ -147,7 +148,7 @@ def _check(fault: Fault) -> None:
     if fault.times is not None and fault.times < 1:
         raise ValueError("times must be at least 1, or None")
     if fault.delay < 0 or fault.pace <= 0:
-        raise ValueError("delay and pace must not be negative")
+        raise ValueError("delay must not be negative, and pace must be above 0")
     if fault.status is not None and not 200 <= fault.status <= 599:
         raise ValueError("status must be between 200 and 599")
     if any(_UNWRITABLE.search(name + value) for name, value in fault._extra_headers()):

@@ -67,7 +67,7 @@ def signing_keys(db: sqlite3.Connection, instance_id: str) -> list[SigningKey]:
 
 def add_signing_key(db: sqlite3.Connection, kid: str, pem: str | None) -> SigningKey:
     """Keep this key pair, or a new one, as the one that signs from now on."""
-    key = SigningKey(kid, pem or _new_pem())
+    key = SigningKey(kid, pem or new_signing_key())
     db.execute("DELETE FROM signing_keys WHERE kid = ?", (kid,))
     db.execute("INSERT INTO signing_keys (kid, pem) VALUES (?, ?)", (key.kid, key.pem))
     return key
@@ -137,7 +137,8 @@ def _signature(key: SigningKey, signed: bytes, algorithm: str, secret: bytes) ->
     raise ValueError(f"algorithm must be RS256, HS256 or none, not {algorithm!r}")
 
 
-def _new_pem() -> str:
+def new_signing_key() -> str:
+    """Make an RSA private key as PEM (PKCS #8), as `Emulator(signing_key=…)` takes it."""
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     encoded = key.private_bytes(
         serialization.Encoding.PEM,

@@ -71,7 +71,7 @@ def __getattr__(name: str) -> Any:
 @pytest.fixture(scope="session")
 def clerk_signing_key() -> str:
     """The RSA key that signs JWTs, as PEM; one for the whole run, since making one takes long."""
-    from clerk_m2m.testing._emulators import new_signing_key
+    from clerk_m2m.emulator import new_signing_key
 
     return new_signing_key()
 

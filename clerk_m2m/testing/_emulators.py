@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     import uvicorn
 
 IN_PROCESS_URL: Final = "http://clerk.test"
-VERIFICATIONS: Final = ("verifyM2MToken", "verifyApiKey", "verifyOAuthAccessToken")
 STOP_SECONDS: Final = 10.0
 
 
@@ -73,7 +72,7 @@ class ClerkEmulator(Emulator):
         Counts since the emulator was made or `calls.clear()` was called.
         """
         __tracebackhide__ = True
-        seen = sum(self.calls[operation] for operation in VERIFICATIONS)
+        seen = self.verifications
         if seen != expected:
             raise AssertionError(
                 f"Expected {_times(expected, 'verification')} at Clerk, saw {seen}. "
@@ -189,16 +188,6 @@ def bearer(credential: EmulatedToken | EmulatedApiKey | str) -> dict[str, str]:
     elif isinstance(credential, EmulatedToken):
         credential = credential.token
     return {"Authorization": f"Bearer {credential}"}
-
-
-def new_signing_key() -> str:
-    """Make an RSA private key as PEM (PKCS #8), as the emulator takes it."""
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric import rsa
-
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    encoding, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
-    return key.private_bytes(encoding, form, serialization.NoEncryption()).decode()
 
 
 @contextmanager
