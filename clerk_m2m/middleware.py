@@ -31,6 +31,9 @@ logger = logging.getLogger("clerk_m2m")
 OnError: TypeAlias = Callable[[HTTPConnection, RefusalError], Response | None]
 
 _NOT_OURS = frozenset({TokenClass.SESSION_JWT, TokenClass.UNKNOWN})
+_BEGINNINGS = frozenset(
+    {"http.response.start", "websocket.accept", "websocket.http.response.start"}
+)
 
 
 class MachineAuthMiddleware:
@@ -127,11 +130,6 @@ class MachineAuthMiddleware:
             await send(message)
 
         await self.app(scope, receive, closing_send)
-
-
-_BEGINNINGS = frozenset(
-    {"http.response.start", "websocket.accept", "websocket.http.response.start"}
-)
 
 
 class _Reply:

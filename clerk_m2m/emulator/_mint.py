@@ -158,7 +158,7 @@ class Mint:
 
     def revoke_m2m_token(self, token: EmulatedToken | str, reason: str | None = None) -> None:
         """Revoke an opaque M2M token, given or by its id; `LookupError` if there is none."""
-        token_id = _id_of(token)
+        token_id = _id(token)
         with self._writing() as db:
             found = _m2m_tokens.find_by_id(db, token_id)
             if found is None:
@@ -202,7 +202,7 @@ class Mint:
 
     def revoke_api_key(self, key: EmulatedApiKey | str, reason: str | None = None) -> None:
         """Revoke an API key, given or by its id; `LookupError` if there is none."""
-        key_id = _id_of(key)
+        key_id = _id(key)
         with self._writing() as db:
             found = _api_keys.find_by_id(db, key_id)
             if found is None:
@@ -238,7 +238,7 @@ class Mint:
 
     def revoke_oauth_token(self, token: EmulatedToken | str, reason: str | None = None) -> None:
         """Revoke an OAuth access token, given or by its id; `LookupError` if there is none."""
-        token_id = _id_of(token)
+        token_id = _id(token)
         with self._writing() as db:
             if not _oauth_tokens.revoke(db, token_id, reason, self._instance.now_ms()):
                 raise LookupError(f"no OAuth token {token_id}")
@@ -324,9 +324,5 @@ class Mint:
             raise error(exc.message) from exc
 
 
-def _id(machine: MachineOrId) -> str:
-    return machine if isinstance(machine, str) else machine.id
-
-
-def _id_of(credential: EmulatedToken | EmulatedApiKey | str) -> str:
-    return credential if isinstance(credential, str) else credential.id
+def _id(given: EmulatedMachine | EmulatedToken | EmulatedApiKey | str) -> str:
+    return given if isinstance(given, str) else given.id
