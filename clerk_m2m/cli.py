@@ -84,12 +84,22 @@ def emulator(
     seed: Annotated[
         Path | None, typer.Option(help="A TOML file of machines, edges and API keys.")
     ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="A name by which /_emulator may be called, besides loopback and --host, such as "
+            "a container's; repeatable.",
+        ),
+    ] = None,
 ) -> None:
     """Serve Clerk's machine-auth Backend API, emulated, until Ctrl-C."""
     if secret_key is not None and not secret_key.startswith("sk_test_"):
         _fail("--secret-key must start with sk_test_ (and never be a real instance's key).")
+    # The socket tells the emulator its address, but not the name that it was bound by.
+    allowed = [*(allow_host or []), *([] if _is_address(host) else [host])]
     with (
-        closing(_open_emulator(secret_key, db, seed)) as emulated,
+        closing(_open_emulator(secret_key, db, seed, allowed)) as emulated,
         _listen(host, port) as listener,
     ):
         if not _is_loopback(host):
@@ -108,9 +118,16 @@ def _fail(message: str) -> NoReturn:
     raise typer.Exit(1)
 
 
-def _open_emulator(secret_key: str | None, db: Path | None, seed: Path | None) -> Emulator:
+def _open_emulator(
+    secret_key: str | None, db: Path | None, seed: Path | None, allowed_hosts: list[str]
+) -> Emulator:
     try:
-        return Emulator(secret_key=secret_key, database=db or ":memory:", seed=seed)
+        return Emulator(
+            secret_key=secret_key,
+            database=db or ":memory:",
+            seed=seed,
+            allowed_hosts=allowed_hosts,
+        )
     except ValueError as exc:  # a SeedError names the file, the table and the key
         _fail(str(exc))
     except (sqlite3.Error, OSError) as exc:
@@ -130,6 +147,14 @@ def _listen(host: str, port: int) -> socket.socket:
     # asyncio does this for sockets that it makes itself; without it an answer takes 40 ms more.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return ":" in host  # a mistyped IPv6 address: listening says what is wrong with it
+    return True
 
 
 def _is_loopback(host: str) -> bool:

@@ -118,6 +118,19 @@ def test_the_emulator_warns_where_others_can_reach_it() -> None:
     assert calls.json()["total"] == 0, "what the command itself asked is not counted"
 
 
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [("clerk:4010", 200), ("emulator.internal", 200), ("localhost", 200), ("evil.example", 403)],
+)
+def test_the_emulator_is_controlled_by_the_names_that_are_allowed(host: str, status: int) -> None:
+    allowed = ["--allow-host", "clerk", "--allow-host", "emulator.internal"]
+    with started("emulator", "--port", "0", *allowed) as process:
+        origin = exported(lines_until(process, "Mint a token"))["CLERK_API_URL"]
+        answer = httpx.get(f"{origin}/_emulator", headers={"Host": host}, trust_env=False)
+
+    assert answer.status_code == status
+
+
 def test_of_many_machines_the_first_twenty_are_shown(tmp_path: Path) -> None:
     seed = tmp_path / "machines.toml"
     seed.write_text("\n".join(f"[machines.worker-{number}]" for number in range(23)))
@@ -165,6 +178,7 @@ def test_a_port_in_use_is_one_clear_line() -> None:
     [
         (["--port", "70000"], "--port must be 0 to 65535, not 70000."),
         (["--host", "::1::", "--port", "0"], "cannot listen on ::1:: port 0"),
+        (["--allow-host", "clerk:4010"], "without scheme and port, not 'clerk:4010'"),
         (["--secret-key", "sk_live_" + "x" * 40], "--secret-key must start with sk_test_"),
     ],
 )

@@ -12,6 +12,7 @@ from . import _api_key_operations, _m2m_token_operations, _machine_operations
 from ._answers import Answer, InvalidField, Refusal, error_answer
 from ._checks import MAX_BODY_BYTES, read_path
 from ._faults import ConnectionDroppedError, Fault, FaultBook
+from ._hosts import refuse_web_pages
 from ._instance import Call, Instance, KeyHolder
 from ._machines import machine_id_of_secret
 from ._operations import KeyRule, Operation, Routes
@@ -41,12 +42,18 @@ class Application:
     """Answers the operations of the contract, with and without `/v1` before the path."""
 
     def __init__(
-        self, instance: Instance, faults: FaultBook, scripting: Callable[[Request], Answer]
+        self,
+        instance: Instance,
+        faults: FaultBook,
+        scripting: Callable[[Request], Answer],
+        *,
+        allowed_hosts: frozenset[str],
     ) -> None:
         self.calls: Counter[str] = Counter()
         self._instance = instance
         self._faults = faults
         self._scripting = scripting
+        self._allowed_hosts = allowed_hosts
         self._routes = Routes(OPERATIONS)
         self._counting = threading.Lock()
 
@@ -58,11 +65,12 @@ class Application:
             await receive()
             await send({"type": "websocket.close", "code": 1000})
         else:
-            await self._serve(await read_request(scope, receive), receive, send)
+            request = await read_request(scope, receive)
+            await self._serve(request, scope.get("server"), receive, send)
 
-    async def _serve(self, request: Request, receive: Receive, send: Send) -> None:
+    async def _serve(self, request: Request, server: Any, receive: Receive, send: Send) -> None:
         if request.path == "/_emulator" or request.path.startswith("/_emulator/"):
-            await _send(send, self._scripting(request))
+            await _send(send, self._script(request, server))
             return
         try:
             operation, given = self._routes.find(request.method, _bare(request.path))
@@ -80,6 +88,13 @@ class Application:
             await _send(send, perform())
         else:
             await self._strike(fault, perform, receive, send)
+
+    def _script(self, request: Request, server: Any) -> Answer:
+        try:
+            refuse_web_pages(request, server, self._allowed_hosts)
+        except Refusal as refusal:
+            return _refused(refusal)
+        return self._scripting(request)
 
     async def _strike(
         self, fault: Fault, perform: Callable[[], Answer], receive: Receive, send: Send

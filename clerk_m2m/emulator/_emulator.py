@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._app import BILLED, OPERATIONS, Application
 from ._faults import Fault, FaultBook, FaultKind, implied_kind
+from ._hosts import read_allowed_hosts
 from ._instance import AS_ERROR, DeadTokenAnswer, Instance
 from ._m2m_tokens import LAST_INSTANT_MS
 from ._mint import Mint
@@ -17,7 +18,7 @@ from ._store import delete_resources
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from starlette.types import Receive, Scope, Send
@@ -31,6 +32,8 @@ class Emulator(Mint):
     path of a TOML file, or a mapping of the same shape. `dead_token_answer` says how a revoked or
     expired credential verifies: `"error"` is 404, `"flag"` is 200 with `revoked` or `expired`
     true. `signing_key` is the PEM of an RSA private key; one is made when first needed.
+    `allowed_hosts` are names by which `/_emulator` may be asked for besides loopback and the
+    address that the emulator is served at; a request with an `Origin` is always refused there.
 
     Raises `SeedError` for a seed that cannot be used and `ValueError` for other bad arguments.
     """
@@ -44,7 +47,9 @@ class Emulator(Mint):
         seed: str | Path | Mapping[str, Any] | None = None,
         dead_token_answer: DeadTokenAnswer = AS_ERROR,
         signing_key: str | None = None,
+        allowed_hosts: Iterable[str] = (),
     ) -> None:
+        allowed = read_allowed_hosts(allowed_hosts)
         first_seed = None if seed is None else read_seed(seed)
         instance = Instance(
             database=database,
@@ -56,7 +61,10 @@ class Emulator(Mint):
         super().__init__(instance)
         self._faults = FaultBook(frozenset(operation.id for operation in OPERATIONS))
         self._app = Application(
-            instance, self._faults, lambda request: answer_script(self, request)
+            instance,
+            self._faults,
+            lambda request: answer_script(self, request),
+            allowed_hosts=allowed,
         )
         self._first_seed = first_seed
         if first_seed is not None:

@@ -21,6 +21,8 @@ class Request:
     media_type: str
     authorization: tuple[str, ...]
     api_version: str
+    hosts: tuple[str, ...]
+    origins: tuple[str, ...]
     content: bytes | None
 
 
@@ -32,10 +34,16 @@ async def read_request(scope: Scope, receive: Receive) -> Request:
         path=scope["path"],
         query_string=scope.get("query_string", b""),
         media_type=_first(headers, b"content-type"),
-        authorization=tuple(value for name, value in headers if name == b"authorization"),
+        authorization=_all(headers, b"authorization"),
         api_version=_first(headers, b"clerk-api-version"),
+        hosts=_all(headers, b"host"),
+        origins=_all(headers, b"origin"),
         content=await _read_body(receive),
     )
+
+
+def _all(headers: list[tuple[bytes, str]], wanted: bytes) -> tuple[str, ...]:
+    return tuple(value for name, value in headers if name == wanted)
 
 
 def _first(headers: list[tuple[bytes, str]], wanted: bytes) -> str:
