@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,12 @@ def write_graph(path: Path, world: World, *callers: str) -> None:
     edges = f'may_call = ["{world.callee.id}"]\n'
     callee = f'[machines.callee]\nid = "{world.callee.id}"\n'
     path.write_text(callee + "".join(table + edges for table in tables))
+    settle(path, world)
+
+
+def settle(path: Path, world: World) -> None:
+    """Let a file have been written a minute ago."""
+    os.utime(path, (world.time.wall - 60, world.time.wall - 60))
 
 
 async def test_a_graph_file_is_read_again_when_it_changes(world: World, tmp_path: Path) -> None:
@@ -108,10 +115,12 @@ async def test_a_bad_graph_file_keeps_the_last_good_one_for_so_long(
     match spoil:
         case "bad":
             path.write_text("[machines")
+            settle(path, world)
         case "gone":
             path.unlink()
         case _:
             path.write_bytes(b"\xff\xfe")
+            settle(path, world)
 
     for _ in range(10):
         world.time.advance(30.0)
@@ -135,3 +144,20 @@ async def test_a_graph_file_is_read_again_after_an_invalidation(
     write_graph(path, world)
     verifier.invalidate(machine_id=world.caller.id)
     assert await denied(verifier, token)
+
+
+async def test_a_good_caller_is_let_in_while_the_graph_file_is_written(
+    world: World, tmp_path: Path
+) -> None:
+    path = tmp_path / "graph.toml"
+    write_graph(path, world, world.caller.id)
+    verifier, token = world.verifier(world.settings(graph=path, graph_ttl=30.0)), world.token()
+    assert not await denied(verifier, token)
+
+    world.time.advance(30.0)
+    write_graph(path, world)  # without its last table a file is valid TOML
+    os.utime(path, (world.time.wall, world.time.wall))
+    assert not await denied(verifier, token)
+    write_graph(path, world, world.caller.id)
+    world.time.advance(0.1)
+    assert not await denied(verifier, token)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -253,13 +254,16 @@ async def test_an_edge_that_a_graph_of_our_own_lacks_shuts_out_a_scoped_token(
 
 
 def write_graph(folder: Path, edges: Mapping[str, list[str]]) -> Path:
-    path = folder / "graph.toml"
-    path.write_text(
-        "".join(
-            f'[machines.m{number}]\nid = "{caller}"\nmay_call = {callees}\n'
-            for number, (caller, callees) in enumerate(edges.items())
-        )
+    text = "".join(
+        f'[machines.m{number}]\nid = "{caller}"\nmay_call = {callees}\n'
+        for number, (caller, callees) in enumerate(edges.items())
     )
+    return write_long_ago(folder / "graph.toml", text)
+
+
+def write_long_ago(path: Path, text: str) -> Path:
+    path.write_text(text)
+    os.utime(path, (1_700_000_000, 1_700_000_000))
     return path
 
 
@@ -296,7 +300,7 @@ async def test_a_file_that_is_unreadable_for_too_long_lets_nobody_in(
     verifier, token = world.verifier(settings), world.token()
     assert await outcome(verifier, token) == "allowed"
 
-    path.write_text("[machines")
+    write_long_ago(path, "[machines")
     world.time.advance(3)
     assert await outcome(verifier, token) == "allowed"
     world.time.advance(4)
