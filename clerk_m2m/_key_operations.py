@@ -8,7 +8,7 @@ from typing import Any
 from clerk_m2m import _wire as wire
 from clerk_m2m import records
 from clerk_m2m._secret import Secret
-from clerk_m2m._session import UNSET, OperationGroup, Revocation, Unset, segment, walk
+from clerk_m2m._session import UNSET, OperationGroup, Revocation, Unset, items, segment, walk
 
 
 class ApiKeys(OperationGroup):
@@ -29,7 +29,7 @@ class ApiKeys(OperationGroup):
         body = {
             "name": name,
             "subject": subject,
-            "scopes": [*scopes],
+            "scopes": items("scopes", scopes),
             "claims": None if claims is None else dict(claims),
             "description": description,
             "created_by": created_by,
@@ -98,7 +98,7 @@ class ApiKeys(OperationGroup):
         away is gone at once.
         """
         body = {
-            "scopes": UNSET if isinstance(scopes, Unset) else [*scopes],
+            "scopes": UNSET if isinstance(scopes, Unset) else items("scopes", scopes),
             "claims": dict(claims) if isinstance(claims, Mapping) else claims,
             "description": description,
             "subject": subject,

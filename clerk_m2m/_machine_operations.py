@@ -8,7 +8,7 @@ from typing import Any, Literal
 from clerk_m2m import _wire as wire
 from clerk_m2m import records
 from clerk_m2m._secret import Secret
-from clerk_m2m._session import UNSET, OperationGroup, Revocation, segment, walk
+from clerk_m2m._session import UNSET, OperationGroup, Revocation, items, segment, walk
 from clerk_m2m.config import checked_key
 
 
@@ -63,7 +63,7 @@ class Machines(OperationGroup):
         """Create a machine that may call `scoped_machines` (`CreateMachine`); gives its secret."""
         body = {
             "name": name,
-            "scoped_machines": [*scoped_machines],
+            "scoped_machines": items("scoped_machines", scoped_machines),
             "default_token_ttl": UNSET if default_token_ttl is None else default_token_ttl,
         }
         key = self._session.instance_key()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, TypeVar
@@ -158,6 +158,13 @@ def _query(values: Mapping[str, Any]) -> dict[str, str]:
         for name, value in values.items()
         if value is not None
     }
+
+
+def items(name: str, values: Iterable[str]) -> list[str]:
+    """Give a list to send; `ConfigurationError` for one string, which would be its letters."""
+    if isinstance(values, str | bytes):
+        raise ConfigurationError(f"{name} must be a list, not one string.")
+    return list(values)
 
 
 def segment(identifier: str) -> str:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Final, NoReturn
 import typer
 
 import clerk_m2m
-from clerk_m2m.client import ClerkClient
+from clerk_m2m.client import ClerkClient, is_loopback
 from clerk_m2m.emulator import Emulator
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def emulator(
         closing(_open_emulator(secret_key, db, seed, allowed)) as emulated,
         _listen(host, port) as listener,
     ):
-        if not _is_loopback(host):
+        if not is_loopback(host):
             typer.echo(
                 f"Warning: {host} is not loopback. Whoever reaches this port can use /_emulator, "
                 "which takes no key.",
@@ -155,13 +155,6 @@ def _is_address(host: str) -> bool:
     except ValueError:
         return ":" in host  # a mistyped IPv6 address: listening says what is wrong with it
     return True
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _address(host: str, listener: socket.socket) -> str:

@@ -8,15 +8,18 @@ retried once where that is safe; what changes something is never sent twice.
 from __future__ import annotations
 
 from collections.abc import Callable
+from ipaddress import IPv6Address, ip_address
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
+from urllib.parse import urlsplit
 
 from clerk_m2m._http import HTTPClient
 from clerk_m2m._key_operations import ApiKeys, KeySets, OAuthAccessTokens
 from clerk_m2m._machine_operations import M2MTokens, Machines
 from clerk_m2m._secret import Secret
 from clerk_m2m._session import Revocation, Session
-from clerk_m2m.config import DEFAULT_API_URL, bare_origin, checked_key
+from clerk_m2m.config import DEFAULT_API_URL, bare_origin, checked_flag, checked_key
+from clerk_m2m.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import httpx
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ClerkClient", "Revocation"]
 
+_LIVE_KEY: Final = "sk_live_"
+
 
 class ClerkClient:
     """A client of the Backend API: `async with ClerkClient(secret_key="sk_…") as clerk`.
@@ -32,7 +37,9 @@ class ClerkClient:
     `secret_key` is the instance's key, `machine_secret_key` a machine's own; M2M tokens are listed,
     revoked and verified with the latter where both are given, and minted with it only. `timeout` is
     the total deadline of each call, in seconds; at most `max_inflight` calls are out at once.
-    `transport` replaces the network, for tests. (`breaker` is a verifier's: with one, a call that
+    `api_url` may be plain http on loopback only, unless `allow_http` (for an emulator in a
+    container), and never with a live instance's key. `transport` replaces the network, for tests,
+    and then any `api_url` will do. (`breaker` is a verifier's: with one, a call that
     Clerk asks to wait fails at once.) Raises `ConfigurationError`.
     """
 
@@ -42,14 +49,20 @@ class ClerkClient:
         secret_key: str | Secret | None = None,
         machine_secret_key: str | Secret | None = None,
         api_url: str = DEFAULT_API_URL,
+        allow_http: bool = False,
         timeout: float = 10.0,
         max_inflight: int = 20,
         transport: httpx.AsyncBaseTransport | None = None,
         breaker: Breaker | None = None,
     ) -> None:
+        origin = bare_origin(api_url)
+        instance_key = checked_key("secret_key", "sk_", secret_key)
+        allow_http = checked_flag("allow_http", allow_http)
+        if transport is None:
+            require_https("api_url", origin, allow_http=allow_http, secret_key=instance_key)
         session = Session(
             HTTPClient(
-                api_url=bare_origin(api_url),
+                api_url=origin,
                 timeout=timeout,
                 max_inflight=max_inflight,
                 breaker=breaker,
@@ -57,7 +70,7 @@ class ClerkClient:
                 waits=breaker is None,
                 transport=transport,
             ),
-            checked_key("secret_key", "sk_", secret_key),
+            instance_key,
             checked_key("machine_secret_key", "ak_", machine_secret_key),
         )
         self._session = session
@@ -88,3 +101,41 @@ class ClerkClient:
         traceback: TracebackType | None,
     ) -> None:
         await self.aclose()
+
+
+def require_https(
+    name: str, url: str, *, allow_http: bool, secret_key: Secret | None = None
+) -> None:
+    """Refuse plain http off loopback unless `allow_http`, and with a live instance's key always.
+
+    Whoever is on the way could read the keys and tokens that are sent, or answer in Clerk's place.
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "https" or is_loopback(parts.hostname or ""):
+        return
+    if secret_key is not None and secret_key.reveal().startswith(_LIVE_KEY):
+        raise ConfigurationError(
+            f"{name} must be https: secret_key is a live instance's ({_LIVE_KEY}…), and allow_http "
+            "is for test instances only."
+        )
+    if not allow_http:
+        raise ConfigurationError(
+            f"{name} must be https, because plain http lets whoever is on the way read keys or "
+            "answer in Clerk's place. For an emulator in a container, set allow_http=True "
+            "(CLERK_M2M_ALLOW_HTTP=1)."
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether what is sent to `host` stays on this machine: 127.0.0.0/8, ::1 or localhost.
+
+    Not `*.localhost`: RFC 6761 section 6.3 only recommends that resolvers answer it with loopback,
+    and some ask the network instead.
+    """
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return host.lower() == "localhost"
+    # Python's versions differ about ::ffff:127.0.0.1, so it does not count.
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return address.is_loopback and mapped is None

@@ -27,6 +27,7 @@ _ENVIRONMENT: Final = {
     "secret_key": "CLERK_SECRET_KEY",
     "jwt_key": "CLERK_JWT_KEY",
     "api_url": "CLERK_API_URL",
+    "allow_http": "CLERK_M2M_ALLOW_HTTP",
     "jwks_url": "CLERK_M2M_JWKS_URL",
     "accepts": "CLERK_M2M_ACCEPTS",
     "api_key_header": "CLERK_M2M_API_KEY_HEADER",
@@ -43,6 +44,7 @@ _ENVIRONMENT: Final = {
 _URL: Final = re.compile(r"(?i:https?)://[A-Za-z0-9.\-_:\[\]]+([/?#][\x21-\x7e]*)?")
 _ORIGIN: Final = re.compile(r"[A-Za-z]+://[^/?#]+")
 _INTEGERS: Final = frozenset({"cache_size", "max_inflight"})
+_BOOLEANS: Final = {"1": True, "true": True, "0": False, "false": False}
 _SECONDS: Final = frozenset(
     {"graph_ttl", "graph_max_stale", "cache_ttl", "negative_ttl", "stale_if_error", "timeout"}
 )
@@ -56,6 +58,7 @@ class Settings:
     `machine_secret_key` verifies M2M tokens; `secret_key`, the instance's, verifies API keys and
     OAuth access tokens, reads the live graph and the key set, and verifies M2M tokens where there
     is no machine key. `jwt_key` (a PEM public key) or `jwks_url` lets JWTs be verified without it.
+    `allow_http` lets `api_url` and `jwks_url` be plain http off loopback, for an emulator.
     `accepts` names the credential types taken: "m2m_token", "api_key", "oauth_token". `graph` is a
     `ScopeGraph`, a mapping of machine id to machine ids, the path of a TOML file, or "live"; None
     means "live" where `secret_key` is given, else no graph. `graph_ttl` is how long an answer of it
@@ -74,6 +77,7 @@ class Settings:
     jwt_key: str | None
     jwks_url: str | None
     api_url: str
+    allow_http: bool
     accepts: frozenset[TokenType]
     api_key_header: str | None
     graph: ScopeGraph | Path | Literal["live"] | None
@@ -95,6 +99,7 @@ class Settings:
         jwt_key: str | None = None,
         jwks_url: str | None = None,
         api_url: str = DEFAULT_API_URL,
+        allow_http: bool = False,
         accepts: Iterable[TokenType | str] = (TokenType.M2M_TOKEN,),
         api_key_header: str | None = None,
         graph: Graph | None = None,
@@ -115,6 +120,7 @@ class Settings:
         set_field(self, "jwt_key", jwt_key or None)
         set_field(self, "jwks_url", _url("jwks_url", jwks_url) if jwks_url else None)
         set_field(self, "api_url", bare_origin(api_url))
+        set_field(self, "allow_http", checked_flag("allow_http", allow_http))
         set_field(self, "accepts", _accepts(accepts))
         set_field(self, "api_key_header", _header_name(api_key_header))
         set_field(self, "graph", _graph(graph, live=self.secret_key is not None))
@@ -132,8 +138,8 @@ class Settings:
     def from_env(cls, environ: Mapping[str, str] | None = None, **given: Any) -> Settings:
         """Read the environment (`CLERK_MACHINE_ID` and the others); `given` settings win over it.
 
-        Numbers are plain seconds or counts, `CLERK_M2M_ACCEPTS` is a comma-separated list, and an
-        empty variable counts as unset.
+        Numbers are plain seconds or counts, `CLERK_M2M_ALLOW_HTTP` is 1 or true, 0 or false,
+        `CLERK_M2M_ACCEPTS` is a comma-separated list, and an empty variable counts as unset.
         """
         environ = os.environ if environ is None else environ
         read = {
@@ -201,6 +207,20 @@ def api_url_from_env(environ: Mapping[str, str] | None = None) -> str:
     return bare_origin(text or DEFAULT_API_URL)
 
 
+def allow_http_from_env(environ: Mapping[str, str] | None = None) -> bool:
+    """Read whether plain http is allowed off loopback, `CLERK_M2M_ALLOW_HTTP`; unset is no."""
+    variable = _ENVIRONMENT["allow_http"]
+    text = (os.environ if environ is None else environ).get(variable, "").strip()
+    return _flag_from_text(variable, text) if text else False
+
+
+def _flag_from_text(variable: str, text: str) -> bool:
+    flag = _BOOLEANS.get(text.lower())
+    if flag is None:
+        raise ConfigurationError(f"{variable} must be 1 or true, or 0 or false.")
+    return flag
+
+
 def _from_text(name: str, variable: str, text: str) -> Any:
     try:
         if name in _INTEGERS:
@@ -209,6 +229,8 @@ def _from_text(name: str, variable: str, text: str) -> Any:
             return float(text)
     except ValueError as exc:
         raise ConfigurationError(f"{variable} must be a number, not {text!r}.") from exc
+    if name == "allow_http":
+        return _flag_from_text(variable, text)
     if name == "accepts":
         return [item.strip() for item in text.split(",") if item.strip()]
     return text
@@ -239,6 +261,13 @@ def checked_key(name: str, prefix: str, value: str | Secret | None) -> Secret | 
             "(Is it another of Clerk's keys?)"
         )
     return Secret(text)
+
+
+def checked_flag(name: str, value: object) -> bool:
+    """Give a boolean as it is; a text such as "no" would count as true."""
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"{name} must be True or False.")
+    return value
 
 
 def _url(name: str, value: str) -> str:

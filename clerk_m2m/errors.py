@@ -151,6 +151,7 @@ class PermissionDeniedError(RefusalError):
     """A guard wants another caller, or a permission that the credential lacks.
 
     `required_scopes` are the permissions asked for, in the order to be shown in the challenge.
+    Raises `ConfigurationError` for one string.
     """
 
     code = "permission_denied"
@@ -158,6 +159,8 @@ class PermissionDeniedError(RefusalError):
     bearer_error = "insufficient_scope"
 
     def __init__(self, detail: str, *, required_scopes: Sequence[str] = ()) -> None:
+        if isinstance(required_scopes, str):
+            raise ConfigurationError("required_scopes must be a list of scopes, not one string.")
         self.required_scopes = tuple(required_scopes)
         super().__init__(detail)
 

@@ -13,8 +13,13 @@ import httpx
 from clerk_m2m._clock import Clock
 from clerk_m2m._minting import Bearer, Mint, Order, SharedToken
 from clerk_m2m._secret import Secret
-from clerk_m2m.client import ClerkClient
-from clerk_m2m.config import api_url_from_env, checked_key, machine_secret_key_from_env
+from clerk_m2m.client import ClerkClient, is_loopback
+from clerk_m2m.config import (
+    allow_http_from_env,
+    api_url_from_env,
+    checked_key,
+    machine_secret_key_from_env,
+)
 from clerk_m2m.errors import ConfigurationError, TokenUnavailableError
 
 __all__ = ["MachineSecretKey", "MachineTokenAuth"]
@@ -26,7 +31,8 @@ MachineSecretKey: TypeAlias = str | Secret | Callable[[], str | Secret]
 _FIRST_URL: Final = "clerk_m2m.first_url"
 # Ten years, the longest life that a machine can be given (schema of `CreateMachine`).
 MAX_SECONDS: Final = 315_360_000.0
-_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+_DEFAULT_PORTS: Final = {"http": 80, "ws": 80, "https": 443, "wss": 443}
+_ENCRYPTED: Final = frozenset({"https", "wss"})
 
 
 class MachineTokenAuth(httpx.Auth):
@@ -38,9 +44,12 @@ class MachineTokenAuth(httpx.Auth):
     describe the token; None leaves the life to the machine's settings. With
     `min_remaining_ttl_seconds` Clerk may give a token that exists already and lives at least so
     long (opaque only). `hosts` are the only ones that the token may go to, each `"name"` or
-    `"name:port"`, exactly; None allows whatever the client calls. A call to another host is not
-    sent: it raises `ConfigurationError`; `auth=None` on that call sends it without a token.
-    `api_url` None reads `CLERK_API_URL`. `timeout` is the total deadline of a mint, in seconds.
+    `"name:port"`, exactly, and over https only; `"http://name"` or `"http://name:port"` allows
+    plain http there too, which loopback needs no word for. None allows whatever the client calls. A
+    call that `hosts` does not allow is not sent: it raises `ConfigurationError`; `auth=None` on
+    that call sends it without a token.
+    `api_url` None reads `CLERK_API_URL`; it may be plain http on loopback only, unless `allow_http`
+    (None reads `CLERK_M2M_ALLOW_HTTP`). `timeout` is the total deadline of a mint, in seconds.
     `transport` replaces the network to Clerk and `clock` the time, for tests.
 
     A 401 has the token replaced and the call sent again once, if its body is in memory. Where no
@@ -58,6 +67,7 @@ class MachineTokenAuth(httpx.Auth):
         min_remaining_ttl_seconds: int | None = None,
         hosts: Iterable[str] | None = None,
         api_url: str | None = None,
+        allow_http: bool | None = None,
         timeout: float = 5.0,
         transport: httpx.AsyncBaseTransport | None = None,
         clock: Clock | None = None,
@@ -67,6 +77,7 @@ class MachineTokenAuth(httpx.Auth):
         self._now = clock.monotonic
         client = ClerkClient(
             api_url=api_url or api_url_from_env(),
+            allow_http=allow_http_from_env() if allow_http is None else allow_http,
             timeout=_seconds("timeout", timeout, most=60.0),
             transport=transport,
         )
@@ -196,32 +207,56 @@ def _can_repeat(request: httpx.Request, response: httpx.Response) -> bool:
     return response.request is request and isinstance(request.stream, httpx.ByteStream)
 
 
-def _require_host(hosts: frozenset[tuple[str, int | None]], url: httpx.URL) -> None:
+# Whether the connection is encrypted, the host, and the port; None stands for any port.
+_Place: TypeAlias = tuple[bool, str, int | None]
+
+
+def _require_host(hosts: frozenset[_Place], url: httpx.URL) -> None:
+    encrypted, host = url.scheme in _ENCRYPTED, url.host
     port = url.port or _DEFAULT_PORTS.get(url.scheme)
-    if (url.host, None) not in hosts and (url.host, port) not in hosts:
+    if (encrypted, host, None) in hosts or (encrypted, host, port) in hosts:
+        return
+    if (True, host, None) in hosts or (True, host, port) in hosts:
         raise ConfigurationError(
-            f"hosts does not let the token go to {url.host}, port {port}. Add it to hosts, or pass "
-            "auth=None to send this call without a token."
+            f"hosts lets the token go to {host} over https only. Call it with https, or write "
+            f'"http://{_shown(host)}" in hosts to allow plain http, or pass auth=None to send this '
+            "call without a token."
         )
+    raise ConfigurationError(
+        f"hosts does not let the token go to {host}, port {port}. Add "
+        f'"{"" if encrypted or is_loopback(host) else "http://"}{_shown(host)}:{port}" to hosts, '
+        "or pass auth=None to send this call without a token."
+    )
 
 
-def _hosts(given: Iterable[str] | None) -> frozenset[tuple[str, int | None]] | None:
+def _shown(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _hosts(given: Iterable[str] | None) -> frozenset[_Place] | None:
     if given is None:
         return None
     hosts = [] if isinstance(given, str) else list(given)
     if not hosts:
         raise ConfigurationError('hosts must be a list of host names, such as ["orders.internal"].')
-    return frozenset(_host(each) for each in hosts)
+    return frozenset(place for each in hosts for place in _places(each))
 
 
-def _host(given: str) -> tuple[str, int | None]:
+def _places(given: str) -> list[_Place]:
+    scheme, separator, name = given.rpartition("://")
+    scheme = scheme.lower() if separator else "https"
     try:
-        url = httpx.URL(f"//{given}")
+        url = httpx.URL(f"//{name}")
     except httpx.InvalidURL:
         url = httpx.URL()
-    if not url.host or any(char in given for char in "/?#@* "):
-        raise ConfigurationError(f'hosts: {given!r} is neither "name" nor "name:port".')
-    return url.host, url.port
+    known = scheme in ("http", "https")
+    if not known or not url.host or any(char in name for char in "/?#@* "):
+        raise ConfigurationError(
+            f'hosts: {given!r} is neither "name" nor "name:port", which mean https, nor either of '
+            'them after "http://", which allows plain http too.'
+        )
+    allows_http = scheme == "http" or is_loopback(url.host)
+    return [(True, url.host, url.port), *([(False, url.host, url.port)] if allows_http else [])]
 
 
 def _key_source(given: MachineSecretKey | None) -> Callable[[], Secret]:

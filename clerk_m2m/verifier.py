@@ -20,7 +20,7 @@ from clerk_m2m._breaker import MAX_BACK_OFF, Breaker
 from clerk_m2m._cache import VerdictCache
 from clerk_m2m._clock import Clock
 from clerk_m2m._endpoints import EndpointVerifier, Refused, Verdict
-from clerk_m2m.client import ClerkClient, Revocation
+from clerk_m2m.client import ClerkClient, Revocation, require_https
 from clerk_m2m.config import Settings
 from clerk_m2m.decisions import Decision, Reason, Stats
 from clerk_m2m.errors import (
@@ -77,6 +77,13 @@ class Verifier:
         self.settings = settings = settings or Settings.from_env()
         self.stats = Stats()
         self._clock = clock = clock or Clock()
+        if transport is None and settings.jwks_url:
+            require_https(
+                "jwks_url",
+                settings.jwks_url,
+                allow_http=settings.allow_http,
+                secret_key=settings.secret_key,
+            )
         self._client = _client(settings, transport, clock)
         # The key set has a breaker of its own: `jwks_url` is another host, and whether it answers
         # says nothing of the endpoints.
@@ -324,6 +331,7 @@ def _client(
         secret_key=settings.secret_key,
         machine_secret_key=settings.machine_secret_key,
         api_url=settings.api_url,
+        allow_http=settings.allow_http,
         timeout=settings.timeout,
         max_inflight=settings.max_inflight,
         transport=transport,

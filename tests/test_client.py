@@ -268,6 +268,25 @@ async def test_dead_tokens_are_walked_only_where_asked_for(
 # API keys, OAuth tokens, key sets
 
 
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda c: c.api_keys.create("reports", subject=USER_ID, scopes="read"), "scopes"),
+        (lambda c: c.api_keys.update(UNKNOWN_KEY, scopes="read"), "scopes"),
+        (lambda c: c.api_keys.update(UNKNOWN_KEY, scopes=b"read"), "scopes"),
+        (lambda c: c.machines.create("orders", scoped_machines=UNKNOWN_MACHINE), "scoped_machines"),
+    ],
+)
+async def test_one_string_is_no_list_and_nothing_is_sent(
+    world: World, clerk: ClerkClient, call: Callable[[ClerkClient], Awaitable[Any]], name: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=f"{name} must be a list") as refused:
+        await call(clerk)
+
+    assert refused.value.code == "configuration_invalid"
+    assert world.upstream.requests == []
+
+
 async def test_an_api_key_lives_from_creation_to_deletion(clerk: ClerkClient) -> None:
     created = await clerk.api_keys.create(
         "reports",

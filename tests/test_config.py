@@ -8,8 +8,21 @@ from typing import Any
 
 import pytest
 
-from clerk_m2m import ConfigurationError, ScopeGraph, Secret, Settings, TokenType, Verifier
-from clerk_m2m.config import api_url_from_env, machine_secret_key_from_env
+from clerk_m2m import (
+    ClerkClient,
+    ConfigurationError,
+    MachineTokenAuth,
+    ScopeGraph,
+    Secret,
+    Settings,
+    TokenType,
+    Verifier,
+)
+from clerk_m2m.config import (
+    allow_http_from_env,
+    api_url_from_env,
+    machine_secret_key_from_env,
+)
 from harness import World
 
 CALLEE, CALLER = "mch_" + "c" * 27, "mch_" + "a" * 27
@@ -29,6 +42,7 @@ def test_a_machine_id_and_its_key_are_enough_and_the_defaults_are_these() -> Non
     assert made.machine_secret_key == Secret(MACHINE_KEY)
     assert (made.secret_key, made.jwt_key, made.jwks_url, made.graph) == (None,) * 4
     assert made.api_url == "https://api.clerk.com"
+    assert made.allow_http is False
     assert made.accepts == {TokenType.M2M_TOKEN}
     assert made.api_key_header is None
     assert (made.graph_ttl, made.graph_max_stale) == (30.0, 300.0)
@@ -129,6 +143,8 @@ def test_an_address_is_kept_without_its_last_slash_and_a_header_in_lower_case() 
         ({"api_url": "https://api.clerk.com?a"}, "the bare origin, .* with no path"),
         ({"api_url": "https://api.clerk.com#a"}, "the bare origin, .* with no path"),
         ({"jwks_url": "clerk.test/jwks", "graph": GRAPH}, "jwks_url must be an http or https"),
+        ({"allow_http": "no"}, "allow_http must be True or False"),
+        ({"allow_http": 1}, "allow_http must be True or False"),
         ({"cache_ttl": -1}, "cache_ttl must be a number of seconds, 0 or more"),
         ({"cache_ttl": float("nan")}, "cache_ttl must be a number of seconds"),
         ({"cache_ttl": float("inf")}, "cache_ttl must be a number of seconds"),
@@ -187,6 +203,7 @@ def test_the_environment_holds_every_setting_as_text() -> None:
             "CLERK_SECRET_KEY": INSTANCE_KEY,
             "CLERK_JWT_KEY": PEM,
             "CLERK_API_URL": "http://127.0.0.1:4010",
+            "CLERK_M2M_ALLOW_HTTP": "1",
             "CLERK_M2M_ACCEPTS": "m2m_token, api_key,",
             "CLERK_M2M_API_KEY_HEADER": "X-API-Key",
             "CLERK_M2M_GRAPH": "graph.toml",
@@ -209,6 +226,7 @@ def test_the_environment_holds_every_setting_as_text() -> None:
         secret_key=INSTANCE_KEY,
         jwt_key=PEM,
         api_url="http://127.0.0.1:4010",
+        allow_http=True,
         accepts=["m2m_token", "api_key"],
         api_key_header="x-api-key",
         graph="graph.toml",
@@ -244,6 +262,31 @@ def test_a_number_that_is_none_is_refused_by_the_name_of_its_variable(variable: 
         Settings.from_env(environ | {variable: "1 minute"})
 
 
+@pytest.mark.parametrize(
+    ("text", "allowed"),
+    [("1", True), (" true ", True), ("TRUE", True), ("0", False), ("False", False), ("", False)],
+)
+def test_a_boolean_of_the_environment_is_a_digit_or_a_word(text: str, allowed: bool) -> None:
+    environ = {
+        "CLERK_MACHINE_ID": CALLEE,
+        "CLERK_MACHINE_SECRET_KEY": MACHINE_KEY,
+        "CLERK_M2M_ALLOW_HTTP": text,
+    }
+
+    assert Settings.from_env(environ).allow_http is allowed
+    assert allow_http_from_env(environ) is allowed
+
+
+@pytest.mark.parametrize("text", ["yes", "2", "tru", MACHINE_KEY])
+def test_another_word_for_a_boolean_is_refused_and_not_repeated(text: str) -> None:
+    environ = {"CLERK_MACHINE_ID": CALLEE, "CLERK_M2M_ALLOW_HTTP": text}
+
+    for read in (Settings.from_env, allow_http_from_env):
+        with pytest.raises(ConfigurationError) as refused:
+            read(environ)
+        assert str(refused.value) == "CLERK_M2M_ALLOW_HTTP must be 1 or true, or 0 or false."
+
+
 def test_the_callers_side_reads_its_key_and_the_origin() -> None:
     environ = {"CLERK_MACHINE_SECRET_KEY": MACHINE_KEY, "CLERK_API_URL": "http://clerk.test/"}
 
@@ -275,3 +318,101 @@ def test_a_verifier_reads_the_environment_where_it_is_given_no_settings(
     monkeypatch.setenv("CLERK_MACHINE_SECRET_KEY", world.callee.secret_key)
 
     assert Verifier().settings.machine_id == world.callee.id
+
+
+# Plain http
+
+LIVE_KEY = "sk_live_key_of_the_instance"
+PLAIN = "http://clerk.internal:4010"
+
+
+def verifier_at(url: str, **given: Any) -> None:
+    Verifier(settings(api_url=url, **given))
+
+
+def verifier_with_key_set_at(url: str, **given: Any) -> None:
+    Verifier(settings(jwks_url=f"{url}/jwks", graph=GRAPH, **given))
+
+
+def client_at(url: str, **given: Any) -> None:
+    ClerkClient(api_url=url, **given)
+
+
+def auth_at(url: str, **given: Any) -> None:
+    MachineTokenAuth(MACHINE_KEY, api_url=url, **given)
+
+
+MAKERS = [verifier_at, verifier_with_key_set_at, client_at, auth_at]
+NO_LOOPBACK = [
+    PLAIN,
+    "HTTP://clerk.internal",
+    "http://localhost.evil.test",
+    "http://clerk.localhost",
+    "http://localhost.",
+    "http://127.1",
+    "http://2130706433",
+    "http://0.0.0.0:4010",
+    "http://192.168.1.5",
+    "http://[::ffff:127.0.0.1]",
+    "http://[fe80::1]",
+]
+LOOPBACK = [
+    "http://localhost:4010",
+    "HTTP://LOCALHOST",
+    "http://127.0.0.1:4010",
+    "http://127.8.9.1",
+    "http://[::1]:4010",
+    "http://[0:0:0:0:0:0:0:1]",
+]
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("url", NO_LOOPBACK)
+def test_plain_http_off_loopback_is_refused_when_a_client_is_made(make: Any, url: str) -> None:
+    with pytest.raises(ConfigurationError, match="must be https") as refused:
+        make(url)
+
+    assert refused.value.code == "configuration_invalid"
+    assert "CLERK_M2M_ALLOW_HTTP=1" in str(refused.value)
+    make(url, allow_http=True)
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("url", [*LOOPBACK, "https://clerk.internal"])
+def test_https_and_plain_http_on_loopback_need_no_permission(make: Any, url: str) -> None:
+    make(url)
+
+
+@pytest.mark.parametrize("make", [verifier_at, verifier_with_key_set_at, client_at])
+@pytest.mark.parametrize("allow_http", [False, True])
+def test_a_live_key_never_goes_with_plain_http_off_loopback(make: Any, allow_http: bool) -> None:
+    with pytest.raises(ConfigurationError, match="must be https: secret_key is a live") as refused:
+        make(PLAIN, secret_key=LIVE_KEY, allow_http=allow_http)
+
+    assert refused.value.code == "configuration_invalid"
+    assert LIVE_KEY not in str(refused.value)
+    make("http://127.0.0.1:4010", secret_key=LIVE_KEY)
+
+
+def test_an_injected_transport_takes_any_address(world: World) -> None:
+    for key in (INSTANCE_KEY, LIVE_KEY):
+        Verifier(settings(api_url=PLAIN, secret_key=key), transport=world.upstream)
+        ClerkClient(api_url=PLAIN, secret_key=key, transport=world.upstream)
+    key_set = settings(jwks_url=f"{PLAIN}/jwks", graph=GRAPH)
+    Verifier(key_set, transport=world.upstream)
+    MachineTokenAuth(MACHINE_KEY, api_url=PLAIN, transport=world.upstream)
+
+
+def test_the_callers_side_reads_from_the_environment_whether_plain_http_is_allowed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CLERK_API_URL", PLAIN)
+    with pytest.raises(ConfigurationError, match="CLERK_M2M_ALLOW_HTTP=1"):
+        MachineTokenAuth(MACHINE_KEY)
+
+    monkeypatch.setenv("CLERK_M2M_ALLOW_HTTP", "1")
+    MachineTokenAuth(MACHINE_KEY)
+    with pytest.raises(ConfigurationError, match="must be https"):
+        MachineTokenAuth(MACHINE_KEY, allow_http=False)
+    with pytest.raises(ConfigurationError, match="allow_http must be True or False"):
+        ClerkClient(allow_http="no")  # type: ignore[arg-type]

@@ -81,6 +81,13 @@ def test_a_permission_refusal_keeps_the_scopes_in_the_order_to_be_shown() -> Non
     assert refusal.required_scopes == ("write", "read")
 
 
+def test_required_scopes_in_one_string_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="required_scopes must be a list") as refused:
+        PermissionDeniedError("Not that one.", required_scopes="write")
+
+    assert refused.value.code == "configuration_invalid"
+
+
 def test_what_could_not_be_found_out_says_when_to_try_again() -> None:
     assert VerificationUnavailableError().retry_after == 1.0
     assert VerificationUnavailableError(retry_after=7).retry_after == 7

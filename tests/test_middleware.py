@@ -468,7 +468,9 @@ async def test_settings_and_a_verifier_are_not_given_both(world: World) -> None:
 async def test_settings_alone_make_a_verifier(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = MachineAuthMiddleware(Starlette(), world.settings(cache_ttl=7))
+    given = MachineAuthMiddleware(
+        Starlette(), world.settings(api_url="https://clerk.test", cache_ttl=7)
+    )
     monkeypatch.setenv("CLERK_MACHINE_ID", world.callee.id)
     monkeypatch.setenv("CLERK_MACHINE_SECRET_KEY", world.callee.secret_key)
     read = MachineAuthMiddleware(Starlette())

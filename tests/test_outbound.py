@@ -990,13 +990,21 @@ async def test_a_call_is_not_repeated_past_a_redirect(world: World) -> None:
 @pytest.mark.parametrize(
     ("hosts", "url"),
     [
-        (["callee.test"], "http://callee.test/"),
+        (["callee.test"], "https://callee.test/"),
         (["callee.test"], "https://callee.test:8443/"),
-        (["CALLEE.test"], "http://callee.test/"),
-        (["callee.test:80"], "http://callee.test/"),
+        (["CALLEE.test"], "https://callee.test/"),
+        (["https://callee.test"], "https://callee.test/"),
         (["callee.test:443"], "https://callee.test/"),
+        (["callee.test"], "wss://callee.test/"),
+        (["http://callee.test"], "http://callee.test/"),
+        (["http://callee.test"], "http://callee.test:8000/"),
+        (["http://callee.test"], "https://callee.test/"),
+        (["HTTP://callee.test:80"], "http://callee.test/"),
+        (["http://callee.test"], "ws://callee.test/"),
         (["other.test", "[::1]:8000"], "http://[::1]:8000/"),
-        (["bücher.test"], "http://xn--bcher-kva.test/"),
+        (["localhost"], "http://localhost:8000/"),
+        (["127.0.0.1:8000"], "https://127.0.0.1:8000/"),
+        (["bücher.test"], "https://xn--bcher-kva.test/"),
     ],
 )
 async def test_the_token_goes_to_a_host_that_is_named(
@@ -1012,12 +1020,22 @@ async def test_the_token_goes_to_a_host_that_is_named(
 @pytest.mark.parametrize(
     ("hosts", "url"),
     [
-        (["callee.test"], "http://other.test/"),
-        (["callee.test"], "http://callee.test.evil.test/"),
-        (["callee.test"], "http://sub.callee.test/"),
-        (["callee.test"], "http://callee.test@evil.test/"),
+        (["callee.test"], "http://callee.test/"),
+        (["callee.test"], "ws://callee.test/"),
+        (["callee.test:80"], "http://callee.test/"),
+        (["https://callee.test"], "http://callee.test/"),
+        (["callee.test"], "https://other.test/"),
+        (["http://callee.test"], "http://other.test/"),
+        (["callee.test"], "https://callee.test.evil.test/"),
+        (["callee.test"], "https://sub.callee.test/"),
+        (["callee.test"], "https://callee.test./"),
+        (["callee.test"], "https://callee.test@evil.test/"),
         (["callee.test:443"], "http://callee.test/"),
-        (["callee.test:8000"], "http://callee.test:8001/"),
+        (["callee.test:8000"], "https://callee.test:8001/"),
+        (["http://callee.test:8000"], "http://callee.test:8001/"),
+        (["localhost:8000"], "http://localhost:8001/"),
+        (["api.localhost"], "http://api.localhost/"),
+        (["callee.test"], "http://localhost/"),
     ],
 )
 async def test_a_call_to_a_host_that_is_not_named_is_not_sent(
@@ -1032,6 +1050,25 @@ async def test_a_call_to_a_host_that_is_not_named_is_not_sent(
     assert refused.value.code == "configuration_invalid"
     assert callee.credentials in ([None], ["Basic Y2FsbGVlLnRlc3Q6"])
     assert mints(world) == 0
+
+
+@pytest.mark.parametrize(
+    ("hosts", "url", "said"),
+    [
+        (["callee.test"], "http://callee.test/", 'https only.* "http://callee.test" in hosts'),
+        (["callee.test"], "http://other.test/", 'Add "http://other.test:80" to hosts'),
+        (["callee.test"], "https://other.test/", 'Add "other.test:443" to hosts'),
+        (["callee.test"], "http://[::1]:8000/", r'Add "\[::1\]:8000" to hosts'),
+    ],
+)
+async def test_the_error_says_what_to_write_in_hosts(
+    world: World, hosts: list[str], url: str, said: str
+) -> None:
+    async with Callee().client(outbound(world, hosts=hosts)) as client:
+        with pytest.raises(ConfigurationError, match=said) as refused:
+            await client.get(url)
+
+    assert refused.value.code == "configuration_invalid"
 
 
 # Secrets
@@ -1146,7 +1183,10 @@ async def test_a_callable_that_raises_is_named_and_its_text_is_not(world: World)
         {"api_url": "https://api.clerk.com/v1"},
         {"hosts": "callee.test"},
         {"hosts": []},
-        {"hosts": ["http://callee.test"]},
+        {"hosts": ["ftp://callee.test"]},
+        {"hosts": ["://callee.test"]},
+        {"hosts": ["http://"]},
+        {"hosts": ["http://https://callee.test"]},
         {"hosts": ["callee.test/path"]},
         {"hosts": ["user@callee.test"]},
         {"hosts": ["*.callee.test"]},

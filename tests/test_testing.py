@@ -92,7 +92,7 @@ async def test_a_dropped_connection_is_what_httpx_says_of_one(
 ) -> None:
     clerk_emulator.fail("*", kind="drop")
     async with httpx.AsyncClient(
-        transport=clerk_emulator.transport, base_url="http://clerk.test"
+        transport=clerk_emulator.transport, base_url="https://clerk.test"
     ) as client:
         with pytest.raises(httpx.RemoteProtocolError):
             await client.get("/v1/machines")

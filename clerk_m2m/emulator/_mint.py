@@ -177,8 +177,8 @@ class Mint:
     ) -> EmulatedApiKey:
         """Add an API key of a user, an organization or a machine; it never expires unless told.
 
-        Raises `ValueError` for a subject that is none of the three, `LookupError` for a machine
-        that does not exist.
+        Raises `ValueError` for a subject that is none of the three and for `scopes` in one string,
+        `LookupError` for a machine that does not exist.
         """
         subject_id = _id(subject)
         if not KEY_SUBJECT.fullmatch(subject_id):
@@ -193,7 +193,7 @@ class Mint:
                 subject=subject_id,
                 now=now,
                 expires_at=None if end is None else _m2m_tokens.expires_at(now, end),
-                scopes=scopes,
+                scopes=_scopes(scopes),
                 claims=claims,
                 secret=secret,
             )
@@ -220,7 +220,8 @@ class Mint:
     ) -> EmulatedToken:
         """Add an OAuth access token of a user, which the Backend API cannot create.
 
-        Raises `ValueError` for a subject that is not `user_` and 27 word characters.
+        Raises `ValueError` for a subject that is not `user_` and 27 word characters, and for
+        `scopes` in one string.
         """
         if not USER_ID.fullmatch(subject):
             raise ValueError(f"a subject is user_ and 27 word characters, not {subject!r}")
@@ -229,7 +230,7 @@ class Mint:
                 db,
                 self._instance,
                 subject=subject,
-                scopes=scopes,
+                scopes=_scopes(scopes),
                 client_id=client_id,
                 token_format=token_format,
                 seconds_until_expiration=seconds_until_expiration,
@@ -326,3 +327,9 @@ class Mint:
 
 def _id(given: EmulatedMachine | EmulatedToken | EmulatedApiKey | str) -> str:
     return given if isinstance(given, str) else given.id
+
+
+def _scopes(given: Sequence[str]) -> list[str]:
+    if isinstance(given, str):
+        raise ValueError("scopes must be a list of scopes, not one string")
+    return list(given)

@@ -27,7 +27,7 @@ from clerk_m2m.verifier import Verifier
 if TYPE_CHECKING:
     import uvicorn
 
-IN_PROCESS_URL: Final = "http://clerk.test"
+IN_PROCESS_URL: Final = "https://clerk.test"
 STOP_SECONDS: Final = 10.0
 
 

@@ -283,6 +283,10 @@ async def test_a_scim_subject_can_be_listed_and_has_no_keys(api: httpx.AsyncClie
 def test_in_process_bad_subjects_and_unknown_keys_are_python_errors(emulator: Emulator) -> None:
     with pytest.raises(ValueError, match="subject"):
         emulator.add_api_key("reporting", subject="orders")
+    with pytest.raises(ValueError, match="scopes must be a list"):
+        emulator.add_api_key("reporting", subject=USER, scopes="read")
+    with pytest.raises(ValueError, match="scopes must be a list"):
+        emulator.add_oauth_token(subject=USER, scopes="read")
     with pytest.raises(LookupError):
         emulator.add_api_key("reporting", subject=UNKNOWN_MACHINE)
     with pytest.raises(LookupError):
