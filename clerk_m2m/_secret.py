@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import hmac
+import re
+from typing import Final, NoReturn, Self, SupportsIndex
+
+# The beginnings of Clerk's secret keys, API keys, machine keys and tokens; `eyJ` begins a JWT.
+_CREDENTIAL: Final = re.compile(r"(?<![A-Za-z0-9])(sk_|ak_|mt_|oat_|eyJ)[A-Za-z0-9_\-.~+/=]{8,}")
 
 
 class Secret:
-    """A key or a token whose `repr` and `str` hide it; `reveal()` gives the text."""
+    """A key or a token whose `repr` and `str` hide it; `reveal()` gives the text.
+
+    It cannot be pickled, and neither can what holds one. A copy of it is itself.
+    """
 
     __slots__ = ("_text",)
 
@@ -34,3 +42,25 @@ class Secret:
 
     def __hash__(self) -> int:
         return hash(self._text)
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        raise TypeError(
+            "A Secret cannot be pickled: the key would be written in clear. Make the settings, "
+            "client or verifier in the other process, from its own environment."
+        )
+
+
+def is_credential(text: str) -> bool:
+    """Tell whether a text has the form of a Clerk key or token."""
+    return _CREDENTIAL.fullmatch(text) is not None
+
+
+def without_credentials(text: str) -> str:
+    """Give a text with all but the beginning of each Clerk key or token in it taken out."""
+    return _CREDENTIAL.sub(r"\1…", text)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Final, NoReturn
 import typer
 
 import clerk_m2m
+from clerk_m2m._secret import without_credentials
 from clerk_m2m.client import ClerkClient, is_loopback
 from clerk_m2m.emulator import Emulator
 
@@ -114,7 +115,7 @@ def emulator(
 
 
 def _fail(message: str) -> NoReturn:
-    typer.echo(f"Error: {message}", err=True)
+    typer.echo(f"Error: {without_credentials(message)}", err=True)
     raise typer.Exit(1)
 
 

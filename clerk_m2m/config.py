@@ -6,15 +6,17 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
-from clerk_m2m._secret import Secret
+from clerk_m2m._secret import Secret, is_credential
 from clerk_m2m.errors import ConfigurationError
 from clerk_m2m.identity import MACHINE_ID, TokenType
 from clerk_m2m.scopes import ScopeGraph
+
+T = TypeVar("T")
 
 DEFAULT_API_URL: Final = "https://api.clerk.com"
 LIVE: Final = "live"
@@ -43,6 +45,7 @@ _ENVIRONMENT: Final = {
 }
 _URL: Final = re.compile(r"(?i:https?)://[A-Za-z0-9.\-_:\[\]]+([/?#][\x21-\x7e]*)?")
 _ORIGIN: Final = re.compile(r"[A-Za-z]+://[^/?#]+")
+_KEYS: Final = frozenset({"machine_secret_key", "secret_key"})
 _INTEGERS: Final = frozenset({"cache_size", "max_inflight"})
 _BOOLEANS: Final = {"1": True, "true": True, "0": False, "false": False}
 _SECONDS: Final = frozenset(
@@ -74,7 +77,7 @@ class Settings:
     machine_id: str
     machine_secret_key: Secret | None
     secret_key: Secret | None
-    jwt_key: str | None
+    jwt_key: str | None = field(repr=False)
     jwks_url: str | None
     api_url: str
     allow_http: bool
@@ -112,6 +115,8 @@ class Settings:
         timeout: float = 2.0,
         max_inflight: int = 20,
     ) -> None:
+        # First of all: tracebacks may show the locals of this frame.
+        machine_secret_key, secret_key = hidden(machine_secret_key), hidden(secret_key)
         set_field = object.__setattr__  # the dataclass is frozen
         set_field(self, "machine_id", _machine_id(machine_id))
         key = checked_key("machine_secret_key", "ak_", machine_secret_key)
@@ -141,11 +146,11 @@ class Settings:
         Numbers are plain seconds or counts, `CLERK_M2M_ALLOW_HTTP` is 1 or true, 0 or false,
         `CLERK_M2M_ACCEPTS` is a comma-separated list, and an empty variable counts as unset.
         """
-        environ = os.environ if environ is None else environ
+        texts = {name: _variable(environ, variable) for name, variable in _ENVIRONMENT.items()}
+        del environ  # it holds keys, and tracebacks may show the locals of this frame
+        given = {name: hidden(value) if name in _KEYS else value for name, value in given.items()}
         read = {
-            name: _from_text(name, variable, environ[variable].strip())
-            for name, variable in _ENVIRONMENT.items()
-            if environ.get(variable, "").strip()
+            name: _from_text(name, _ENVIRONMENT[name], text) for name, text in texts.items() if text
         }
         try:
             return cls(**(read | given))
@@ -197,43 +202,68 @@ class Settings:
 
 def machine_secret_key_from_env(environ: Mapping[str, str] | None = None) -> Secret | None:
     """Read the caller's own key, `CLERK_MACHINE_SECRET_KEY`."""
-    text = (os.environ if environ is None else environ).get("CLERK_MACHINE_SECRET_KEY", "").strip()
+    text = _variable(environ, "CLERK_MACHINE_SECRET_KEY")
+    del environ  # it holds keys, and tracebacks may show the locals of this frame
     return checked_key("machine_secret_key", "ak_", text)
 
 
 def api_url_from_env(environ: Mapping[str, str] | None = None) -> str:
     """Read the Backend API's origin, `CLERK_API_URL`, or give Clerk's own."""
-    text = (os.environ if environ is None else environ).get("CLERK_API_URL", "").strip()
-    return bare_origin(text or DEFAULT_API_URL)
+    text = _variable(environ, "CLERK_API_URL")
+    del environ  # it holds keys, and tracebacks may show the locals of this frame
+    return bare_origin(text.reveal() or DEFAULT_API_URL)
 
 
 def allow_http_from_env(environ: Mapping[str, str] | None = None) -> bool:
     """Read whether plain http is allowed off loopback, `CLERK_M2M_ALLOW_HTTP`; unset is no."""
     variable = _ENVIRONMENT["allow_http"]
-    text = (os.environ if environ is None else environ).get(variable, "").strip()
+    text = _variable(environ, variable)
+    del environ  # it holds keys, and tracebacks may show the locals of this frame
     return _flag_from_text(variable, text) if text else False
 
 
-def _flag_from_text(variable: str, text: str) -> bool:
-    flag = _BOOLEANS.get(text.lower())
+def _flag_from_text(variable: str, text: Secret) -> bool:
+    flag = _BOOLEANS.get(text.reveal().lower())
     if flag is None:
         raise ConfigurationError(f"{variable} must be 1 or true, or 0 or false.")
     return flag
 
 
-def _from_text(name: str, variable: str, text: str) -> Any:
-    try:
-        if name in _INTEGERS:
-            return int(text)
-        if name in _SECONDS:
-            return float(text)
-    except ValueError as exc:
-        raise ConfigurationError(f"{variable} must be a number, not {text!r}.") from exc
+def _variable(environ: Mapping[str, str] | None, name: str) -> Secret:
+    """Give the text of a variable, which may hold a key, whatever it is meant for."""
+    return Secret((os.environ if environ is None else environ).get(name, "").strip())
+
+
+def _from_text(name: str, variable: str, text: Secret) -> Any:
+    if name in _KEYS:
+        return text
+    if is_credential(text.reveal()):
+        raise ConfigurationError(
+            f"{variable} holds what looks like a key or a token of Clerk's. Was it meant for "
+            "another variable?"
+        )
+    if name in _INTEGERS | _SECONDS:
+        number = _number(text, int if name in _INTEGERS else float)
+        if number is None:
+            raise ConfigurationError(f"{variable} must be a number, without a unit.")
+        return number
     if name == "allow_http":
         return _flag_from_text(variable, text)
     if name == "accepts":
-        return [item.strip() for item in text.split(",") if item.strip()]
-    return text
+        return [item.strip() for item in text.reveal().split(",") if item.strip()]
+    return text.reveal()
+
+
+def _number(text: Secret, kind: type[int] | type[float]) -> float | None:
+    try:
+        return kind(text.reveal())
+    except ValueError:
+        return None  # the error quotes the text: it is not passed on
+
+
+def hidden(value: T) -> T | Secret:
+    """Give a text as a `Secret`, and anything else as it is."""
+    return Secret(value) if isinstance(value, str) else value
 
 
 def _machine_id(value: str | None) -> str:
@@ -253,14 +283,19 @@ def checked_key(name: str, prefix: str, value: str | Secret | None) -> Secret | 
     """Give a key that can stand in a header and is of its kind; None for none."""
     if not value:
         return None
-    text = Secret(value).reveal()
-    # The key is part of a header: what cannot stand there would fail at the first request.
-    if not text.startswith(prefix) or not text.isascii() or not text.isprintable() or " " in text:
+    value = Secret(value)
+    if not _is_key(value, prefix):
         raise ConfigurationError(
             f"{name} does not look like one: it starts with {prefix} and holds no spaces. "
             "(Is it another of Clerk's keys?)"
         )
-    return Secret(text)
+    return value
+
+
+def _is_key(key: Secret, prefix: str) -> bool:
+    # The key is part of a header: what cannot stand there would fail at the first request.
+    text = key.reveal()
+    return text.startswith(prefix) and text.isascii() and text.isprintable() and " " not in text
 
 
 def checked_flag(name: str, value: object) -> bool:
@@ -299,12 +334,13 @@ def _accepts(value: Iterable[TokenType | str]) -> frozenset[TokenType]:
     names = ", ".join(f'"{each}"' for each in TokenType)
     if isinstance(value, str):
         raise ConfigurationError(f"accepts must be a set of token types, of {names}.")
-    try:
-        accepts = frozenset(TokenType(each) for each in value)
-    except ValueError as exc:
+    given = tuple(value)
+    unknown = [each for each in given if each not in tuple(TokenType)]
+    if unknown:
         raise ConfigurationError(
-            f"accepts names an unknown token type ({exc}); there are {names}."
-        ) from exc
+            f"accepts names an unknown token type ({unknown[0]!r}); there are {names}."
+        )
+    accepts = frozenset(TokenType(each) for each in given)
     if not accepts:
         raise ConfigurationError(f"accepts is empty; name at least one of {names}.")
     return accepts

@@ -33,6 +33,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
+from clerk_m2m._secret import without_credentials
 from clerk_m2m.decisions import Decision
 
 __all__ = [
@@ -73,9 +74,16 @@ class ClerkM2MError(Exception):
 
 
 class ConfigurationError(ClerkM2MError, ValueError):
-    """The settings cannot work; raised at construction, and the text says what to set."""
+    """The settings cannot work; raised at construction, and the text says what to set.
+
+    The text may quote a value. One that has the form of a Clerk key or token is cut down to its
+    beginning: a key is easily pasted into the wrong setting.
+    """
 
     code = "configuration_invalid"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(without_credentials(message))
 
 
 class MiddlewareMissingError(ClerkM2MError, RuntimeError):

@@ -193,9 +193,11 @@ class FileSource:
         try:
             return ScopeGraph.from_toml(self._path.read_text("utf-8"))
         except (OSError, UnicodeDecodeError) as exc:
-            raise self._unreadable(exc) from exc
+            fault = self._unreadable(exc)
         except ConfigurationError as exc:
-            raise ConfigurationError(f"{self._path}: {exc}") from exc
+            fault = ConfigurationError(f"{self._path}: {exc}")
+        # Not chained: the cause's text would quote what this one leaves out.
+        raise fault
 
     def _stamp_now(self) -> _Stamp:
         try:

@@ -41,10 +41,7 @@ class ScopeGraph:
         same file; the tables that speak only to it are passed over here. Raises
         `ConfigurationError` naming the entry at fault.
         """
-        try:
-            document = tomllib.loads(text)
-        except (ValueError, RecursionError) as exc:  # bad TOML, an endless number, endless nesting
-            raise ConfigurationError(f"The scope graph is not valid TOML: {exc}") from exc
+        document = _document(text)
         machines = document.get("machines")
         if not isinstance(machines, dict):
             raise ConfigurationError(
@@ -86,6 +83,15 @@ def decide(caller: str, callee: str, callees: frozenset[str]) -> Decision:
     """Tell whether `caller` may call `callee`, given the machines that it may call."""
     reason = Reason.ALLOWED if callee in callees else Reason.EDGE_MISSING
     return Decision(caller=caller, callee=callee, reason=reason)
+
+
+def _document(text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as exc:  # bad TOML, an endless number, endless nesting
+        fault = str(exc)
+    # Not chained: the cause's text would quote what this one leaves out.
+    raise ConfigurationError(f"The scope graph is not valid TOML: {fault}")
 
 
 def _machine_id(value: object) -> str:

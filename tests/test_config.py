@@ -258,7 +258,7 @@ def test_an_empty_environment_is_refused_and_the_text_names_the_variable() -> No
 def test_a_number_that_is_none_is_refused_by_the_name_of_its_variable(variable: str) -> None:
     environ = {"CLERK_MACHINE_ID": CALLEE, "CLERK_MACHINE_SECRET_KEY": MACHINE_KEY}
 
-    with pytest.raises(ConfigurationError, match=f"{variable} must be a number, not '1 minute'"):
+    with pytest.raises(ConfigurationError, match=f"{variable} must be a number, without a unit"):
         Settings.from_env(environ | {variable: "1 minute"})
 
 
@@ -277,8 +277,8 @@ def test_a_boolean_of_the_environment_is_a_digit_or_a_word(text: str, allowed: b
     assert allow_http_from_env(environ) is allowed
 
 
-@pytest.mark.parametrize("text", ["yes", "2", "tru", MACHINE_KEY])
-def test_another_word_for_a_boolean_is_refused_and_not_repeated(text: str) -> None:
+@pytest.mark.parametrize("text", ["yes", "2", "tru"])
+def test_another_word_for_a_boolean_is_refused(text: str) -> None:
     environ = {"CLERK_MACHINE_ID": CALLEE, "CLERK_M2M_ALLOW_HTTP": text}
 
     for read in (Settings.from_env, allow_http_from_env):

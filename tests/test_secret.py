@@ -1,0 +1,248 @@
+"""A secret is not printed, not pickled, and not quoted by an error about the wrong setting."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import pickle
+from collections.abc import Callable
+from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from clerk_m2m import (
+    ClerkClient,
+    ConfigurationError,
+    MachineAuthMiddleware,
+    MachineTokenAuth,
+    ScopeGraph,
+    Secret,
+    Settings,
+    Verifier,
+    require_api_key,
+    require_machine,
+)
+from clerk_m2m._secret import is_credential, without_credentials
+from clerk_m2m.cli import app
+from harness import API_URL, USER_ID, World
+
+MACHINE_ID = "mch_" + "c" * 27
+MACHINE_KEY, INSTANCE_KEY = "ak_" + "0123456789" * 4, "sk_live_" + "abcdefghij" * 4
+
+
+def settings(**given: Any) -> Settings:
+    return Settings(**({"machine_id": MACHINE_ID, "machine_secret_key": MACHINE_KEY} | given))
+
+
+def client() -> ClerkClient:
+    return ClerkClient(secret_key=INSTANCE_KEY, machine_secret_key=MACHINE_KEY)
+
+
+# Printing
+
+
+@pytest.mark.parametrize("write", [repr, str, format, "{}".format, "%s".__mod__, ascii])
+def test_a_secret_is_not_written_out(write: Callable[[Any], str]) -> None:
+    assert MACHINE_KEY not in write(Secret(MACHINE_KEY))
+
+
+def test_a_secret_has_no_dict_and_no_json() -> None:
+    with pytest.raises(TypeError):
+        vars(Secret(MACHINE_KEY))
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        json.dumps(Secret(MACHINE_KEY))
+
+
+# Pickling and copying
+
+HOLDERS: dict[str, Callable[[], Any]] = {
+    "Secret": lambda: Secret(MACHINE_KEY),
+    "Settings": settings,
+    "ClerkClient": client,
+    "Verifier": lambda: Verifier(settings()),
+    "a list of settings": lambda: [settings()],
+}
+
+
+@pytest.mark.parametrize("holder", HOLDERS)
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_what_holds_a_key_is_not_pickled_and_the_error_says_what_to_do(
+    holder: str, protocol: int
+) -> None:
+    with pytest.raises(TypeError, match=r"cannot be pickled.*in the other process") as refused:
+        pickle.dumps(HOLDERS[holder](), protocol)
+
+    assert MACHINE_KEY not in str(refused.value)
+
+
+def test_a_spawned_process_is_not_handed_the_settings() -> None:
+    with pytest.raises(TypeError, match="from its own environment"):
+        ForkingPickler.dumps(settings())
+
+
+async def test_what_clerk_has_just_created_is_not_pickled_but_can_be_copied(world: World) -> None:
+    async with ClerkClient(
+        secret_key=world.emulator.secret_key,
+        machine_secret_key=world.callee.secret_key,
+        api_url=API_URL,
+        transport=world.upstream,
+    ) as clerk:
+        machine = await clerk.machines.create("new")
+        token = await clerk.m2m_tokens.create()
+        api_key = await clerk.api_keys.create("key", subject=USER_ID)
+
+    for created in (machine, token, api_key):
+        with pytest.raises(TypeError, match="pickle"):
+            pickle.dumps(created)
+        assert copy.copy(created) == dataclasses.replace(created, id=created.id) == created
+    with pytest.raises(TypeError, match="A Secret cannot be pickled"):
+        pickle.dumps(machine)
+    assert copy.deepcopy(machine) == machine
+    assert dataclasses.asdict(machine)["secret_key"] is machine.secret_key
+
+
+def test_a_copy_of_a_secret_is_the_secret_itself() -> None:
+    secret = Secret(MACHINE_KEY)
+
+    assert copy.copy(secret) is secret
+    assert copy.deepcopy([secret])[0] is secret
+
+
+def test_settings_and_a_client_can_be_copied() -> None:
+    made = settings(secret_key=INSTANCE_KEY)
+
+    assert copy.copy(made) == copy.deepcopy(made) == made
+    assert dataclasses.asdict(made)["machine_secret_key"] is made.machine_secret_key
+    assert dataclasses.replace(made, timeout=3.0).machine_secret_key == made.machine_secret_key
+    assert isinstance(copy.copy(client()), ClerkClient)
+    assert isinstance(copy.deepcopy(client()), ClerkClient)
+
+
+# A key in the wrong place
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        INSTANCE_KEY,
+        MACHINE_KEY,
+        "ak_AbCd1234/+efgh==",
+        "mt_0123456789abcdef",
+        "oat_0123456789abcdef",
+        "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJtY2gifQ.c2lnbmF0dXJl",
+    ],
+)
+def test_a_text_of_the_form_of_a_key_or_a_token_is_cut_to_its_beginning(text: str) -> None:
+    assert is_credential(text)
+    assert text[3:11] not in without_credentials(f"'{text}' is not a path, Bearer {text}.")
+    assert without_credentials(f"KEY={text}").startswith(f"KEY={text[:2]}")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["billing", MACHINE_ID, USER_ID, "break_dancing_service", "sk_test_…", "ak_…", "1 minute"],
+)
+def test_a_text_of_another_form_is_left_as_it_is(text: str) -> None:
+    assert not is_credential(text)
+    assert without_credentials(text) == text
+
+
+VARIABLES = [
+    "CLERK_MACHINE_ID",
+    "CLERK_MACHINE_SECRET_KEY",
+    "CLERK_JWT_KEY",
+    "CLERK_API_URL",
+    "CLERK_M2M_JWKS_URL",
+    "CLERK_M2M_ACCEPTS",
+    "CLERK_M2M_API_KEY_HEADER",
+    "CLERK_M2M_GRAPH",
+    "CLERK_M2M_GRAPH_TTL",
+    "CLERK_M2M_GRAPH_MAX_STALE",
+    "CLERK_M2M_CACHE_TTL",
+    "CLERK_M2M_NEGATIVE_TTL",
+    "CLERK_M2M_CACHE_SIZE",
+    "CLERK_M2M_STALE_IF_ERROR",
+    "CLERK_M2M_TIMEOUT",
+    "CLERK_M2M_MAX_INFLIGHT",
+]
+
+
+def everything_in(error: BaseException | None) -> str:
+    """What an error and all that stands behind it say."""
+    if error is None:
+        return ""
+    return repr(error) + everything_in(error.__cause__) + everything_in(error.__context__)
+
+
+@pytest.mark.parametrize("variable", VARIABLES)
+def test_a_key_in_the_wrong_variable_is_refused_by_the_variables_name_and_not_quoted(
+    variable: str,
+) -> None:
+    environ = {"CLERK_MACHINE_ID": MACHINE_ID, "CLERK_MACHINE_SECRET_KEY": MACHINE_KEY}
+
+    with pytest.raises(ConfigurationError, match=variable) as refused:
+        Settings.from_env(environ | {variable: INSTANCE_KEY})
+
+    assert refused.value.code == "configuration_invalid"
+    assert INSTANCE_KEY[3:] not in everything_in(refused.value)
+
+
+@pytest.mark.parametrize("variable", ["CLERK_M2M_CACHE_TTL", "CLERK_M2M_CACHE_SIZE"])
+def test_a_part_of_a_key_in_a_numeric_variable_is_not_quoted_either(variable: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"{variable} must be a number") as refused:
+        Settings.from_env({"CLERK_MACHINE_ID": MACHINE_ID, variable: INSTANCE_KEY[9:]})
+
+    assert INSTANCE_KEY[9:] not in everything_in(refused.value)
+
+
+MISPLACED: dict[str, Callable[[], Any]] = {
+    "accepts": lambda: settings(accepts=[INSTANCE_KEY]),
+    "jwt_key": lambda: Verifier(settings(jwt_key=INSTANCE_KEY, graph={})),
+    "graph path": lambda: Verifier(settings(graph=INSTANCE_KEY)),
+    "graph mapping": lambda: settings(graph={INSTANCE_KEY: []}),
+    "graph callee": lambda: ScopeGraph({MACHINE_ID: [INSTANCE_KEY]}),
+    "id in TOML": lambda: ScopeGraph.from_toml(f'[machines.a]\nid = "{INSTANCE_KEY}"'),
+    "callee in TOML": lambda: ScopeGraph.from_toml(
+        f'[machines.a]\nid = "{MACHINE_ID}"\nmay_call = ["{INSTANCE_KEY}"]'
+    ),
+    "name in TOML": lambda: ScopeGraph.from_toml(f"[machines.{INSTANCE_KEY}]"),
+    "two names in TOML": lambda: ScopeGraph.from_toml(f"[machines.{INSTANCE_KEY}]\n" * 2),
+    "key in TOML": lambda: ScopeGraph.from_toml(
+        f'[machines.a]\nid = "{MACHINE_ID}"\n{INSTANCE_KEY} = 1'
+    ),
+    "hosts": lambda: MachineTokenAuth(MACHINE_KEY, hosts=[f"{INSTANCE_KEY}/"]),
+    "exclude": lambda: MachineAuthMiddleware(
+        lambda *_: None,  # type: ignore[arg-type]
+        settings(),
+        exclude=[INSTANCE_KEY],
+    ),
+    "a guard's machine": lambda: require_machine(INSTANCE_KEY),
+    "a guard's scope": lambda: require_api_key(scopes=[f'"{INSTANCE_KEY}"']),
+}
+
+
+@pytest.mark.parametrize("place", MISPLACED)
+def test_an_error_about_a_key_in_the_wrong_place_does_not_quote_it(place: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        MISPLACED[place]()
+
+    assert refused.value.code == "configuration_invalid"
+    assert INSTANCE_KEY[3:] not in everything_in(refused.value)
+
+
+def test_settings_do_not_print_what_was_given_as_jwt_key() -> None:
+    assert INSTANCE_KEY not in repr(settings(jwt_key=INSTANCE_KEY, graph={}))
+
+
+def test_the_command_line_does_not_quote_a_key_in_a_seed_file(tmp_path: Path) -> None:
+    seed = tmp_path / "seed.toml"
+    seed.write_text(f'[machines.a]\nmay_call = ["{INSTANCE_KEY}"]', "utf-8")
+
+    done = CliRunner().invoke(app, ["emulator", "--port", "0", "--seed", str(seed)])
+
+    assert "sk_…" in done.output
+    assert INSTANCE_KEY[3:] not in done.output
