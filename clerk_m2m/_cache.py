@@ -70,13 +70,14 @@ class _Entry(Generic[V]):
 
 
 @dataclass(slots=True, eq=False)
-class _Flight(Generic[K, V]):
+class _Flight(Generic[K, S, V]):
     """One look-up under way.
 
     `generation` is the cache's when the answer was kept, -1 until then. `voided_by` are the
     invalidations that came meanwhile: an answer that one of them picks is not kept.
     """
 
+    subject: S = field(repr=False)
     refresh: bool
     waiters: int = 0
     task: asyncio.Task[Answer[V]] = field(init=False)
@@ -115,7 +116,7 @@ class VerdictCache(Generic[K, S, V]):
         # Positive entries in use, in front of the store: no lock, and a fifth of the time.
         self._in_use: dict[K, _Entry[V]] = {}
         self._max_in_use = min(MAX_IN_USE, maxsize)
-        self._flights: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[K, _Flight[K, V]]] = (
+        self._flights: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[K, _Flight[K, S, V]]] = (
             WeakKeyDictionary()
         )
         self.generation = 0
@@ -197,7 +198,7 @@ class VerdictCache(Generic[K, S, V]):
 
     def _join(
         self, loop: asyncio.AbstractEventLoop, key: K, subject: S, *, refresh: bool = False
-    ) -> _Flight[K, V]:
+    ) -> _Flight[K, S, V]:
         with self._lock:
             flights = self._flights.setdefault(loop, {})
             flight = flights.get(key)
@@ -210,20 +211,16 @@ class VerdictCache(Generic[K, S, V]):
             refresh = refresh or key in self._positive
             if len(flights) >= MAX_FLIGHTS and not refresh:
                 raise VerificationUnavailableError("Too many verifications are under way.")
-            flight = flights[key] = _Flight(refresh)
-        flight.task = detached(self._fly(flights, flight, key, subject))
+            flight = flights[key] = _Flight(subject, refresh)
+        flight.task = detached(self._fly(flights, flight, key))
         return flight
 
     async def _fly(
-        self,
-        flights: dict[K, _Flight[K, V]],
-        flight: _Flight[K, V],
-        key: K,
-        subject: S,
+        self, flights: dict[K, _Flight[K, S, V]], flight: _Flight[K, S, V], key: K
     ) -> Answer[V]:
         abandoned.set(lambda: self._gives_up(flights, flight, key))
         try:
-            answer = await self._load(subject, flight.refresh)
+            answer = await self._load(flight.subject, flight.refresh)
             with self._lock:
                 if not any(match(key, answer.value) for match in flight.voided_by):
                     self._keep(key, answer)
@@ -234,7 +231,9 @@ class VerdictCache(Generic[K, S, V]):
                 if flights.get(key) is flight:
                     del flights[key]
 
-    def _gives_up(self, flights: dict[K, _Flight[K, V]], flight: _Flight[K, V], key: K) -> bool:
+    def _gives_up(
+        self, flights: dict[K, _Flight[K, S, V]], flight: _Flight[K, S, V], key: K
+    ) -> bool:
         """End the joining of a flight that nobody waits for; tell whether it is one."""
         if flight.refresh or flight.waiters:
             return False

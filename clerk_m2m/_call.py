@@ -15,7 +15,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
 from clerk_m2m._secret import Secret
-from clerk_m2m._wire import Problem, read_problem
+from clerk_m2m._wire import Document, read_problem
 from clerk_m2m.errors import (
     BackendAPIError,
     ConflictError,
@@ -29,7 +29,6 @@ from clerk_m2m.errors import (
 
 MAX_ANSWER: Final = 64 * 1024
 MAX_LIST_ANSWER: Final = 256 * 1024
-SECRET_PROPERTIES: Final = ("token", "secret", "access_token")
 PIECE: Final = 12
 
 _ERRORS: Final[Mapping[int, type[BackendAPIError]]] = {
@@ -45,7 +44,10 @@ _ERRORS: Final[Mapping[int, type[BackendAPIError]]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One call of an operation. `repeatable` marks that doing it twice changes nothing more."""
+    """One call of an operation. `repeatable` marks that doing it twice changes nothing more.
+
+    A credential in `body` is a `Secret` until the request is built.
+    """
 
     operation: str
     method: str
@@ -60,34 +62,48 @@ class Call:
         """Give what must not come back in an error: the key, and the credential in the body."""
         if self.key:
             yield self.key.reveal()
-        for name in SECRET_PROPERTIES:
-            if value := (self.body or {}).get(name):
-                yield str(value)
+        yield from (
+            each.reveal() for each in (self.body or {}).values() if isinstance(each, Secret)
+        )
+
+    def content(self) -> Mapping[str, Any] | None:
+        """Give the body as it is sent, its credential in clear."""
+        if self.body is None:
+            return None
+        return {k: v.reveal() if isinstance(v, Secret) else v for k, v in self.body.items()}
 
 
-def outcome(call: Call, status: int, headers: Mapping[str, str], body: bytes) -> Any:
-    """Give the JSON of a 2xx answer; any other raises the `BackendAPIError` that it means."""
-    value = _parse(body)
-    if 200 <= status < 300:
-        if value is None:
-            raise UnavailableError(f"{call.operation}: Clerk's answer is not JSON.")
-        return value
-    problem = read_problem(value)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Received:
+    """What was answered to a call. Headers and body are hidden: they may hold a key."""
+
+    status: int
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
+
+
+def outcome(call: Call, received: Received) -> Document:
+    """Give the JSON object of a 2xx answer; any other raises the `BackendAPIError` it means."""
+    # Where this raises, no local may hold a part of the answer: tracebacks may show them.
+    if not 200 <= received.status < 300:
+        raise _error(call, received)
+    document = _document(received)
+    if document is None:
+        raise UnavailableError(f"{call.operation}: Clerk's answer is not a JSON object.")
+    return document
+
+
+def _document(received: Received) -> Document | None:
+    value = _parse(received.body)
+    return Document(value) if isinstance(value, dict) else None
+
+
+def _error(call: Call, received: Received) -> BackendAPIError:
+    status, problem = received.status, read_problem(_parse(received.body))
     kind = _ERRORS.get(status, UnavailableError)
     if problem is None and kind in (InvalidRequestError, NotFoundError, ConflictError):
         # Whatever answered is not Clerk: a wrong address, a gateway. It has decided nothing.
         kind = UnavailableError
-    wait = retry_after(headers) if status in (429, 503) else None
-    raise _error(kind, call, status, problem, wait)
-
-
-def _error(
-    kind: type[BackendAPIError],
-    call: Call,
-    status: int,
-    problem: Problem | None,
-    wait: float | None,
-) -> BackendAPIError:
     secrets = tuple(call.secrets())
     errors = tuple(_without(secrets, error) for error in problem.errors) if problem else ()
     said = " ".join(error.message for error in errors)
@@ -97,7 +113,7 @@ def _error(
         status=status,
         errors=errors,
         clerk_trace_id=None if _repeats(secrets, trace_id or "") else trace_id,
-        retry_after=wait,
+        retry_after=retry_after(received.headers) if status in (429, 503) else None,
     )
 
 

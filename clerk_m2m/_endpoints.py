@@ -7,6 +7,7 @@ not an identity raises, and is never kept.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from datetime import datetime
 from math import inf
@@ -14,6 +15,7 @@ from typing import TypeAlias
 
 from clerk_m2m._cache import Answer
 from clerk_m2m._clock import LEEWAY, Clock
+from clerk_m2m._secret import Secret
 from clerk_m2m.client import ClerkClient
 from clerk_m2m.decisions import Stats
 from clerk_m2m.errors import InvalidRequestError, NotFoundError
@@ -40,8 +42,12 @@ class EndpointVerifier:
         self._clock = clock
         self._stats = stats
 
-    async def ask(self, token: str, refresh: bool) -> Answer[Verdict]:
+    def ask(self, token: str | Secret, refresh: bool) -> Awaitable[Answer[Verdict]]:
         """Give Clerk's verdict; raises `BackendAPIError` where there is none."""
+        # A refresh brings the text itself. Nothing below may have it in the locals of a frame.
+        return self._verdict(Secret(token), refresh)
+
+    async def _verdict(self, token: Secret, refresh: bool) -> Answer[Verdict]:
         try:
             record = await self._ask(token, refresh)
         except (NotFoundError, InvalidRequestError) as exc:
@@ -59,8 +65,10 @@ class EndpointVerifier:
             return _no("The credential has expired.")
         return Answer(value=_identity(record), life=max(remaining, 0.0))
 
-    async def _ask(self, token: str, refresh: bool) -> M2MToken | ApiKey | OAuthAccessToken | None:
-        match classify(token):
+    async def _ask(
+        self, token: Secret, refresh: bool
+    ) -> M2MToken | ApiKey | OAuthAccessToken | None:
+        match classify(token.reveal()):
             case TokenClass.M2M_OPAQUE:
                 return await self._client.m2m_tokens.verify(token, background=refresh)
             case TokenClass.API_KEY:

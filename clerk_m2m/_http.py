@@ -9,6 +9,8 @@ Rules of this file:
   hold a connection for longer. (An injected transport knows no deadline: it is cut off soon after.)
 - Redirects are not followed, compressed answers are refused, sizes are bounded.
 - One client per event loop, opened on its first call.
+- A traceback may show the locals of our frames: no key, no credential and no part of an answer is
+  in them. (The locals of httpx's own frames are not ours to keep.)
 
 Sole owner of `httpx` (with `outbound`).
 """
@@ -28,9 +30,10 @@ from typing import Any, Final
 import httpx
 
 from clerk_m2m._breaker import Breaker
-from clerk_m2m._call import Call, outcome, retry_after
+from clerk_m2m._call import Call, Received, outcome, retry_after
 from clerk_m2m._deadline import deadline_pool, set_deadline
 from clerk_m2m._tasks import abandoned, detached
+from clerk_m2m._wire import Document
 from clerk_m2m.errors import AnswerTooLargeError, UnavailableError
 
 API_VERSION: Final = "2026-05-12"
@@ -74,14 +77,14 @@ class HTTPClient:
         self._transport = transport
         self._loops: dict[asyncio.AbstractEventLoop, _LoopState] = {}
 
-    async def call(self, call: Call, *, background: bool = False) -> Any:
-        """Give the parsed JSON of a 2xx answer; anything else raises a `BackendAPIError`."""
+    async def call(self, call: Call, *, background: bool = False) -> Document:
+        """Give the JSON object of a 2xx answer; anything else raises a `BackendAPIError`."""
         loop = asyncio.get_running_loop()
         state = self._state(loop)
         deadline = loop.time() + self._timeout
         slots = state.background_slots if background else state.slots
         run = self._run(state.client, slots, call, deadline, abandoned.get())
-        task = detached(run)
+        task: asyncio.Task[Document] = detached(run)
         state.tasks.add(task)
         task.add_done_callback(state.tasks.discard)
         await asyncio.wait({task}, timeout=self._timeout)
@@ -143,7 +146,7 @@ class HTTPClient:
         call: Call,
         deadline: float,
         is_abandoned: Callable[[], bool],
-    ) -> Any:
+    ) -> Document:
         set_deadline(deadline)
         if self._breaker is not None:
             self._breaker.check()  # at once, not after a wait for a slot
@@ -165,9 +168,9 @@ class HTTPClient:
         except TimeoutError as exc:
             raise UnavailableError(f"{call.operation}: the transport outlived its time.") from exc
 
-    async def _attempts(self, client: httpx.AsyncClient, call: Call, deadline: float) -> Any:
+    async def _attempts(self, client: httpx.AsyncClient, call: Call, deadline: float) -> Document:
         try:
-            response, body = await _exchange(client, call, deadline)
+            received = await _exchange(client, call, deadline)
         except UnavailableError as exc:
             # Nothing was sent, so nothing can happen twice.
             unsent = isinstance(exc.__cause__, httpx.ConnectError | httpx.ConnectTimeout)
@@ -175,35 +178,35 @@ class HTTPClient:
             if _now() + pause >= deadline:
                 raise
         else:
-            pause = self._pause(call, response)
+            pause = self._pause(call, received)
             if _now() + pause >= deadline:
-                return outcome(call, response.status_code, response.headers, body)
+                return outcome(call, received)
         await asyncio.sleep(pause)
         if self._breaker is not None:
             self._breaker.check()  # what others learned meanwhile; and a probe is one call
-        response, body = await _exchange(client, call, deadline)
-        return outcome(call, response.status_code, response.headers, body)
+        return outcome(call, await _exchange(client, call, deadline))
 
-    def _pause(self, call: Call, response: httpx.Response) -> float:
+    def _pause(self, call: Call, received: Received) -> float:
         """Seconds to wait before the one retry; infinite where there is none."""
-        if call.repeatable and response.status_code in RETRIED_STATUS:
+        if call.repeatable and received.status in RETRIED_STATUS:
             return _jitter()
-        if call.repeatable and self._waits and response.status_code == 429:
-            return retry_after(response.headers) + _jitter()
+        if call.repeatable and self._waits and received.status == 429:
+            return retry_after(received.headers) + _jitter()
         return inf
 
 
-async def _exchange(
-    client: httpx.AsyncClient, call: Call, deadline: float
-) -> tuple[httpx.Response, bytes]:
-    headers = {"Authorization": f"Bearer {call.key.reveal()}"} if call.key else None
+async def _exchange(client: httpx.AsyncClient, call: Call, deadline: float) -> Received:
     request = client.build_request(
-        call.method, call.url, json=call.body, params=call.query, headers=headers
+        call.method,
+        call.url,
+        json=call.content(),
+        params=call.query,
+        headers={"Authorization": f"Bearer {call.key.reveal()}"} if call.key else None,
     )
     try:
         response = await client.send(request, stream=True)
         try:
-            return response, await _read(response, call, deadline)
+            return await _read(response, call, deadline)
         finally:
             await response.aclose()
     except (httpx.HTTPError, OSError) as exc:
@@ -219,19 +222,27 @@ def _jitter() -> float:
     return MAX_PAUSE * random.random()  # noqa: S311  not a secret: it spreads load
 
 
-async def _read(response: httpx.Response, call: Call, deadline: float) -> bytes:
+class _Body(bytearray):
+    """What has been read of an answer; hidden, since it may hold a key."""
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} bytes of an answer>"
+
+
+async def _read(response: httpx.Response, call: Call, deadline: float) -> Received:
     if response.headers.get("content-encoding", "identity") != "identity":
         raise UnavailableError(f"{call.operation}: Clerk sent a compressed answer.")
-    body = bytearray()
+    body = _Body()
     async for chunk in response.aiter_bytes():
         body += chunk
+        del chunk  # tracebacks may show the locals of this frame
         if len(body) > call.max_bytes:
             raise AnswerTooLargeError(
                 f"{call.operation}: Clerk's answer is over {call.max_bytes} bytes."
             )
         if _now() >= deadline:
             raise UnavailableError(f"{call.operation}: Clerk's answer took too long.")
-    return bytes(body)
+    return Received(status=response.status_code, headers=response.headers, body=bytes(body))
 
 
 class _DeadlineTransport(httpx.AsyncHTTPTransport):

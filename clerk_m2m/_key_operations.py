@@ -133,8 +133,9 @@ class ApiKeys(OperationGroup):
 
     async def verify(self, secret: str | Secret, *, background: bool = False) -> records.ApiKey:
         """Ask Clerk about an API key (`verifyApiKey`); billed. See `live` of the answer."""
+        secret = Secret(secret)  # first of all: tracebacks may show the locals of this frame
         url, key = "/v1/api_keys/verify", self._session.instance_key()
-        body = {"secret": Secret(secret).reveal()}
+        body = {"secret": secret}
         return wire.read_api_key(await self._verify("verifyApiKey", url, key, body, background))
 
 
@@ -145,8 +146,10 @@ class OAuthAccessTokens(OperationGroup):
         self, access_token: str | Secret, *, background: bool = False
     ) -> records.OAuthAccessToken | None:
         """Ask Clerk about an OAuth access token (`verifyOAuthAccessToken`); None: not active."""
+        # First of all: tracebacks may show the locals of this frame.
+        access_token = Secret(access_token)
         url = "/v1/oauth_applications/access_tokens/verify"
-        body, key = {"access_token": Secret(access_token).reveal()}, self._session.instance_key()
+        body, key = {"access_token": access_token}, self._session.instance_key()
         answer = await self._verify("verifyOAuthAccessToken", url, key, body, background)
         return wire.read_oauth_access_token(answer)
 

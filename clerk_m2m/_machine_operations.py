@@ -9,7 +9,7 @@ from clerk_m2m import _wire as wire
 from clerk_m2m import records
 from clerk_m2m._secret import Secret
 from clerk_m2m._session import UNSET, OperationGroup, Revocation, items, segment, walk
-from clerk_m2m.config import checked_key
+from clerk_m2m.config import checked_key, hidden
 
 
 class Machines(OperationGroup):
@@ -141,6 +141,8 @@ class M2MTokens(OperationGroup):
         `min_remaining_ttl_seconds`, Clerk may give an existing token of the same claims and scopes
         that lives at least so long.
         """
+        # First of all: tracebacks may show the locals of this frame.
+        machine_secret_key = hidden(machine_secret_key)
         body = {
             "token_format": token_format,
             "seconds_until_expiration": UNSET
@@ -208,7 +210,8 @@ class M2MTokens(OperationGroup):
 
         An answer may still say `revoked` or `expired`: see `live`.
         """
+        token = Secret(token)  # first of all: tracebacks may show the locals of this frame
         url, key = "/v1/m2m_tokens/verify", self._session.either_key()
-        body = {"token": Secret(token).reveal()}
+        body = {"token": token}
         answer = await self._verify("verifyM2MToken", url, key, body, background)
         return wire.read_m2m_token(answer)

@@ -69,7 +69,7 @@ class Bearer:
 
     def __init__(self, token: Secret, minted_at: float, life: float) -> None:
         lead = min(life * LEAD, MAX_LEAD)
-        self.header = f"Bearer {token.reveal()}"
+        self.header = Secret(f"Bearer {token.reveal()}")
         self.due_at = minted_at + life - lead
         # The margin is for the way to the callee, and for its clock.
         self.ends_at = minted_at + life - min(lead / 2, LEEWAY)

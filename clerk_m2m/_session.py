@@ -11,6 +11,7 @@ from clerk_m2m import records
 from clerk_m2m._call import MAX_LIST_ANSWER, Call
 from clerk_m2m._http import HTTPClient
 from clerk_m2m._secret import Secret
+from clerk_m2m._wire import Document
 from clerk_m2m.errors import (
     AnswerTooLargeError,
     ConfigurationError,
@@ -84,7 +85,7 @@ class OperationGroup:
         query: Mapping[str, Any] | None = None,
         *,
         background: bool = False,
-    ) -> Any:
+    ) -> Document:
         call = Call(
             operation=operation,
             method="GET",
@@ -105,7 +106,7 @@ class OperationGroup:
         body: Mapping[str, Any] | None = None,
         *,
         ends: Revocation | None = None,
-    ) -> Any:
+    ) -> Document:
         """Send a call that changes something, and tell of what it `ends`.
 
         Unless Clerk has clearly refused, the call may have been carried out: an answer can be lost,
@@ -124,7 +125,7 @@ class OperationGroup:
 
     async def _verify(
         self, operation: str, url: str, key: Secret, body: Mapping[str, Any], background: bool
-    ) -> Any:
+    ) -> Document:
         call = Call(
             operation=operation, method="POST", url=url, key=key, body=body, repeatable=True
         )

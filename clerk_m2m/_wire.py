@@ -3,16 +3,18 @@
 An answer is read strictly where a decision hangs on it (ids, flags, instants) and leniently
 elsewhere: a property that the contract does not know is passed over. Anything else raises
 `UnavailableError`, because an answer that makes no sense is no answer. Messages name the property,
-never its value.
+never its value, and the traceback ends at the `read_…` function: the frames below hold the answer
+in their locals, with whatever secret is in it.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from clerk_m2m._secret import Secret
 from clerk_m2m.errors import FieldError, UnavailableError
@@ -31,6 +33,7 @@ from clerk_m2m.records import (
 )
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 TOKEN_ID = re.compile(r"mt_[0-9A-Fa-f]{32}")
 API_KEY_ID = re.compile(r"ak_[0-9A-Fa-f]{32}")
@@ -41,10 +44,33 @@ _KEY_SUBJECT = re.compile(r"(user|org|mch)_[A-Za-z0-9_]{27}")
 _FIRST_MS, _LAST_MS = 1e12, 253_402_300_799_000
 
 
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A JSON object as Clerk answered it; hidden, since it may hold a key or a token."""
+
+    members: dict[str, Any] = field(repr=False)
+
+
+def _reader(read: Callable[Concatenate[Any, P], T]) -> Callable[Concatenate[Any, P], T]:
+    """Have a function raise without its own frames and those below."""
+
+    @wraps(read)
+    def reader(document: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return read(document, *args, **kwargs)
+        except UnavailableError as exc:
+            error = exc.with_traceback(None)
+        raise error
+
+    return reader
+
+
 class _Object:
     """A JSON object being read; what is missing or of another type raises `UnavailableError`."""
 
     def __init__(self, value: Any) -> None:
+        if isinstance(value, Document):
+            value = value.members
         if not isinstance(value, dict):
             raise UnavailableError("Clerk's answer holds something else where an object belongs.")
         self._value: dict[str, Any] = value
@@ -135,11 +161,13 @@ def _scoped_machine(item: _Object) -> dict[str, Any]:
     }
 
 
+@_reader
 def read_scoped_machine(value: Any) -> ScopedMachine:
     """Read schema `MachineWithoutScopedMachines`."""
     return ScopedMachine(**_scoped_machine(_Object(value)))
 
 
+@_reader
 def read_machine(value: Any) -> Machine:
     """Read schema `Machine`."""
     item = _Object(value)
@@ -147,6 +175,7 @@ def read_machine(value: Any) -> Machine:
     return Machine(**_scoped_machine(item), scoped_machines=scoped)
 
 
+@_reader
 def read_created_machine(value: Any) -> CreatedMachine:
     """Read response `Machine.Created`."""
     item = _Object(value)
@@ -157,11 +186,13 @@ def read_created_machine(value: Any) -> CreatedMachine:
     )
 
 
+@_reader
 def read_secret(value: Any) -> Secret:
     """Read response `Machine.SecretKey`, and the answer of `getApiKeySecret`."""
     return Secret(_Object(value).text("secret"))
 
 
+@_reader
 def read_scope(value: Any) -> MachineScope:
     """Read schema `MachineScope` or response `MachineScope.Deleted`."""
     item = _Object(value)
@@ -196,11 +227,13 @@ def _m2m_token(item: _Object) -> dict[str, Any]:
     }
 
 
+@_reader
 def read_m2m_token(value: Any) -> M2MToken:
     """Read the answer of `verifyM2MToken`, `revokeM2MToken` and an item of `getM2MTokens`."""
     return M2MToken(**_m2m_token(_Object(value)))
 
 
+@_reader
 def read_created_m2m_token(value: Any) -> CreatedM2MToken:
     """Read the answer of `createM2MToken`."""
     item = _Object(value)
@@ -219,17 +252,20 @@ def _api_key(item: _Object) -> dict[str, Any]:
     }
 
 
+@_reader
 def read_api_key(value: Any) -> ApiKey:
     """Read the answer of `verifyApiKey` and of the other operations that give an API key."""
     return ApiKey(**_api_key(_Object(value)))
 
 
+@_reader
 def read_created_api_key(value: Any) -> CreatedApiKey:
     """Read the answer of `createApiKey`."""
     item = _Object(value)
     return CreatedApiKey(**_api_key(item), secret=Secret(item.text("secret")))
 
 
+@_reader
 def read_oauth_access_token(value: Any) -> OAuthAccessToken | None:
     """Read the answer of `verifyOAuthAccessToken`; None stands for `{"active": false}`."""
     item = _Object(value)
@@ -244,6 +280,7 @@ def read_oauth_access_token(value: Any) -> OAuthAccessToken | None:
     )
 
 
+@_reader
 def read_deleted(value: Any) -> str:
     """Read the answer of a deletion: the id of what is gone."""
     item = _Object(value)
@@ -252,12 +289,14 @@ def read_deleted(value: Any) -> str:
     return item.text("id")
 
 
+@_reader
 def read_page(value: Any, name: str, read: Callable[[Any], T]) -> Page[T]:
     """Read a list answer whose items are under `name`."""
     item = _Object(value)
     return Page(items=item.items(name, read), total_count=item.count("total_count"))
 
 
+@_reader
 def read_jwks(value: Any) -> Mapping[str, Any]:
     """Read schema `JWKS`: an object with a list of keys, each of which its user checks."""
     item = _Object(value)

@@ -18,7 +18,7 @@ from clerk_m2m._key_operations import ApiKeys, KeySets, OAuthAccessTokens
 from clerk_m2m._machine_operations import M2MTokens, Machines
 from clerk_m2m._secret import Secret
 from clerk_m2m._session import Revocation, Session
-from clerk_m2m.config import DEFAULT_API_URL, bare_origin, checked_flag, checked_key
+from clerk_m2m.config import DEFAULT_API_URL, bare_origin, checked_flag, checked_key, hidden
 from clerk_m2m.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -55,6 +55,8 @@ class ClerkClient:
         transport: httpx.AsyncBaseTransport | None = None,
         breaker: Breaker | None = None,
     ) -> None:
+        # First of all: tracebacks may show the locals of this frame.
+        secret_key, machine_secret_key = hidden(secret_key), hidden(machine_secret_key)
         origin = bare_origin(api_url)
         instance_key = checked_key("secret_key", "sk_", secret_key)
         allow_http = checked_flag("allow_http", allow_http)

@@ -18,6 +18,7 @@ from clerk_m2m.config import (
     allow_http_from_env,
     api_url_from_env,
     checked_key,
+    hidden,
     machine_secret_key_from_env,
 )
 from clerk_m2m.errors import ConfigurationError, TokenUnavailableError
@@ -72,6 +73,8 @@ class MachineTokenAuth(httpx.Auth):
         transport: httpx.AsyncBaseTransport | None = None,
         clock: Clock | None = None,
     ) -> None:
+        # First of all: tracebacks may show the locals of this frame.
+        machine_secret_key = hidden(machine_secret_key)
         clock = clock or Clock()
         self._hosts = _hosts(hosts)
         self._now = clock.monotonic
@@ -99,7 +102,7 @@ class MachineTokenAuth(httpx.Auth):
         if self._hosts is not None:
             _require_host(self._hosts, request.url)
         bearer = self._token.live() or await self._token.obtain()
-        request.headers["Authorization"] = bearer.header
+        request.headers["Authorization"] = bearer.header.reveal()
         request.extensions[_FIRST_URL] = request.url
         response = yield request
         if response.status_code != 401 or not _carried(response, bearer):
@@ -109,7 +112,7 @@ class MachineTokenAuth(httpx.Auth):
         )
         if other is None:
             return
-        request.headers["Authorization"] = other.header
+        request.headers["Authorization"] = other.header.reveal()
         response = yield request
         if response.status_code != 401:
             self._rejections.accepted(request.url)
@@ -199,7 +202,7 @@ def _has_strayed(request: httpx.Request) -> bool:
 
 def _carried(response: httpx.Response, bearer: Bearer) -> bool:
     """Tell whether the request that was answered had the token; a redirect may have lost it."""
-    return bool(response.request.headers.get("Authorization") == bearer.header)
+    return bool(response.request.headers.get("Authorization") == bearer.header.reveal())
 
 
 def _can_repeat(request: httpx.Request, response: httpx.Response) -> bool:
@@ -272,7 +275,8 @@ def _key_source(given: MachineSecretKey | None) -> Callable[[], Secret]:
 
 def _key(given: str | Secret) -> Secret:
     # What a callable reads from a file may end with a line break.
-    key = checked_key("machine_secret_key", "ak_", Secret(given).reveal().strip())
+    given = Secret(Secret(given).reveal().strip())
+    key = checked_key("machine_secret_key", "ak_", given)
     if key is None:
         raise ConfigurationError("machine_secret_key is empty.")
     return key

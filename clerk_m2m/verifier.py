@@ -20,6 +20,7 @@ from clerk_m2m._breaker import MAX_BACK_OFF, Breaker
 from clerk_m2m._cache import VerdictCache
 from clerk_m2m._clock import Clock
 from clerk_m2m._endpoints import EndpointVerifier, Refused, Verdict
+from clerk_m2m._secret import Secret
 from clerk_m2m.client import ClerkClient, Revocation, require_https
 from clerk_m2m.config import Settings
 from clerk_m2m.decisions import Decision, Reason, Stats
@@ -91,7 +92,7 @@ class Verifier:
         self._graph = _graph_source(settings, self._client, clock)
         self._offline = self._offline_verifier()
         endpoints = EndpointVerifier(self._client, clock=clock, stats=self.stats)
-        self._verdicts: VerdictCache[bytes, str, Verdict] = VerdictCache(
+        self._verdicts: VerdictCache[bytes, str | Secret, Verdict] = VerdictCache(
             endpoints.ask,
             ttl=settings.cache_ttl,
             negative_ttl=settings.negative_ttl,
@@ -117,7 +118,8 @@ class Verifier:
             identity = self._admit(verdict)
             if identity is not None:
                 return identity
-        return await self._verify_with_calls(key, token)
+        # From here on the token is in no local of a frame, which tracebacks may show.
+        return await self._verify_with_calls(key, Secret(token))
 
     def _admit(self, verdict: Verdict) -> Identity | None:
         """Apply a verdict and the scope policy; None where the caller's edges are not known yet."""
@@ -138,7 +140,7 @@ class Verifier:
             Decision(caller=identity.subject, callee=self._callee, reason=reason)
         )
 
-    async def _verify_with_calls(self, key: bytes, token: str) -> Identity:
+    async def _verify_with_calls(self, key: bytes, token: Secret) -> Identity:
         try:
             return await self._find_out(key, token)
         except VerificationUnavailableError:
@@ -148,7 +150,7 @@ class Verifier:
             self.stats.unavailable += 1
             raise self._unavailable(exc) from exc
 
-    async def _find_out(self, key: bytes, token: str) -> Identity:
+    async def _find_out(self, key: bytes, token: Secret) -> Identity:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.settings.timeout
         while True:
@@ -165,8 +167,8 @@ class Verifier:
                 return self._authorize(verdict, callees)
             # Something was invalidated while the graph was read: begin again.
 
-    async def _ask(self, key: bytes, token: str, *, within: float) -> Verdict:
-        credential = inspect(token)
+    async def _ask(self, key: bytes, token: Secret, *, within: float) -> Verdict:
+        credential = inspect(token.reveal())
         self._require_accepted(credential.token_class)
         if credential.token_class in _JWT_CLASSES:
             assert self._offline is not None  # noqa: S101  else it has just been refused

@@ -1,28 +1,47 @@
 """Tokens and keys as canaries: driven through every fault, they turn up nowhere that is read.
 
 What is searched: every log record of every logger at every level, every answer, the `repr` of all
-that can be reached from the settings, the verifier, the identities and the errors, and tracebacks.
+that can be reached from the settings, the verifier, the identities and the errors, and tracebacks
+with the locals of our own frames, as `pytest -l` and rich show them. A token may be a local of the
+middleware and of `Verifier.verify`, which are given it; a key of ours may be a local nowhere.
 """
 
 from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
 from typing import Any, get_args
 from weakref import WeakKeyDictionary
 
 import httpx
 import pytest
+from rich.pretty import pretty_repr
+from starlette.requests import HTTPConnection
 
-from clerk_m2m import ClerkClient, ClerkM2MError, Settings, Verifier
+import clerk_m2m
+from clerk_m2m import (
+    ClerkClient,
+    ClerkM2MError,
+    ConfigurationError,
+    MachineTokenAuth,
+    RefusalError,
+    ScopeGraph,
+    Settings,
+    Verifier,
+)
 from clerk_m2m._secret import Secret
 from clerk_m2m.emulator._faults import FaultKind
 from harness import API_URL, USER_ID, World, bearer, calling, protected, serve
 
 WINDOW = 16  # a part of a secret this long is the secret's, not chance
+PACKAGE = Path(clerk_m2m.__file__).parent
+# Their keys open nothing: they are made up.
+FAKES = ("emulator", "testing", "_demo")
 
 
 def reachable(root: Any) -> Iterator[str]:
@@ -55,19 +74,100 @@ def _held(value: Any) -> list[Any]:
     return held
 
 
+def chain(error: BaseException) -> Iterator[BaseException]:
+    """An error and every other that its traceback could show."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        each = waiting.pop()
+        if each is not None and id(each) not in seen:
+            seen.add(id(each))
+            yield each
+            waiting += [each.__cause__, each.__context__]
+
+
+def our_frames(error: BaseException) -> list[FrameType]:
+    """The frames of one traceback that run code of the package, outermost first."""
+    frames = (frame for frame, _line in traceback.walk_tb(error.__traceback__))
+    return [
+        frame
+        for frame in frames
+        if PACKAGE in Path(frame.f_code.co_filename).parents
+        and Path(frame.f_code.co_filename).relative_to(PACKAGE).parts[0] not in FAKES
+    ]
+
+
+def _place(frame: FrameType) -> tuple[str, str]:
+    return Path(frame.f_code.co_filename).name, frame.f_code.co_name
+
+
+def given_the_token(frames: list[FrameType]) -> int:
+    """How many of the outermost frames may have the caller's token: those up to the verifier."""
+    places = [_place(frame) for frame in frames]
+    if ("verifier.py", "verify") in places:
+        return places.index(("verifier.py", "verify")) + 1
+    return len(frames) if places and places[0][0] == "middleware.py" else 0
+
+
+def locals_of(frame: FrameType) -> list[str]:
+    """The locals of a frame as a debugger, pytest and rich would show them."""
+    shown = []
+    for name, value in frame.f_locals.items():
+        try:
+            shown += [f"{name} = {value!r}", pretty_repr(value)]
+        except AttributeError:  # an object whose construction has failed
+            shown.append(name)
+    return shown
+
+
 @dataclass
 class Aviary:
-    """The canaries and all that was seen while they were driven through."""
+    """The canaries and all that was seen while they were driven through.
+
+    `keys` are ours; `seen_of_tokens` is where only keys must not turn up.
+    """
 
     world: World
     log: pytest.LogCaptureFixture
     canaries: list[str] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
     seen: list[str] = field(default_factory=list)
+    seen_of_tokens: list[str] = field(default_factory=list)
+    frames: set[tuple[str, str]] = field(default_factory=set)
 
     def keep(self, secret: str) -> str:
         """Make a canary of a secret."""
         self.canaries.append(secret)
         return secret
+
+    def keep_key(self, key: str) -> str:
+        """Make a canary of a key of ours."""
+        self.keys.append(key)
+        return self.keep(key)
+
+    def look_at_error(self, error: BaseException) -> None:
+        """Search an error, and its traceback with the locals of our frames."""
+        self.look(error)
+        self.seen += traceback.format_exception(error)
+        for each in chain(error):
+            frames = our_frames(each)
+            given = given_the_token(frames)
+            for frame in frames[:given]:
+                self.seen_of_tokens += locals_of(frame)
+            for frame in frames[given:]:
+                self.seen += locals_of(frame)
+            self.frames |= {_place(frame) for frame in frames}
+
+    def refused(self, _connection: HTTPConnection, refusal: RefusalError) -> None:
+        """Look at a refusal that the middleware answers."""
+        self.look_at_error(refusal)
+
+    async def attempt(self, act: Callable[[], Awaitable[Any]]) -> None:
+        """Do something that may fail, and look at what it gives or raises."""
+        try:
+            self.look(await act())
+        except (ClerkM2MError, ValueError) as exc:
+            self.look_at_error(exc)
 
     def look(self, *roots: Any) -> None:
         """Search all that can be reached from these."""
@@ -77,14 +177,10 @@ class Aviary:
     async def ask(self, verifier: Verifier, token: str) -> httpx.Response | None:
         """Verify through the door and directly, and keep all that comes of it."""
         answer = None
-        async with calling(protected(verifier)) as client:
+        async with calling(protected(verifier, on_error=self.refused)) as client:
             answer = await client.get("/", headers=bearer(token))
         self.seen += [answer.text, str(answer.headers.raw)]
-        try:
-            self.look(await verifier.verify(token))
-        except ClerkM2MError as exc:
-            self.look(exc)
-            self.seen += traceback.format_exception(exc)
+        await self.attempt(lambda: verifier.verify(token))
         self.look(verifier, verifier.settings, verifier.stats)
         return answer
 
@@ -92,12 +188,17 @@ class Aviary:
         """Fail where a part of a canary turned up."""
         for record in self.log.records:
             self.seen += [record.getMessage(), repr(record.args), record.exc_text or ""]
-            if record.exc_info:
-                self.seen += traceback.format_exception(*record.exc_info)
-        text = "\n".join(dict.fromkeys(self.seen))
-        for canary in self.canaries:
-            for start in range(3, len(canary) - WINDOW + 1):
-                assert canary[start : start + WINDOW] not in text, "a canary sang"
+            if record.exc_info and record.exc_info[1]:
+                self.look_at_error(record.exc_info[1])
+        _assert_in_none(self.canaries, self.seen)
+        _assert_in_none(self.keys, self.seen_of_tokens)
+
+
+def _assert_in_none(canaries: list[str], seen: list[str]) -> None:
+    text = "\n".join(dict.fromkeys(seen))
+    for canary in canaries:
+        for start in range(3, len(canary) - WINDOW + 1):
+            assert canary[start : start + WINDOW] not in text, "a canary sang"
 
 
 @pytest.fixture
@@ -107,8 +208,8 @@ def aviary(world: World, caplog: pytest.LogCaptureFixture) -> Aviary:
     for name in ("httpx", "httpcore", "clerk_m2m", "asyncio"):
         caplog.set_level(logging.DEBUG, logger=name)
     found = Aviary(world, caplog)
-    found.keep(world.callee.secret_key)
-    found.keep(world.emulator.secret_key)
+    found.keep_key(world.callee.secret_key)
+    found.keep_key(world.emulator.secret_key)
     return found
 
 
@@ -156,6 +257,7 @@ async def test_nothing_sings_whatever_fault_strikes(aviary: Aviary, kind: FaultK
         emulator.clear_faults()
         aviary.world.time.advance(60)
 
+    assert aviary.frames or kind == "delay", "no traceback was searched"
     aviary.assert_silent()
 
 
@@ -286,6 +388,181 @@ async def test_a_client_shows_no_key(aviary: Aviary) -> None:
     aviary.assert_silent()
 
 
+async def use_client(aviary: Aviary, client: ClerkClient) -> None:
+    """Call the operations that send or give a secret, each given the text itself."""
+    world = aviary.world
+    api_key = aviary.keep(world.emulator.add_api_key("key", subject=USER_ID).secret)
+    oauth = aviary.keep(world.emulator.add_oauth_token(subject=USER_ID).token)
+    token, caller = aviary.keep(world.token()), world.caller
+    aviary.keep_key(caller.secret_key)
+    calls: list[Callable[[], Awaitable[Any]]] = [
+        lambda: client.machines.get(caller.id),
+        lambda: client.machines.get_secret_key(caller.id),
+        lambda: client.m2m_tokens.create(machine_secret_key=caller.secret_key),
+        lambda: client.m2m_tokens.verify(token),
+        lambda: client.api_keys.verify(api_key),
+        lambda: client.oauth_access_tokens.verify(oauth),
+        lambda: client.jwks.get(),
+        lambda: client.machines.create("name"),
+    ]
+    for call in calls:
+        await aviary.attempt(call)
+
+
+def client_of(world: World) -> ClerkClient:
+    """A client with both keys."""
+    return ClerkClient(
+        secret_key=world.emulator.secret_key,
+        machine_secret_key=world.callee.secret_key,
+        api_url=API_URL,
+        timeout=0.2,
+        transport=world.upstream,
+    )
+
+
+@pytest.mark.parametrize("kind", get_args(FaultKind))
+async def test_no_frame_of_a_client_shows_a_secret_whatever_fault_strikes(
+    aviary: Aviary, kind: FaultKind
+) -> None:
+    status, body = (400 if kind == "status" else None), ("nonsense" if kind == "body" else None)
+    client = client_of(aviary.world)
+    aviary.world.emulator.fail(
+        kind=kind, status=status, body=body, delay=0.01 if kind == "delay" else 0
+    )
+
+    await use_client(aviary, client)
+    await client.aclose()
+
+    aviary.assert_silent()
+
+
+@pytest.mark.parametrize("echo", ECHOES)
+@pytest.mark.parametrize("status", [200, 401, 500])
+async def test_no_frame_of_a_client_shows_a_secret_that_the_upstream_repeats(
+    aviary: Aviary, status: int, echo: str
+) -> None:
+    async def repeat(request: httpx.Request) -> httpx.Response:
+        said = request.headers.get("authorization", "") + request.content.decode()
+        return ECHOES[echo](status, [canary for canary in aviary.canaries if canary in said][-1])
+
+    client = client_of(aviary.world)
+    aviary.world.upstream.intercept = repeat
+
+    await use_client(aviary, client)
+    await client.aclose()
+
+    assert ("_call.py", "outcome") in aviary.frames or status == 200
+    aviary.assert_silent()
+
+
+async def test_no_frame_shows_a_new_secret_in_an_answer_that_cannot_be_read(
+    aviary: Aviary,
+) -> None:
+    secrets = {"secret_key": "ak_" + "new1" * 10, "token": "mt_" + "new2" * 10}
+    secrets["secret"] = "ak_" + "new3" * 10
+    for secret in secrets.values():
+        aviary.keep(secret)
+
+    async def answer(_request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, json=secrets | {"id": secrets["secret"], "keys": "none"})
+
+    client = client_of(aviary.world)
+    aviary.world.upstream.intercept = answer
+
+    await use_client(aviary, client)
+    await client.aclose()
+
+    assert ("_wire.py", "reader") in aviary.frames
+    aviary.assert_silent()
+
+
+async def test_no_frame_of_the_callers_side_shows_its_key_or_its_token(aviary: Aviary) -> None:
+    world = aviary.world
+    key = aviary.keep_key(world.caller.secret_key)
+    auth = MachineTokenAuth(key, api_url=API_URL, transport=world.upstream, clock=world.time.clock)
+    async with httpx.AsyncClient(
+        auth=auth, transport=httpx.ASGITransport(app=protected(world.verifier()))
+    ) as client:
+        for kind in get_args(FaultKind):
+            status, body = (401 if kind == "status" else None), ("" if kind == "body" else None)
+            world.emulator.fail(kind=kind, status=status, body=body)
+            await aviary.attempt(lambda: client.get("http://service.test/"))
+            world.emulator.clear_faults()
+            world.time.advance(60)
+        assert (await client.get("http://service.test/")).status_code == 200
+        held = auth._token.live()
+        assert held is not None
+        aviary.keep(held.header.reveal().removeprefix("Bearer "))
+        aviary.look(auth)
+    await auth.aclose()
+
+    assert ("outbound.py", "async_auth_flow") in aviary.frames
+    aviary.assert_silent()
+
+
+MACHINE_ID = "mch_" + "c" * 27
+MACHINE_KEY, INSTANCE_KEY = "ak_" + "0123456789" * 4, "sk_test_" + "abcdefghij" * 4
+ENVIRONMENT = {
+    "CLERK_MACHINE_ID": MACHINE_ID,
+    "CLERK_MACHINE_SECRET_KEY": MACHINE_KEY,
+    "CLERK_SECRET_KEY": INSTANCE_KEY,
+}
+# Constructions that fail, none of them because of a key.
+WRONG: dict[str, Callable[[], Any]] = {
+    "settings": lambda: Settings(
+        machine_id="billing", machine_secret_key=MACHINE_KEY, secret_key=INSTANCE_KEY
+    ),
+    "settings, too late": lambda: Settings(
+        machine_id=MACHINE_ID, machine_secret_key=MACHINE_KEY, timeout=0
+    ),
+    "environment": lambda: Settings.from_env(ENVIRONMENT | {"CLERK_M2M_CACHE_TTL": "1 minute"}),
+    "environment of the process": lambda: Settings.from_env(timeout=0),
+    "environment and given keys": lambda: Settings.from_env(
+        {}, machine_secret_key=MACHINE_KEY, secret_key=INSTANCE_KEY
+    ),
+    "the other key": lambda: Settings(
+        machine_id=MACHINE_ID, machine_secret_key=INSTANCE_KEY, secret_key=MACHINE_KEY
+    ),
+    "verifier": lambda: Verifier(Settings.from_env(ENVIRONMENT | {"CLERK_M2M_GRAPH": "nowhere"})),
+    "client": lambda: ClerkClient(
+        secret_key=INSTANCE_KEY, machine_secret_key=MACHINE_KEY, api_url="nowhere"
+    ),
+    "client, the other key": lambda: ClerkClient(secret_key=MACHINE_KEY),
+    "callers": lambda: MachineTokenAuth(MACHINE_KEY, timeout=0),
+    "callers, the other key": lambda: MachineTokenAuth(INSTANCE_KEY),
+    "callers, hosts": lambda: MachineTokenAuth(MACHINE_KEY, hosts=[]),
+    "callers, environment": lambda: MachineTokenAuth(hosts=["*"]),
+}
+
+
+@pytest.mark.parametrize("made", WRONG)
+def test_no_frame_of_a_construction_that_fails_shows_a_key(
+    aviary: Aviary, made: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable, text in ENVIRONMENT.items():
+        monkeypatch.setenv(variable, text)
+    aviary.keep_key(MACHINE_KEY)
+    aviary.keep_key(INSTANCE_KEY)
+
+    with pytest.raises(ConfigurationError) as refused:
+        WRONG[made]()
+
+    aviary.look_at_error(refused.value)
+    assert aviary.frames
+    aviary.assert_silent()
+
+
+async def test_no_frame_shows_a_wrong_key_that_a_callable_gives(aviary: Aviary) -> None:
+    aviary.keep_key(INSTANCE_KEY)
+    auth = MachineTokenAuth(lambda: INSTANCE_KEY, api_url=API_URL, transport=aviary.world.upstream)
+
+    async with httpx.AsyncClient(auth=auth) as client:
+        await aviary.attempt(lambda: client.get("http://service.test/"))
+
+    assert ("config.py", "checked_key") in aviary.frames
+    aviary.assert_silent()
+
+
 @asynccontextmanager
 async def served(world: World) -> AsyncIterator[Verifier]:
     """A verifier that reaches the emulator over a socket, through all of httpx and httpcore."""
@@ -325,5 +602,21 @@ def test_the_search_finds_what_it_is_meant_to_find(
 
     aviary.look(error)
 
+    with pytest.raises(AssertionError, match="sang"):
+        aviary.assert_silent()
+
+
+@pytest.mark.parametrize("kind", ["key", "token"])
+def test_the_search_looks_into_our_frames(
+    world: World, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    aviary = Aviary(world, caplog)
+    keep = aviary.keep_key if kind == "key" else aviary.keep
+    text = f"[machines.{keep('ak_' + '0123456789abcdef' * 3)}"
+
+    with pytest.raises(ConfigurationError) as refused:
+        ScopeGraph.from_toml(text)  # which has its text in a local
+
+    aviary.look_at_error(refused.value)
     with pytest.raises(AssertionError, match="sang"):
         aviary.assert_silent()

@@ -27,6 +27,7 @@ from clerk_m2m._breaker import Breaker
 from clerk_m2m._call import Call
 from clerk_m2m._http import HTTPClient
 from clerk_m2m._secret import Secret
+from clerk_m2m._wire import Document
 from clerk_m2m.errors import (
     BackendAPIError,
     InvalidRequestError,
@@ -81,7 +82,7 @@ async def test_a_call_that_may_be_repeated_is_repeated_once_after_a_pause(
 ) -> None:
     script = Script(first, 200)
     async with http_client(script) as client:
-        assert await client.call(QUESTION) == {}
+        assert await client.call(QUESTION) == Document({})
 
     assert len(script.requests) == 2
     assert script.times[1] - script.times[0] < 0.5
@@ -134,7 +135,7 @@ async def test_what_changes_something_is_never_sent_twice(status: int) -> None:
 async def test_what_changes_something_is_sent_again_where_it_was_never_sent() -> None:
     script = Script(httpx.ConnectError(""), 200)
     async with http_client(script) as client:
-        assert await client.call(CHANGE) == {}
+        assert await client.call(CHANGE) == Document({})
 
 
 async def test_the_pause_before_a_retry_differs_from_call_to_call() -> None:
@@ -171,7 +172,7 @@ async def test_a_retry_happens_within_the_deadline_or_not_at_all() -> None:
 async def test_a_client_that_may_wait_waits_for_the_rate_limit_to_end() -> None:
     script = Script(httpx.Response(429, headers={"Retry-After": "0"}), 200)
     async with http_client(script, waits=True) as client:
-        assert await client.call(QUESTION) == {}
+        assert await client.call(QUESTION) == Document({})
 
     assert len(script.requests) == 2
 
@@ -282,7 +283,7 @@ async def test_a_call_that_found_no_slot_in_time_is_never_sent() -> None:
     await quiet(known)
 
     assert gate.calls == 1
-    assert await client.call(QUESTION) == {}
+    assert await client.call(QUESTION) == Document({})
     await client.aclose()
 
 
@@ -297,7 +298,7 @@ async def test_a_call_that_may_not_go_out_does_not_queue_for_a_slot_to_be_told_s
         with pytest.raises(RateLimitedError):
             await client.call(QUESTION)
     gate.opened.set()
-    assert await held == {}
+    assert await held == Document({})
     await client.aclose()
 
 
@@ -323,7 +324,7 @@ async def test_closing_ends_what_is_out_and_whoever_waits_is_told() -> None:
         await call
     await quiet(known)
     gate.opened.set()
-    assert await client.call(QUESTION) == {}  # the client opens again by itself
+    assert await client.call(QUESTION) == Document({})  # the client opens again by itself
     await client.aclose()
 
 
@@ -349,7 +350,7 @@ async def test_a_connection_that_the_upstream_has_closed_is_not_used_again() -> 
     async with raw_upstream(once) as upstream:
         client = HTTPClient(api_url=upstream.origin, timeout=1.0, max_inflight=5)
         for _ in range(3):
-            assert await client.call(QUESTION) == {}
+            assert await client.call(QUESTION) == Document({})
             await eventually(lambda: upstream.open == 0)
         await client.aclose()
 
