@@ -4,7 +4,8 @@ Rules, in the order in which they apply (RFC 9110 section 11.4, RFC 6750 section
 
 - a header longer than 8 KiB is refused before a byte of it is decoded;
 - exactly one credential: two are refused, never the first one taken;
-- `Bearer`, in any case, then token68 characters and nothing else;
+- `Bearer`, in any case, then token68 characters and nothing else; spaces and tabs around the field's
+  value are no part of it (RFC 9110 section 5.5), and not every server takes them off;
 - another scheme (Basic, Digest) is not ours, and counts as no credential;
 - the class of a credential is told by its form alone, before any network call.
 """
@@ -32,13 +33,15 @@ SESSION_CATEGORIES: Final = frozenset({"cl_B7d4PD111AAA", "cl_B7d4PD222AAA"})
 OAUTH_JWT_TYPES: Final = frozenset({"at+jwt", "application/at+jwt"})
 M2M_JWT_TYPES: Final = frozenset({None, "jwt", "application/jwt"})
 
+_OWS = rb"[ \t]*"
 _TOKEN68 = rb"[A-Za-z0-9\-._~+/]+=*"
-_BEARER = re.compile(rb"(?i:bearer) +(" + _TOKEN68 + rb")")
-_BARE = re.compile(_TOKEN68)
+_BEARER = re.compile(_OWS + rb"(?i:bearer) +(" + _TOKEN68 + rb")" + _OWS)
+_BARE = re.compile(_OWS + rb"(" + _TOKEN68 + rb")" + _OWS)
 _OTHER_SCHEME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+( [\t\x20-\x7e]*)?")
 _BEARER_WORD = re.compile(rb"(?i)(^|[\s,])bearer($|[\s,])")
 
-_OPAQUE = re.compile(r"(mt|ak|oat)_[A-Za-z0-9_\-]{16,}")
+# API keys come in base64 too, so all of token68 is allowed there.
+_OPAQUE = re.compile(r"(mt|oat)_[A-Za-z0-9_\-]{16,}|ak_[A-Za-z0-9\-._~+/]{16,}=*")
 _JWT = re.compile(r"[A-Za-z0-9_\-]+\.[A-Za-z0-9_\-]*\.[A-Za-z0-9_\-]+")
 
 
@@ -99,17 +102,19 @@ def _bearer_token(value: bytes) -> str | None:
         return match[1].decode("ascii")
     # Not ours only when it is a well-formed header of another scheme in which no second
     # credential hides: proxies join two Authorization headers with a comma.
-    if _OTHER_SCHEME.fullmatch(value) and not _BEARER_WORD.search(value):
+    other = value.strip(b" \t")
+    if _OTHER_SCHEME.fullmatch(other) and not _BEARER_WORD.search(other):
         return None
     raise TokenMalformedError
 
 
 def _api_key(value: bytes) -> str:
-    if not _BARE.fullmatch(value):
+    match = _BARE.fullmatch(value)
+    if match is None:
         raise TokenMalformedError("The API key header holds characters that no API key has.")
-    if not value.startswith(b"ak_"):
+    if not match[1].startswith(b"ak_"):
         raise TokenTypeNotAcceptedError("The API key header takes API keys only.")
-    return value.decode("ascii")
+    return match[1].decode("ascii")
 
 
 def classify(token: str) -> TokenClass:

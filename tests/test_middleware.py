@@ -387,6 +387,19 @@ async def test_where_nothing_is_required_a_machine_is_known(world: World) -> Non
     assert answer.json() == {"subject": world.caller.id}
 
 
+async def test_an_api_key_in_base64_is_verified(world: World) -> None:
+    secret = "ak_" + "a" * 20 + "/+" + "b" * 20 + "="
+    world.emulator.add_api_key("reports", subject=USER_ID, secret=secret)
+    verifier = world.verifier(world.live_settings(api_key_header="X-API-Key"))
+
+    async with calling(protected(verifier)) as client:
+        as_bearer = await client.get("/", headers=bearer(secret))
+        as_api_key = await client.get("/", headers={"X-API-Key": f"{secret} "})
+
+    assert as_bearer.json() == as_api_key.json() == {"subject": USER_ID}
+    assert verifier.stats.paid == 1
+
+
 async def test_the_api_key_header_is_read_where_one_is_named(world: World) -> None:
     settings = world.live_settings(api_key_header="X-API-Key")
     key = world.emulator.add_api_key("reports", subject=USER_ID)

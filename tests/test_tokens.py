@@ -52,6 +52,11 @@ def test_a_request_without_credentials_has_none() -> None:
         (b"BEARER mt_1", "mt_1"),
         (b"bEaReR mt_1", "mt_1"),
         (b"Bearer  mt_1", "mt_1"),
+        (b"Bearer mt_1 ", "mt_1"),
+        (b"Bearer mt_1\t", "mt_1"),
+        (b"Bearer mt_1 \t ", "mt_1"),
+        (b" \tBearer mt_1", "mt_1"),
+        (b" " * (MAX_CREDENTIAL_BYTES - 11) + b"Bearer mt_1", "mt_1"),
         (b"Bearer a.b-c_d~e+f/g==", "a.b-c_d~e+f/g=="),
         (b"Bearer " + b"x" * (MAX_CREDENTIAL_BYTES - 7), "x" * (MAX_CREDENTIAL_BYTES - 7)),
     ],
@@ -68,6 +73,8 @@ def test_a_bearer_credential_is_taken_whatever_the_case_of_its_scheme(
         b"Basic dXNlcjpwYXNz",
         b"Basic",
         b"Negotiate ",
+        b"Basic\t",
+        b"\t Basic dXNlcjpwYXNz \t",
         b'Digest username="Mufasa", realm="a@b", uri="/", response="6629"',
         b'Digest username="bearer", realm="a"',
         b"BearerX mt_1",
@@ -87,9 +94,12 @@ def test_another_scheme_is_no_credential_of_ours(value: bytes) -> None:
         pytest.param(b"mt_1 mt_2\x80", id="no scheme"),
         pytest.param(b"Bearer\tmt_1", id="tab for the space"),
         pytest.param(b"Bearer \tmt_1", id="tab before the token"),
-        pytest.param(b"Bearer mt_1\t", id="tab after the token"),
-        pytest.param(b"Bearer mt_1 ", id="trailing space"),
-        pytest.param(b" Bearer mt_1", id="leading space"),
+        pytest.param(b"Bearer mt_1 x", id="space within the token"),
+        pytest.param(b"Bearer mt_1\tx", id="tab within the token"),
+        pytest.param(b" \t ", id="spaces alone"),
+        pytest.param(b"\tBearer\t", id="scheme between tabs"),
+        pytest.param(b"Bearer mt_1\x0b", id="vertical tab after the token"),
+        pytest.param(b"Bearer mt_1" + b" " * (MAX_CREDENTIAL_BYTES - 10), id="8193 with spaces"),
         pytest.param(b"Bearer mt_1\n", id="newline"),
         pytest.param(b"Bearer mt_\x001", id="NUL"),
         pytest.param(b"Bearer mt_\x011", id="0x01"),
@@ -135,6 +145,8 @@ def test_an_api_key_is_taken_from_its_own_header_where_one_is_named() -> None:
     headers = [(API_KEY_HEADER, b"ak_1")]
 
     assert extract(headers, api_key_header=API_KEY_HEADER) == "ak_1"
+    spaced = [(API_KEY_HEADER, b"\t ak_1/=\t ")]
+    assert extract(spaced, api_key_header=API_KEY_HEADER) == "ak_1/="
     assert extract(authorization(b"Basic x") + headers, api_key_header=API_KEY_HEADER) == "ak_1"
     assert extract(authorization(b"Bearer mt_1"), api_key_header=API_KEY_HEADER) == "mt_1"
     assert extract([], api_key_header=API_KEY_HEADER) is None
@@ -148,6 +160,8 @@ def test_an_api_key_is_taken_from_its_own_header_where_one_is_named() -> None:
         pytest.param([*authorization(b"Bearer"), (API_KEY_HEADER, b"ak_1")], id="and half Bearer"),
         pytest.param([(API_KEY_HEADER, b"")], id="empty"),
         pytest.param([(API_KEY_HEADER, b"Bearer ak_1")], id="with a scheme"),
+        pytest.param([(API_KEY_HEADER, b" \t")], id="spaces alone"),
+        pytest.param([(API_KEY_HEADER, b"ak_1 ak_2")], id="two with a space"),
         pytest.param([(API_KEY_HEADER, b"ak_1,ak_2")], id="joined"),
         pytest.param([(API_KEY_HEADER, b"ak_\x00")], id="NUL"),
         pytest.param([(API_KEY_HEADER, b"ak_\xe9")], id="not ASCII"),
@@ -205,7 +219,14 @@ async def test_every_credential_that_clerk_gives_is_told_by_its_form(world: Worl
         ("mt_" + "x" * 15, TokenClass.MALFORMED),
         ("mt_", TokenClass.MALFORMED),
         ("mt_" + "x" * 16 + "=", TokenClass.MALFORMED),
-        ("ak_" + "x" * 16 + ".y", TokenClass.MALFORMED),
+        ("mt_" + "x" * 16 + "/y", TokenClass.MALFORMED),
+        ("oat_" + "x" * 16 + "+y=", TokenClass.MALFORMED),
+        ("ak_" + "x" * 16 + ".y", TokenClass.API_KEY),
+        ("ak_" + "x" * 16 + "/+~y==", TokenClass.API_KEY),
+        ("ak_" + "x" * 16 + "=y", TokenClass.MALFORMED),
+        ("ak_" + "x" * 15 + "=", TokenClass.MALFORMED),
+        ("ak_" + "x" * 16 + ",y", TokenClass.MALFORMED),
+        ("ak_" + "x" * 16 + "=\n", TokenClass.MALFORMED),
         ("oat_" + "~" * 16, TokenClass.MALFORMED),
         ("mt_" + "x" * 16 + "\n", TokenClass.MALFORMED),
         ("MT_" + "x" * 16, TokenClass.UNKNOWN),
