@@ -7,6 +7,8 @@ Rules of this file (RFC 7515, RFC 7517, RFC 7519, RFC 8725):
   modulus that is known to be weak.
 - A key comes from the configured set. `jku`, `x5u`, `jwk` and `x5c` of a header are never looked
   at; a header with `crit` or `b64` is refused.
+- A fetched key is chosen by its `kid` alone: a token that names none is refused, and a key without
+  one is never used (Clerk's always have one). A key given as PEM has no name and needs none.
 - The signature covers bytes, the claims are read from the same bytes.
 
 Sole owner of `jwt` (PyJWT), which does the RSA and reads keys.
@@ -53,8 +55,7 @@ _ROCA_RESIDUES: Final = {p: {pow(65537, i, p) for i in range(p)} for p in _ROCA_
 
 _rs256 = RSAAlgorithm(RSAAlgorithm.SHA256)
 
-# Keys by `kid`; those that came without one stand under None.
-Keys: TypeAlias = "Mapping[str | None, tuple[RSAPublicKey, ...]]"
+Keys: TypeAlias = "Mapping[str, tuple[RSAPublicKey, ...]]"  # by `kid`
 
 
 def verify_signature(token: str, jwks: Mapping[str, Any]) -> bytes:
@@ -63,7 +64,7 @@ def verify_signature(token: str, jwks: Mapping[str, Any]) -> bytes:
     Says nothing of the claims. Raises `TokenInvalidError` for anything else (RFC 7515 section 5.2).
     """
     jwt = split_jwt(token)
-    check_signature(jwt, candidates(usable_keys(jwks), key_id(jwt)))
+    check_signature(jwt, usable_keys(jwks).get(required_kid(key_id(jwt)), ()))
     return jwt.payload
 
 
@@ -80,11 +81,11 @@ def key_id(jwt: UnverifiedJWT) -> str | None:
     return kid
 
 
-def candidates(keys: Keys, kid: str | None) -> tuple[RSAPublicKey, ...]:
-    """Give the keys that may have signed a token of that `kid`; all of them where it names none."""
+def required_kid(kid: str | None) -> str:
+    """Give the `kid`; refuses a token that names no key, where there are several to choose from."""
     if kid is None:
-        return tuple(key for group in keys.values() for key in group)
-    return keys.get(kid, ()) + keys.get(None, ())
+        raise TokenInvalidError("The JWT names no key (kid).")
+    return kid
 
 
 def check_signature(jwt: UnverifiedJWT, keys: tuple[RSAPublicKey, ...]) -> None:
@@ -96,7 +97,7 @@ def check_signature(jwt: UnverifiedJWT, keys: tuple[RSAPublicKey, ...]) -> None:
 def usable_keys(jwks: Mapping[str, Any]) -> Keys:
     """Give the keys of a JSON Web Key Set that may verify RS256; the others are passed over."""
     entries = jwks.get("keys")
-    keys: dict[str | None, tuple[RSAPublicKey, ...]] = {}
+    keys: dict[str, tuple[RSAPublicKey, ...]] = {}
     for entry in entries if isinstance(entries, list) else []:
         key = _usable_key(entry) if isinstance(entry, dict) else None
         if key is not None:
@@ -112,7 +113,7 @@ def _usable_key(entry: Mapping[str, Any]) -> RSAPublicKey | None:
         or entry.get("use", "sig") != "sig"
         or entry.get("alg", "RS256") != "RS256"
         or not (isinstance(operations, list) and "verify" in operations)
-        or not (kid is None or isinstance(kid, str))
+        or not isinstance(kid, str)
     ):
         return None
     try:
@@ -130,7 +131,7 @@ def _is_sound(key: RSAPublicKey) -> bool:
     return MIN_KEY_BITS <= key.key_size <= MAX_KEY_BITS and n % 2 == 1 and not roca
 
 
-def keys_from_pem(pem: str) -> Keys:
+def key_from_pem(pem: str) -> RSAPublicKey:
     """Read a PEM public key, as Clerk's dashboard shows it; one line with `\\n` in it will do.
 
     Raises `ConfigurationError` where it cannot be read, is private, or is too short.
@@ -150,7 +151,7 @@ def keys_from_pem(pem: str) -> Keys:
             f"jwt_key is too weak to be relied on: {key.key_size} bits, and at least "
             f"{MIN_KEY_BITS} sound ones are needed. It cannot be Clerk's."
         )
-    return {None: (key,)}
+    return key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,7 +208,7 @@ def _text(claims: Mapping[str, Any], name: str) -> str:
 
 
 class KeySet:
-    """The instance's keys: fixed, or fetched and kept up to date.
+    """The instance's keys: fetched and kept up to date, or the one `fixed` key.
 
     A fetched set is asked for again within 240 s, and for an unknown `kid`, but never within 25 s
     of the last attempt (1 s while there are no keys at all, since nobody can get in then). A fetch
@@ -218,7 +219,7 @@ class KeySet:
         self,
         fetch: Callable[[], Awaitable[Mapping[str, Any]]] | None,
         *,
-        fixed: Keys | None = None,
+        fixed: RSAPublicKey | None = None,
         clock: Clock,
     ) -> None:
         self._fetch = fetch
@@ -238,22 +239,24 @@ class KeySet:
     async def find(self, kid: str | None, *, within: float) -> tuple[RSAPublicKey, ...]:
         """Give the keys that may have signed a token of that `kid`; none where it is unknown.
 
-        Raises `BackendAPIError` or `VerificationUnavailableError` where that cannot be found out.
+        Raises `TokenInvalidError` where a `kid` is needed to choose a key and there is none, and
+        `BackendAPIError` or `VerificationUnavailableError` where it cannot be found out.
         """
         if self._fixed is not None:
-            return candidates(self._fixed, kid)
+            return (self._fixed,)
+        kid = required_kid(kid)
         keys = self._cache.lookup("", None)
-        if keys is None or not candidates(keys, kid):
+        if keys is None or kid not in keys:
             keys = await self._fetched(kid, within)
-        return candidates(keys, kid)
+        return keys.get(kid, ())
 
-    async def _fetched(self, kid: str | None, within: float) -> Keys:
+    async def _fetched(self, kid: str, within: float) -> Keys:
         try:
             return await self._cache.obtain("", None, within=within)
         except (BackendAPIError, VerificationUnavailableError) as exc:
             keys = self._cache.stale("")
             too_soon = isinstance(exc, _TooSoonError) and not self._last_attempt_failed
-            if keys is not None and (candidates(keys, kid) or too_soon):
+            if keys is not None and (kid in keys or too_soon):
                 return keys
             raise
 

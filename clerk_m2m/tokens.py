@@ -4,8 +4,8 @@ Rules, in the order in which they apply (RFC 9110 section 11.4, RFC 6750 section
 
 - a header longer than 8 KiB is refused before a byte of it is decoded;
 - exactly one credential: two are refused, never the first one taken;
-- `Bearer`, in any case, then token68 characters and nothing else; spaces and tabs around the field's
-  value are no part of it (RFC 9110 section 5.5), and not every server takes them off;
+- `Bearer`, in any case, then token68 characters and nothing else; spaces and tabs around the whole
+  are no part of it (RFC 9110 section 5.5), though not every server takes them off;
 - another scheme (Basic, Digest) is not ours, and counts as no credential;
 - the class of a credential is told by its form alone, before any network call.
 """

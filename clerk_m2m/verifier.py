@@ -303,7 +303,7 @@ class Verifier:
 
         jwks, url = self._key_client.jwks, settings.jwks_url
         fetch = partial(jwks.get_public, url) if url else jwks.get
-        fixed = _jwt.keys_from_pem(settings.jwt_key) if settings.jwt_key else None
+        fixed = _jwt.key_from_pem(settings.jwt_key) if settings.jwt_key else None
         keys = _jwt.KeySet(fetch, fixed=fixed, clock=self._clock)
         return _offline.OfflineVerifier(keys, clock=self._clock)
 

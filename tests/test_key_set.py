@@ -52,6 +52,12 @@ async def code(verifier: Verifier, token: str) -> str:
     return "accepted"
 
 
+def claims(world: World) -> dict[str, Any]:
+    """The claims of a good JWT of the caller's."""
+    now = world.time.wall
+    return {"sub": world.caller.id, "jti": "x", "iat": now, "exp": now + 9}
+
+
 # Floods
 
 
@@ -117,6 +123,26 @@ async def test_a_key_that_was_given_by_hand_is_never_fetched(world: World) -> No
     assert await code(verifier, world.jwt()) == "accepted"
     assert await code(verifier, resigned(world.jwt(), signature=b64(bytes(256)))) == "token_invalid"
     assert world.upstream.requests == []
+
+
+async def test_a_jwt_that_names_no_key_is_refused_without_a_fetch(world: World) -> None:
+    nameless = world.emulator.sign_jwt(claims(world), headers={"kid": None})
+    fetching = service(world)
+    fixed = service(world, jwt_key=world.emulator.public_key_pem())
+
+    assert await code(fetching, nameless) == "token_invalid"
+    assert fetches(world) == 0
+    assert await code(fixed, nameless) == "accepted"  # there is one key, and nothing to choose
+
+
+async def test_a_fetched_key_without_a_name_is_never_used(world: World) -> None:
+    first, second = rsa_key("first"), rsa_key("second")
+    keys = {"keys": [jwk(first, kid="first"), jwk(second, kid=None)]}
+    world.upstream.intercept = answering(lambda _: httpx.Response(200, json=keys))
+    verifier = service(world)
+
+    for header in ({"alg": "RS256"}, {"alg": "RS256", "kid": "first"}):
+        assert await code(verifier, jws(header, claims(world), rs256(second))) == "token_invalid"
 
 
 # Rotation
@@ -284,16 +310,10 @@ async def test_one_bad_key_among_three_costs_neither_of_the_others(world: World)
     bad = jwk(first, kid="bad", n="!")
     keys = {"keys": [jwk(first, kid="first"), bad, jwk(second, kid="second")]}
     world.upstream.intercept = answering(lambda _: httpx.Response(200, json=keys))
-    claims = {
-        "sub": world.caller.id,
-        "jti": "x",
-        "iat": world.time.wall,
-        "exp": world.time.wall + 9,
-    }
     verifier = service(world)
 
     codes = [
-        await code(verifier, jws({"alg": "RS256", "kid": kid}, claims, rs256(key)))
+        await code(verifier, jws({"alg": "RS256", "kid": kid}, claims(world), rs256(key)))
         for kid, key in (("first", first), ("second", second), ("bad", first))
     ]
 
@@ -379,14 +399,8 @@ async def test_two_instances_with_one_kid_share_no_keys(world: World) -> None:
 
     world.upstream.intercept = answering(key_set)
     at_a, at_b = (service(world, api_url=f"http://{host}") for host in keys)
-    claims = {
-        "sub": world.caller.id,
-        "jti": "x",
-        "iat": world.time.wall,
-        "exp": world.time.wall + 9,
-    }
     of_a, of_b = (
-        jws({"alg": "RS256", "kid": "ins_same"}, claims, rs256(key)) for key in keys.values()
+        jws({"alg": "RS256", "kid": "ins_same"}, claims(world), rs256(key)) for key in keys.values()
     )
 
     codes = [await code(*pair) for pair in ((at_a, of_a), (at_b, of_b), (at_a, of_b), (at_b, of_a))]
