@@ -31,6 +31,7 @@ import httpx
 
 from clerk_m2m._breaker import Breaker
 from clerk_m2m._call import Call, Received, outcome, retry_after
+from clerk_m2m._clock import ServerClock
 from clerk_m2m._deadline import deadline_pool, set_deadline
 from clerk_m2m._tasks import abandoned, detached
 from clerk_m2m._wire import Document
@@ -57,6 +58,7 @@ class HTTPClient:
 
     At most `max_inflight` calls are out at once, a fifth of them kept for `background` ones.
     `waits` lets a repeatable call wait for a `Retry-After` that fits into its deadline.
+    `server_clock` is told the `Date` of each good answer from `api_url`.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class HTTPClient:
         max_inflight: int,
         breaker: Breaker | None = None,
         waits: bool = False,
+        server_clock: ServerClock | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._api_url = api_url
@@ -74,6 +77,7 @@ class HTTPClient:
         self._max_inflight = max_inflight
         self._breaker = breaker
         self._waits = waits
+        self._server_clock = server_clock
         self._transport = transport
         self._loops: dict[asyncio.AbstractEventLoop, _LoopState] = {}
 
@@ -180,11 +184,18 @@ class HTTPClient:
         else:
             pause = self._pause(call, received)
             if _now() + pause >= deadline:
-                return outcome(call, received)
+                return self._outcome(call, received)
         await asyncio.sleep(pause)
         if self._breaker is not None:
             self._breaker.check()  # what others learned meanwhile; and a probe is one call
-        return outcome(call, await _exchange(client, call, deadline))
+        return self._outcome(call, await _exchange(client, call, deadline))
+
+    def _outcome(self, call: Call, received: Received) -> Document:
+        document = outcome(call, received)
+        # The address of a public key set is absolute: another host's clock says nothing of Clerk's.
+        if self._server_clock is not None and call.url.startswith("/"):
+            self._server_clock.note(received.headers.get("date", ""))
+        return document
 
     def _pause(self, call: Call, received: Received) -> float:
         """Seconds to wait before the one retry; infinite where there is none."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import httpx
 
     from clerk_m2m._breaker import Breaker
+    from clerk_m2m._clock import ServerClock
 
 __all__ = ["ClerkClient", "Revocation"]
 
@@ -39,8 +40,9 @@ class ClerkClient:
     the total deadline of each call, in seconds; at most `max_inflight` calls are out at once.
     `api_url` may be plain http on loopback only, unless `allow_http` (for an emulator in a
     container), and never with a live instance's key. `transport` replaces the network, for tests,
-    and then any `api_url` will do. (`breaker` is a verifier's: with one, a call that
-    Clerk asks to wait fails at once.) Raises `ConfigurationError`.
+    and then any `api_url` will do. (`breaker` and `server_clock` are a verifier's: with the first,
+    a call that Clerk asks to wait fails at once; the second is told the `Date` of Clerk's answers.)
+    Raises `ConfigurationError`.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class ClerkClient:
         max_inflight: int = 20,
         transport: httpx.AsyncBaseTransport | None = None,
         breaker: Breaker | None = None,
+        server_clock: ServerClock | None = None,
     ) -> None:
         # First of all: tracebacks may show the locals of this frame.
         secret_key, machine_secret_key = hidden(secret_key), hidden(machine_secret_key)
@@ -70,6 +73,7 @@ class ClerkClient:
                 breaker=breaker,
                 # A verifier (which has a breaker) answers at once; everybody else can wait.
                 waits=breaker is None,
+                server_clock=server_clock,
                 transport=transport,
             ),
             instance_key,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -25,6 +26,7 @@ from upstreams import (
 from clerk_m2m import ClerkClient, VerificationUnavailableError
 from clerk_m2m._breaker import Breaker
 from clerk_m2m._call import Call
+from clerk_m2m._clock import ServerClock
 from clerk_m2m._http import HTTPClient
 from clerk_m2m._secret import Secret
 from clerk_m2m._wire import Document
@@ -35,7 +37,7 @@ from clerk_m2m.errors import (
     RateLimitedError,
     UnavailableError,
 )
-from harness import API_URL, World
+from harness import API_URL, FakeTime, World
 
 QUESTION = Call(operation="verifyM2MToken", method="POST", url="/v1/x", body={}, repeatable=True)
 CHANGE = Call(operation="createM2MToken", method="POST", url="/v1/x", body={})
@@ -71,6 +73,58 @@ class Script:
         if isinstance(answer, httpx.Response):
             return answer
         return httpx.Response(answer, json={"errors": []} if answer >= 400 else {})
+
+
+# The server's clock
+
+DATE = "Fri, 15 Jan 2027 08:00:00 GMT"  # Unix 1,800,000,000
+
+
+class Clocks:
+    """A host's clocks, and what the client learns of Clerk's from answers with these headers."""
+
+    def __init__(self) -> None:
+        self.time = FakeTime()
+        self.time.wall = 1_700_000_000.0
+        self.server_clock = ServerClock(self.time.clock)
+
+    async def answer(self, date: str, *, status: int = 200, url: str = "/v1/x") -> None:
+        """Let one call be answered with this `Date`."""
+        answer = httpx.Response(status, json={}, headers={"Date": date})
+        call = replace(QUESTION, url=url)
+        async with http_client(lambda _: answer, server_clock=self.server_clock) as client:
+            with suppress(BackendAPIError):
+                await client.call(call)
+
+
+async def test_clerks_clock_is_its_last_date_and_what_has_passed_since() -> None:
+    clocks = Clocks()
+    assert clocks.server_clock.latest() == 1_700_000_000.0
+
+    await clocks.answer(DATE)
+    clocks.time.monotonic += 30
+
+    assert clocks.server_clock.latest() == 1_800_000_030.0
+    clocks.time.wall = 1_900_000_000.0
+    assert clocks.server_clock.latest() == 1_900_000_000.0
+
+
+@pytest.mark.parametrize("date", ["", "yesterday", "1800000000", "Fri, 99 Jan 2027 08:00:00 GMT"])
+async def test_a_date_that_is_none_is_passed_over(date: str) -> None:
+    clocks = Clocks()
+
+    await clocks.answer(date)
+
+    assert clocks.server_clock.latest() == 1_700_000_000.0
+
+
+async def test_only_a_good_answer_from_the_api_tells_clerks_time() -> None:
+    clocks = Clocks()
+
+    await clocks.answer(DATE, status=500)
+    await clocks.answer(DATE, url="https://keys.test/jwks")
+
+    assert clocks.server_clock.latest() == 1_700_000_000.0
 
 
 # Retries
