@@ -11,7 +11,7 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 from datetime import datetime
 from math import inf
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from clerk_m2m._cache import Answer
 from clerk_m2m._clock import LEEWAY, Clock
@@ -22,6 +22,8 @@ from clerk_m2m.errors import InvalidRequestError, NotFoundError
 from clerk_m2m.identity import ApiKeyIdentity, Identity, MachineIdentity, OAuthIdentity
 from clerk_m2m.records import ApiKey, M2MToken, OAuthAccessToken
 from clerk_m2m.tokens import TokenClass, classify
+
+WRONG_AUDIENCE: Final = "The access token is not meant for this service."
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +36,26 @@ class Refused:
 Verdict: TypeAlias = Identity | Refused
 
 
-class EndpointVerifier:
-    """Asks Clerk about opaque credentials of the three types. Each question is billed."""
+def matches_audience(audience: tuple[str, ...], ours: frozenset[str]) -> bool:
+    """Tell whether a token is meant for this service (RFC 9068 section 4).
 
-    def __init__(self, client: ClerkClient, *, clock: Clock, stats: Stats) -> None:
+    A token that names its audience must name one of ours, whether we have any or not. One that
+    names none is good only where we have none.
+    """
+    return not (audience or ours) or not ours.isdisjoint(audience)
+
+
+class EndpointVerifier:
+    """Asks Clerk about opaque credentials of the three types. Each question is billed.
+
+    `audience` is whom OAuth tokens must be meant for.
+    """
+
+    def __init__(
+        self, client: ClerkClient, *, audience: frozenset[str], clock: Clock, stats: Stats
+    ) -> None:
         self._client = client
+        self._audience = audience
         self._clock = clock
         self._stats = stats
 
@@ -63,6 +80,8 @@ class EndpointVerifier:
         remaining = self._remaining(record.expires_at)
         if record.expired or remaining <= -LEEWAY:
             return _no("The credential has expired.")
+        if not self._is_meant_for_us(record):
+            return _no(WRONG_AUDIENCE)
         return Answer(value=_identity(record), life=max(remaining, 0.0))
 
     async def _ask(
@@ -75,6 +94,11 @@ class EndpointVerifier:
                 return await self._client.api_keys.verify(token, background=refresh)
             case _:
                 return await self._client.oauth_access_tokens.verify(token, background=refresh)
+
+    def _is_meant_for_us(self, record: M2MToken | ApiKey | OAuthAccessToken) -> bool:
+        if not isinstance(record, OAuthAccessToken):
+            return True
+        return matches_audience(record.audience, self._audience)
 
     def _remaining(self, expires_at: datetime | None) -> float:
         """Seconds of life left by the wall clock, read this once."""
@@ -111,6 +135,8 @@ def _identity(record: M2MToken | ApiKey | OAuthAccessToken) -> Identity:
             return OAuthIdentity(
                 token_id=record.id,
                 client_id=record.client_id,
+                audience=record.audience,
+                actor=record.actor,
                 subject=record.subject,
                 scopes=scopes,
                 expires_at=expires_at,

@@ -250,6 +250,13 @@ class KeySet:
             keys = await self._fetched(kid, within)
         return keys.get(kid, ())
 
+    def at_hand(self, kid: str | None) -> tuple[RSAPublicKey, ...]:
+        """Give the keys of that `kid` that were fetched so far, however old; asks nobody."""
+        if self._fixed is not None:
+            return (self._fixed,)
+        keys = self._cache.stale("")
+        return () if keys is None or kid is None else keys.get(kid, ())
+
     async def _fetched(self, kid: str, within: float) -> Keys:
         try:
             return await self._cache.obtain("", None, within=within)

@@ -1,10 +1,11 @@
 """JSON of the Backend API to `records`: the only home of untyped dicts.
 
-An answer is read strictly where a decision hangs on it (ids, flags, instants) and leniently
-elsewhere: a property that the contract does not know is passed over. Anything else raises
-`UnavailableError`, because an answer that makes no sense is no answer. Messages name the property,
-never its value, and the traceback ends at the `read_…` function: the frames below hold the answer
-in their locals, with whatever secret is in it.
+An answer is read strictly where a decision hangs on it (ids, flags, when a credential ends) and
+leniently elsewhere: a property that the contract does not know is passed over, and an instant that
+decides nothing is None where it is missing or wrong. Anything else raises `UnavailableError`,
+because an answer that makes no sense is no answer. Messages name the property, never its value, and
+the traceback ends at the `read_…` function: the frames below hold the answer in their locals, with
+whatever secret is in it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from clerk_m2m._secret import Secret
 from clerk_m2m.errors import FieldError, UnavailableError
-from clerk_m2m.identity import MACHINE_ID, NO_CLAIMS, USER_ID, freeze
+from clerk_m2m.identity import MACHINE_ID, NO_CLAIMS, USER_ID, freeze, read_audience
 from clerk_m2m.records import (
     ApiKey,
     CreatedApiKey,
@@ -40,8 +41,10 @@ API_KEY_ID = re.compile(r"ak_[0-9A-Fa-f]{32}")
 OAUTH_TOKEN_ID = re.compile(r"oat_[0-9A-Fa-f]{32}")
 _KEY_SUBJECT = re.compile(r"(user|org|mch)_[A-Za-z0-9_]{27}")
 
-# 2001 to 9999 in milliseconds: seconds mistaken for them lie before, microseconds beyond.
-_FIRST_MS, _LAST_MS = 1e12, 253_402_300_799_000
+# 2001 to 9999 in milliseconds. The contract says milliseconds of every instant but those of OAuth
+# access tokens, which are most likely seconds (the example is 1716883200). No millisecond since
+# 1973 is below 1e11, so a value says by its size what it is. Microseconds lie beyond both.
+_FIRST_MS, _LAST_MS, _SECONDS_BELOW = 1e12, 253_402_300_799_000, 1e11
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,25 +127,45 @@ class _Object:
         return frozen
 
     def instant(self, name: str) -> datetime:
-        """Milliseconds since 1970 to an aware datetime."""
-        value = self._value.get(name)
-        # NaN fails the comparison, so it is refused with the rest.
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not _FIRST_MS <= value <= _LAST_MS
-        ):
+        """Milliseconds or seconds since 1970 to an aware datetime."""
+        instant = self.instant_if_valid(name)
+        if instant is None:
             raise _wrong(name)
+        return instant
+
+    def instant_if_valid(self, name: str) -> datetime | None:
+        """Like `instant`, but None where it is missing or wrong: for what decides nothing."""
+        value = self._value.get(name)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return None
+        if value < _SECONDS_BELOW:
+            value *= 1000
+        # NaN fails the comparison, so it is refused with the rest.
+        if not _FIRST_MS <= value <= _LAST_MS:
+            return None
         return datetime.fromtimestamp(value / 1000, UTC)
 
-    def instant_or_none(self, name: str) -> datetime | None:
-        return None if self._value.get(name) is None else self.instant(name)
-
     def nullable_instant(self, name: str) -> datetime | None:
-        """Like `instant_or_none`, but the property must be there."""
-        if name not in self._value:
-            raise _wrong(name)
-        return self.instant_or_none(name)
+        """Like `instant`, but it may be null; the property must be there."""
+        if name in self._value and self._value[name] is None:
+            return None
+        return self.instant(name)
+
+    def audience(self) -> tuple[str, ...]:
+        value = self._value.get("aud")
+        if value is None:
+            return ()
+        audience = read_audience(value)
+        if audience is None:
+            raise _wrong("aud")
+        return audience
+
+    def actor(self) -> Mapping[str, Any] | None:
+        value = self._value.get("act")
+        if value is not None and not isinstance(value, dict):
+            raise _wrong("act")
+        actor: Mapping[str, Any] | None = freeze(value)
+        return actor
 
 
 def _wrong(name: str) -> UnavailableError:
@@ -156,8 +179,8 @@ def _scoped_machine(item: _Object) -> dict[str, Any]:
         "name": item.text("name"),
         "instance_id": item.text("instance_id"),
         "default_token_ttl": ttl,
-        "created_at": item.instant("created_at"),
-        "updated_at": item.instant("updated_at"),
+        "created_at": item.instant_if_valid("created_at"),
+        "updated_at": item.instant_if_valid("updated_at"),
     }
 
 
@@ -199,7 +222,7 @@ def read_scope(value: Any) -> MachineScope:
     return MachineScope(
         caller=item.text("from_machine_id", MACHINE_ID),
         callee=item.text("to_machine_id", MACHINE_ID),
-        created_at=item.instant_or_none("created_at"),
+        created_at=item.instant_if_valid("created_at"),
     )
 
 
@@ -213,8 +236,8 @@ def _credential(
         "revocation_reason": item.text_or_none("revocation_reason"),
         "expired": item.flag("expired"),
         "expires_at": item.nullable_instant("expiration"),
-        "created_at": item.instant("created_at"),
-        "updated_at": item.instant("updated_at"),
+        "created_at": item.instant_if_valid("created_at"),
+        "updated_at": item.instant_if_valid("updated_at"),
     }
 
 
@@ -223,7 +246,7 @@ def _m2m_token(item: _Object) -> dict[str, Any]:
         **_credential(item, TOKEN_ID, MACHINE_ID),
         "scopes": item.texts("scopes", MACHINE_ID),
         "claims": item.claims(),
-        "last_used_at": item.instant_or_none("last_used_at"),
+        "last_used_at": item.instant_if_valid("last_used_at"),
     }
 
 
@@ -237,7 +260,8 @@ def read_m2m_token(value: Any) -> M2MToken:
 def read_created_m2m_token(value: Any) -> CreatedM2MToken:
     """Read the answer of `createM2MToken`."""
     item = _Object(value)
-    return CreatedM2MToken(**_m2m_token(item), token=Secret(item.text("token")))
+    read = _m2m_token(item) | {"created_at": item.instant("created_at")}
+    return CreatedM2MToken(**read, token=Secret(item.text("token")))
 
 
 def _api_key(item: _Object) -> dict[str, Any]:
@@ -248,7 +272,7 @@ def _api_key(item: _Object) -> dict[str, Any]:
         "name": item.text("name"),
         "description": item.text_or_none("description"),
         "created_by": item.text_or_none("created_by"),
-        "last_used_at": item.instant_or_none("last_used_at"),
+        "last_used_at": item.instant_if_valid("last_used_at"),
     }
 
 
@@ -277,6 +301,8 @@ def read_oauth_access_token(value: Any) -> OAuthAccessToken | None:
         **_credential(item, OAUTH_TOKEN_ID, USER_ID),
         scopes=item.texts("scopes"),
         client_id=item.text("client_id"),
+        audience=item.audience(),
+        actor=item.actor(),
     )
 
 

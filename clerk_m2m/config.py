@@ -33,6 +33,7 @@ _ENVIRONMENT: Final = {
     "jwks_url": "CLERK_M2M_JWKS_URL",
     "accepts": "CLERK_M2M_ACCEPTS",
     "api_key_header": "CLERK_M2M_API_KEY_HEADER",
+    "oauth_audience": "CLERK_M2M_OAUTH_AUDIENCE",
     "graph": "CLERK_M2M_GRAPH",
     "graph_ttl": "CLERK_M2M_GRAPH_TTL",
     "graph_max_stale": "CLERK_M2M_GRAPH_MAX_STALE",
@@ -48,6 +49,7 @@ _ORIGIN: Final = re.compile(r"[A-Za-z]+://[^/?#]+")
 _KEYS: Final = frozenset({"machine_secret_key", "secret_key"})
 _INTEGERS: Final = frozenset({"cache_size", "max_inflight"})
 _BOOLEANS: Final = {"1": True, "true": True, "0": False, "false": False}
+_LISTS: Final = frozenset({"accepts", "oauth_audience"})
 _SECONDS: Final = frozenset(
     {"graph_ttl", "graph_max_stale", "cache_ttl", "negative_ttl", "stale_if_error", "timeout"}
 )
@@ -66,10 +68,13 @@ class Settings:
     `ScopeGraph`, a mapping of machine id to machine ids, the path of a TOML file, or "live"; None
     means "live" where `secret_key` is given, else no graph. `graph_ttl` is how long an answer of it
     counts, `graph_max_stale` how long the last one may be used while there is no other.
-    `api_key_header` names a header that may carry an API key. `cache_ttl` and `negative_ttl` (10 at
-    most) are the longest lives of a yes and of a no, `cache_size` counts the entries of each.
-    `stale_if_error` is how old a yes may grow while Clerk is down, 0 turns it off. `timeout` is the
-    total deadline of a verification, `max_inflight` bounds the calls to Clerk at once.
+    `api_key_header` names a header that may carry an API key. `oauth_audience`, a string or a list
+    of them, is what this service is called in the `aud` of an OAuth access token: with it, a token
+    must name one of them; without it, a token that names any is refused (RFC 9068 section 4).
+    `cache_ttl` and `negative_ttl` (10 at most) are the longest lives of a yes and of a no,
+    `cache_size` counts the entries of each. `stale_if_error` is how old a yes may grow while Clerk
+    is down, 0 turns it off. `timeout` is the total deadline of a verification, `max_inflight`
+    bounds the calls to Clerk at once.
 
     Raises `ConfigurationError`, whose text says what to set.
     """
@@ -83,6 +88,7 @@ class Settings:
     allow_http: bool
     accepts: frozenset[TokenType]
     api_key_header: str | None
+    oauth_audience: frozenset[str]
     graph: ScopeGraph | Path | Literal["live"] | None
     graph_ttl: float
     graph_max_stale: float
@@ -105,6 +111,7 @@ class Settings:
         allow_http: bool = False,
         accepts: Iterable[TokenType | str] = (TokenType.M2M_TOKEN,),
         api_key_header: str | None = None,
+        oauth_audience: str | Iterable[str] | None = None,
         graph: Graph | None = None,
         graph_ttl: float = 30.0,
         graph_max_stale: float = 300.0,
@@ -128,6 +135,7 @@ class Settings:
         set_field(self, "allow_http", checked_flag("allow_http", allow_http))
         set_field(self, "accepts", _accepts(accepts))
         set_field(self, "api_key_header", _header_name(api_key_header))
+        set_field(self, "oauth_audience", _oauth_audience(oauth_audience))
         set_field(self, "graph", _graph(graph, live=self.secret_key is not None))
         set_field(self, "graph_ttl", _seconds("graph_ttl", graph_ttl))
         set_field(self, "graph_max_stale", _seconds("graph_max_stale", graph_max_stale))
@@ -144,7 +152,8 @@ class Settings:
         """Read the environment (`CLERK_MACHINE_ID` and the others); `given` settings win over it.
 
         Numbers are plain seconds or counts, `CLERK_M2M_ALLOW_HTTP` is 1 or true, 0 or false,
-        `CLERK_M2M_ACCEPTS` is a comma-separated list, and an empty variable counts as unset.
+        `CLERK_M2M_ACCEPTS` and `CLERK_M2M_OAUTH_AUDIENCE` are comma-separated lists, and an empty
+        variable counts as unset.
         """
         texts = {name: _variable(environ, variable) for name, variable in _ENVIRONMENT.items()}
         del environ  # it holds keys, and tracebacks may show the locals of this frame
@@ -198,6 +207,8 @@ class Settings:
             )
         if self.api_key_header and TokenType.API_KEY not in self.accepts:
             raise ConfigurationError('api_key_header is set, but accepts lacks "api_key".')
+        if self.oauth_audience and TokenType.OAUTH_TOKEN not in self.accepts:
+            raise ConfigurationError('oauth_audience is set, but accepts lacks "oauth_token".')
 
 
 def machine_secret_key_from_env(environ: Mapping[str, str] | None = None) -> Secret | None:
@@ -249,7 +260,7 @@ def _from_text(name: str, variable: str, text: Secret) -> Any:
         return number
     if name == "allow_http":
         return _flag_from_text(variable, text)
-    if name == "accepts":
+    if name in _LISTS:
         return [item.strip() for item in text.reveal().split(",") if item.strip()]
     return text.reveal()
 
@@ -355,6 +366,20 @@ def _header_name(value: str | None) -> str | None:
     if name == "authorization":
         raise ConfigurationError("api_key_header names a header beside Authorization.")
     return name
+
+
+def _oauth_audience(value: str | Iterable[str] | None) -> frozenset[str]:
+    if value is None:
+        return frozenset()
+    items: list[object] = [value] if isinstance(value, str) else list(value)
+    audience = [item for item in items if isinstance(item, str) and item]
+    # An empty one would turn the check off for somebody who has asked for it.
+    if not items or len(audience) < len(items):
+        raise ConfigurationError(
+            "oauth_audience must be a string or a list of strings, none of them empty. Leave it "
+            "out to take access tokens that name no audience."
+        )
+    return frozenset(audience)
 
 
 def _graph(value: Graph | None, *, live: bool) -> ScopeGraph | Path | Literal["live"] | None:

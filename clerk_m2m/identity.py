@@ -38,6 +38,14 @@ def freeze(value: Any) -> Any:
     return frozen[id(value)]
 
 
+def read_audience(value: Any) -> tuple[str, ...] | None:
+    """Read an `aud`: a string, or a list of at least one (RFC 7519 section 4.1.3); else None."""
+    texts = [value] if isinstance(value, str) else value
+    if isinstance(texts, list) and texts and all(isinstance(item, str) for item in texts):
+        return tuple(texts)
+    return None
+
+
 def _items(value: Any) -> Iterable[Any]:
     if isinstance(value, dict):
         return value.values()
@@ -115,10 +123,17 @@ class ApiKeyIdentity(_Identity):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OAuthIdentity(_Identity):
-    """A user on whose behalf an OAuth client called; `scopes` are what the user granted it."""
+    """A user on whose behalf an OAuth client called; `scopes` are what the user granted it.
+
+    `audience` are the services that the token is meant for (`aud`), empty where it names none; see
+    `Settings.oauth_audience`. `actor` is who acts for the user (`act`, RFC 8693 section 4.1), as a
+    mapping that cannot be changed, or None.
+    """
 
     token_type: ClassVar[TokenType] = TokenType.OAUTH_TOKEN
     client_id: str
+    audience: tuple[str, ...] = ()
+    actor: Mapping[str, Any] | None = field(default=None, repr=False, hash=False)
 
     @property
     def user_id(self) -> str:

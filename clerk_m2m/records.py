@@ -1,6 +1,8 @@
 """What the Backend API gives back, as values: machines, tokens, keys, edges, pages.
 
 Instants are aware datetimes, durations are seconds, and what must not be printed is a `Secret`.
+`created_at`, `updated_at` and `last_used_at` are None where Clerk gave none, or none that makes
+sense: nothing is decided by them, so the rest of the answer is still of use.
 """
 
 from __future__ import annotations
@@ -24,8 +26,8 @@ class ScopedMachine:
     name: str
     instance_id: str
     default_token_ttl: int
-    created_at: datetime
-    updated_at: datetime
+    created_at: datetime | None
+    updated_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +46,7 @@ class CreatedMachine(Machine):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineScope:
-    """An edge: `caller` may call `callee`. `created_at` is None where it was just deleted."""
+    """An edge: `caller` may call `callee`. `created_at` is None too where it was just deleted."""
 
     caller: str
     callee: str
@@ -62,8 +64,8 @@ class _Credential:
     revocation_reason: str | None
     expired: bool
     expires_at: datetime | None
-    created_at: datetime
-    updated_at: datetime
+    created_at: datetime | None
+    updated_at: datetime | None
 
     @property
     def live(self) -> bool:
@@ -81,8 +83,12 @@ class M2MToken(_Credential):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreatedM2MToken(M2MToken):
-    """An M2M token just minted, with the token itself."""
+    """An M2M token just minted, with the token itself.
 
+    `created_at` is always there: `expires_at` less `created_at` is its life by Clerk's clock alone.
+    """
+
+    created_at: datetime
     token: Secret
 
 
@@ -106,9 +112,15 @@ class CreatedApiKey(ApiKey):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OAuthAccessToken(_Credential):
-    """An OAuth access token; `scopes` are what the user granted to the client."""
+    """An OAuth access token; `scopes` are what the user granted to the client.
+
+    `audience` (`aud`) are the services that it is meant for, empty where Clerk names none; `actor`
+    (`act`, RFC 8693 section 4.1) is who acts for the user, or None. Clerk's contract has neither.
+    """
 
     client_id: str
+    audience: tuple[str, ...] = ()
+    actor: Mapping[str, Any] | None = field(default=None, repr=False, hash=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,8 @@
 """From a token to an identity: the cache, then Clerk or the key set, then the scope policy.
 
-Every policy decision of the package is in this file. The order never changes: what the credential
-is, whether it is good, whether its holder may call this service. What could not be found out raises
+Every policy decision of the package is in this file, but for the audience of an OAuth token, which
+is checked with the token. The order never changes: what the credential is, whether it is good,
+whether its holder may call this service. What could not be found out raises
 `VerificationUnavailableError`: it never passes, and never counts against the caller.
 """
 
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 from clerk_m2m import graph_sources
 from clerk_m2m._breaker import MAX_BACK_OFF, Breaker
 from clerk_m2m._cache import VerdictCache
-from clerk_m2m._clock import Clock
+from clerk_m2m._clock import Clock, ServerClock
 from clerk_m2m._endpoints import EndpointVerifier, Refused, Verdict
 from clerk_m2m._secret import Secret
 from clerk_m2m.client import ClerkClient, Revocation, require_https
@@ -85,13 +86,16 @@ class Verifier:
                 allow_http=settings.allow_http,
                 secret_key=settings.secret_key,
             )
-        self._client = _client(settings, transport, clock)
+        self._server_clock = server_clock = ServerClock(clock)
+        self._client = _client(settings, transport, clock, server_clock)
         # The key set has a breaker of its own: `jwks_url` is another host, and whether it answers
         # says nothing of the endpoints.
-        self._key_client = _client(settings, transport, clock)
+        self._key_client = _client(settings, transport, clock, server_clock)
         self._graph = _graph_source(settings, self._client, clock)
         self._offline = self._offline_verifier()
-        endpoints = EndpointVerifier(self._client, clock=clock, stats=self.stats)
+        endpoints = EndpointVerifier(
+            self._client, audience=settings.oauth_audience, clock=clock, stats=self.stats
+        )
         self._verdicts: VerdictCache[bytes, str | Secret, Verdict] = VerdictCache(
             endpoints.ask,
             ttl=settings.cache_ttl,
@@ -173,7 +177,7 @@ class Verifier:
         if credential.token_class in _JWT_CLASSES:
             assert self._offline is not None  # noqa: S101  else it has just been refused
             generation = self._verdicts.generation
-            answer = await self._offline.verify(credential, within=within)
+            answer = await self._offline.verify(credential, key, within=within)
             self.stats.offline += 1
             self._verdicts.put(key, answer, generation=generation)
             return answer.value
@@ -226,13 +230,14 @@ class Verifier:
     ) -> None:
         """Forget what is known of a token, of a token id, or of all of a machine's credentials.
 
-        Takes exactly one. Nothing that was asked before the call is used after it. A JWT, which
-        cannot be revoked at Clerk, is denied by this process for as long as it lives; by machine,
-        those minted until now (and for 5 s more, the leeway for clocks).
+        Takes exactly one. Nothing that was asked before the call is used after it. JWTs, which
+        cannot be revoked at Clerk, are denied by this process for as long as they live: by `token`
+        this very one, since what it says of itself may be forged; by `token_id` the one of that id;
+        by `machine_id` those minted until now (and for 5 s more, the leeway for clocks).
         """
         if token is not None and token_id is None and machine_id is None:
-            self._deny_jwt(token)
             ended = self._key(token)
+            self._deny_jwt(token, ended)
             self._verdicts.invalidate(lambda key, _verdict: key == ended)
         elif token_id is not None and token is None and machine_id is None:
             if self._offline is not None and not token_id.startswith("ak_"):  # no id of a JWT
@@ -276,10 +281,10 @@ class Verifier:
         text = self._digest_key + token.encode("utf-8", "surrogatepass")
         return blake2b(text, digest_size=16).digest()
 
-    def _deny_jwt(self, token: str) -> None:
-        token_id = inspect(token).claims.get("jti")
-        if self._offline is not None and isinstance(token_id, str):
-            self._offline.deny_token(token_id)
+    def _deny_jwt(self, token: str, digest: bytes) -> None:
+        jwt = inspect(token).jwt
+        if self._offline is not None and jwt is not None:
+            self._offline.deny_jwt(jwt, digest)
 
     def _unavailable(self, exc: BackendAPIError) -> VerificationUnavailableError:
         if isinstance(exc, UnauthorizedError):
@@ -305,7 +310,12 @@ class Verifier:
         fetch = partial(jwks.get_public, url) if url else jwks.get
         fixed = _jwt.key_from_pem(settings.jwt_key) if settings.jwt_key else None
         keys = _jwt.KeySet(fetch, fixed=fixed, clock=self._clock)
-        return _offline.OfflineVerifier(keys, clock=self._clock)
+        return _offline.OfflineVerifier(
+            keys,
+            audience=settings.oauth_audience,
+            clock=self._clock,
+            server_clock=self._server_clock,
+        )
 
 
 def policy(identity: Identity, callee: str, callees: frozenset[str] | None) -> Reason:
@@ -327,7 +337,10 @@ def policy(identity: Identity, callee: str, callees: frozenset[str] | None) -> R
 
 
 def _client(
-    settings: Settings, transport: httpx.AsyncBaseTransport | None, clock: Clock
+    settings: Settings,
+    transport: httpx.AsyncBaseTransport | None,
+    clock: Clock,
+    server_clock: ServerClock,
 ) -> ClerkClient:
     return ClerkClient(
         secret_key=settings.secret_key,
@@ -338,6 +351,7 @@ def _client(
         max_inflight=settings.max_inflight,
         transport=transport,
         breaker=Breaker(clock.monotonic),
+        server_clock=server_clock,
     )
 
 

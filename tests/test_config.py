@@ -45,6 +45,7 @@ def test_a_machine_id_and_its_key_are_enough_and_the_defaults_are_these() -> Non
     assert made.allow_http is False
     assert made.accepts == {TokenType.M2M_TOKEN}
     assert made.api_key_header is None
+    assert made.oauth_audience == frozenset()
     assert (made.graph_ttl, made.graph_max_stale) == (30.0, 300.0)
     assert (made.cache_ttl, made.negative_ttl, made.cache_size) == (60.0, 10.0, 10_000)
     assert (made.stale_if_error, made.timeout, made.max_inflight) == (0.0, 2.0, 20)
@@ -124,6 +125,7 @@ def test_an_address_is_kept_without_its_last_slash_and_a_header_in_lower_case() 
         ({"accepts": ["api_key"]}, 'accepts "api_key" needs secret_key'),
         ({"accepts": ["oauth_token"]}, 'accepts "oauth_token" needs secret_key'),
         ({"api_key_header": "x-api-key"}, 'accepts lacks "api_key"'),
+        ({"oauth_audience": "https://a.test"}, 'accepts lacks "oauth_token"'),
         ({"api_key_header": "x api key"}, "not the name of a header"),
         ({"api_key_header": "x-é"}, "not the name of a header"),
         ({"api_key_header": "---"}, "not the name of a header"),
@@ -178,6 +180,37 @@ def test_a_key_set_alone_verifies_jwts_only_with_a_graph_and_no_endpoint_key() -
     made = settings(machine_secret_key=None, jwt_key=PEM, graph=GRAPH)
 
     assert made.verifies_jwts
+
+
+def test_an_oauth_audience_is_a_string_or_a_list_of_them() -> None:
+    def audience(given: Any) -> frozenset[str]:
+        accepts = ["oauth_token"]
+        return settings(
+            secret_key=INSTANCE_KEY, accepts=accepts, oauth_audience=given
+        ).oauth_audience
+
+    assert audience(None) == frozenset()
+    assert audience("https://a.test") == {"https://a.test"}
+    assert audience(["https://a.test", "b"]) == {"https://a.test", "b"}
+
+
+@pytest.mark.parametrize("value", ["", [], [""], ["https://a.test", ""], ["https://a.test", 7]])
+def test_an_oauth_audience_that_would_check_nothing_is_refused(value: Any) -> None:
+    with pytest.raises(ConfigurationError, match="oauth_audience must be a string or a list"):
+        settings(secret_key=INSTANCE_KEY, accepts=["oauth_token"], oauth_audience=value)
+
+
+def test_an_oauth_audience_in_the_environment_is_separated_by_commas() -> None:
+    environ = {
+        "CLERK_MACHINE_ID": CALLEE,
+        "CLERK_SECRET_KEY": INSTANCE_KEY,
+        "CLERK_M2M_ACCEPTS": "oauth_token",
+        "CLERK_M2M_OAUTH_AUDIENCE": "https://a.test, https://b.test",
+    }
+
+    assert Settings.from_env(environ).oauth_audience == {"https://a.test", "https://b.test"}
+    with pytest.raises(ConfigurationError, match=r"^CLERK_M2M_OAUTH_AUDIENCE: oauth_audience must"):
+        Settings.from_env(environ | {"CLERK_M2M_OAUTH_AUDIENCE": " , "})
 
 
 def test_a_key_set_is_no_key_for_machines_where_only_oauth_tokens_have_one() -> None:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+from email.utils import formatdate
+from types import FrameType
 from typing import Any
 
 import httpx
 import pytest
+from forging import b64, jws, resigned
 
 from clerk_m2m import (
+    Clock,
     MachineIdentity,
     OAuthIdentity,
     RefusalError,
@@ -17,7 +22,11 @@ from clerk_m2m import (
     Verifier,
 )
 from clerk_m2m._offline import MAX_DENIED
+from clerk_m2m.identity import freeze
+from clerk_m2m.tokens import split_jwt
 from harness import USER_ID, World
+
+ACCESS_TOKEN = {"typ": "at+jwt"}
 
 
 def service(world: World, **given: Any) -> Verifier:
@@ -101,11 +110,60 @@ async def test_an_access_token_gives_its_user_and_what_was_granted(world: World)
     assert identity.scopes == {"read", "write"}
 
 
+@pytest.mark.parametrize(
+    ("granted", "scopes"),
+    [
+        ({"scp": "read write"}, {"read", "write"}),
+        ({"scp": ["read", "write"]}, {"read", "write"}),
+        ({"scp": [], "scope": "read"}, set()),  # as Clerk's SDK: scp first
+        ({"scp": "read", "scope": "write"}, {"read"}),
+        ({"scope": "write"}, {"write"}),
+        ({}, set()),
+    ],
+)
+async def test_scopes_of_an_access_token_are_read_from_scp_or_from_scope(
+    world: World, granted: dict[str, Any], scopes: set[str]
+) -> None:
+    token = world.emulator.sign_jwt(claims(world, sub=USER_ID, **granted), headers=ACCESS_TOKEN)
+
+    assert (await service(world).verify(token)).scopes == scopes
+
+
 @pytest.mark.parametrize("typ", ["at+jwt", "application/at+jwt", "AT+JWT"])
 async def test_an_access_token_is_told_by_its_type(world: World, typ: str) -> None:
     token = world.emulator.sign_jwt(claims(world, sub=USER_ID), headers={"typ": typ})
 
     assert isinstance(await service(world).verify(token), OAuthIdentity)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"aud": 7},
+        {"aud": None},
+        {"aud": []},
+        {"aud": {"a": 1}},
+        {"aud": ["https://us.test", 7]},
+        {"act": "client_1"},
+        {"act": [{"sub": "client_1"}]},
+        {"act": None},
+        {"scp": 7},
+        {"scp": None, "scope": "read"},
+        {"scp": ["read", 7]},
+        {"scope": ["read"]},
+        {"client_id": 7},
+        {"sub": "org_" + "o" * 27},
+    ],
+    ids=str,
+)
+async def test_an_access_token_with_an_odd_claim_is_refused_without_a_key(
+    world: World, odd: dict[str, Any]
+) -> None:
+    given = {"sub": USER_ID, "aud": "https://us.test"} | odd
+    token = world.emulator.sign_jwt(claims(world, **given), headers=ACCESS_TOKEN)
+
+    assert await code(service(world, oauth_audience="https://us.test"), token) == "token_invalid"
+    assert world.upstream.requests == []
 
 
 async def test_a_jwt_costs_no_paid_verification(world: World) -> None:
@@ -116,6 +174,29 @@ async def test_a_jwt_costs_no_paid_verification(world: World) -> None:
 
     assert (verifier.stats.paid, verifier.stats.offline) == (0, 3)
     assert set(world.emulator.calls) == {"GetJWKS"}
+
+
+async def test_a_forged_jwt_is_refused_before_its_claims_are_copied(world: World) -> None:
+    verifier, genuine = service(world), world.jwt(claims={"list": [[]] * 1000})
+    await verifier.verify(world.jwt())  # the key set is at hand, so nothing waits below
+    copied = 0
+
+    def watch(frame: FrameType, event: str, _argument: object) -> None:
+        nonlocal copied
+        copied += event == "call" and frame.f_code is freeze.__code__
+
+    async def copies(token: str) -> int:
+        nonlocal copied
+        copied = 0
+        sys.setprofile(watch)
+        try:
+            await code(verifier, token)
+        finally:
+            sys.setprofile(None)
+        return copied
+
+    assert await copies(resigned(genuine, signature=b64(bytes(256)))) == 0
+    assert await copies(genuine) == 1
 
 
 # Life
@@ -193,6 +274,51 @@ async def test_a_jwt_is_denied_by_itself(world: World) -> None:
     assert await code(verifier, other) == "accepted"
 
 
+async def test_a_jwt_is_denied_by_itself_before_any_key_is_known(world: World) -> None:
+    verifier, token, other = service(world), world.jwt(), world.jwt()
+
+    verifier.invalidate(token=token)
+
+    assert world.upstream.requests == []
+    assert await code(verifier, token) == "token_invalid"
+    assert await code(verifier, other) == "accepted"
+
+
+def forged(token_id: str, world: World, header: dict[str, Any] | None = None) -> str:
+    """A JWT of that id that no key of the instance has signed."""
+    return jws(header or {"alg": "none"}, claims(world, jti=token_id), lambda _: b"x")
+
+
+@pytest.mark.parametrize("algorithm", ["none", "RS256"])
+async def test_a_forged_jwt_denies_nobody_else(world: World, algorithm: str) -> None:
+    verifier = service(world)
+    victim = world.emulator.mint_m2m_token(world.caller, token_format="jwt")
+    await verifier.verify(victim.token)
+    header = {"alg": algorithm, "kid": world.emulator.instance_id}
+
+    verifier.invalidate(token=forged(victim.id, world, header))
+
+    world.time.advance(61)  # so that it is verified again
+    assert await code(verifier, victim.token) == "accepted"
+
+
+async def test_a_flood_of_forged_jwts_displaces_no_denial(world: World) -> None:
+    verifier = service(world)
+    denied = [world.emulator.mint_m2m_token(world.caller, token_format="jwt") for _ in range(2)]
+    for token in denied:
+        await verifier.verify(token.token)
+    verifier.invalidate(token=denied[0].token)
+    verifier.invalidate(token_id=denied[1].id)
+
+    offline, flood = verifier._offline, split_jwt(forged("mt_1", world))
+    assert offline is not None
+    for number in range(MAX_DENIED + 1):
+        offline.deny_jwt(flood, number.to_bytes(16, "big"))
+
+    assert len(offline._denied_unverified) == MAX_DENIED
+    assert [await code(verifier, token.token) for token in denied] == ["token_invalid"] * 2
+
+
 async def test_a_machine_is_denied_with_all_that_it_minted_until_then(world: World) -> None:
     verifier = service(
         world, graph={m.id: [world.callee.id] for m in (world.caller, world.stranger)}
@@ -208,6 +334,61 @@ async def test_a_machine_is_denied_with_all_that_it_minted_until_then(world: Wor
     world.time.advance(6)  # past the leeway for Clerk's clock
     assert await code(verifier, world.jwt()) == "accepted"
     assert await code(verifier, seen) == "token_invalid"
+
+
+def dated(world: World) -> Any:
+    """Clerk's answers with their `Date`, which the emulator leaves to its server."""
+    emulator = httpx.ASGITransport(app=world.emulator)
+
+    async def intercept(request: httpx.Request) -> httpx.Response:
+        answer = await emulator.handle_async_request(request)
+        answer.headers["Date"] = formatdate(world.time.wall, usegmt=True)
+        return answer
+
+    return intercept
+
+
+def slow_service(world: World, **given: Any) -> Verifier:
+    """The same service on a host whose wall clock is 60 s slow."""
+    time = world.time
+    settings = world.live_settings(graph={world.caller.id: [world.callee.id]}, **given)
+    clock = Clock(monotonic=lambda: time.monotonic, wall=lambda: time.wall - 60)
+    verifier = Verifier(settings, transport=world.upstream, clock=clock)
+    world.verifiers.append(verifier)
+    return verifier
+
+
+async def test_a_machine_is_denied_by_clerks_clock_where_this_hosts_is_slow(world: World) -> None:
+    world.upstream.intercept = dated(world)
+    verifier = slow_service(world)
+    await verifier.verify(world.token())  # its answer has a Date
+    world.time.advance(100)
+    token = world.jwt()
+    world.time.advance(20)
+
+    verifier.invalidate(machine_id=world.caller.id)
+
+    world.time.advance(60)  # past the moment when the token begins by the slow clock
+    assert await code(verifier, token) == "token_invalid"
+    world.upstream.intercept = None
+    later = world.jwt()
+    world.time.advance(60)
+    assert await code(verifier, later) == "accepted"
+
+
+async def test_a_date_of_the_public_key_set_is_not_clerks(world: World) -> None:
+    async def fast(request: httpx.Request) -> httpx.Response:
+        date = {"Date": "Fri, 31 Dec 2100 23:59:59 GMT"}
+        return httpx.Response(200, json=world.emulator.jwks(), headers=date)
+
+    world.upstream.intercept = fast
+    verifier = service(world, jwks_url="https://keys.test/jwks")
+    await verifier.verify(world.jwt())
+
+    verifier.invalidate(machine_id=world.caller.id)
+
+    world.time.advance(6)
+    assert await code(verifier, world.jwt()) == "accepted"
 
 
 async def test_a_denial_beats_a_verification_that_waits_for_the_key_set(world: World) -> None:

@@ -52,7 +52,13 @@ def test_identities_made_by_hand_are_those_of_the_middleware() -> None:
     assert machine.scopes == {"mch_x"}
     assert machine.expires_at == 5.0
     assert api_key_identity("org_" + "0" * 27).org_id == "org_" + "0" * 27
-    assert oauth_identity(client_id="client_x").client_id == "client_x"
+    user = oauth_identity(client_id="client_x", audience="https://a.test", actor={"sub": "x"})
+    assert (user.client_id, user.audience, user.actor) == (
+        "client_x",
+        ("https://a.test",),
+        {"sub": "x"},
+    )
+    assert (oauth_identity().audience, oauth_identity().actor) == ((), None)
     with pytest.raises(TypeError):
         machine.claims["jobs"] = ()  # type: ignore[index]  # read-only, as it is in a request
 

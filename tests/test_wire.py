@@ -85,6 +85,39 @@ def test_instants_are_aware_and_to_the_millisecond() -> None:
     assert token.last_used_at == token.created_at == NOW
 
 
+@pytest.mark.parametrize(
+    ("value", "instant"),
+    [
+        (1_800_000_000, datetime(2027, 1, 15, 8, tzinfo=UTC)),
+        (1_800_000_000_000, datetime(2027, 1, 15, 8, tzinfo=UTC)),
+        (1_800_000_000.5, datetime(2027, 1, 15, 8, 0, 0, 500_000, tzinfo=UTC)),
+        (99_999_999_999, datetime(5138, 11, 16, 9, 46, 39, tzinfo=UTC)),
+    ],
+)
+def test_an_instant_is_read_in_seconds_and_in_milliseconds(value: float, instant: datetime) -> None:
+    token = wire.read_oauth_access_token(OAUTH_TOKEN | {"expiration": value, "created_at": value})
+
+    assert token is not None
+    assert token.expires_at == token.created_at == instant
+
+
+@pytest.mark.parametrize("value", [None, NOTHING, "yesterday", True, -1, 10**400, float("nan"), {}])
+@pytest.mark.parametrize("name", ["created_at", "updated_at", "last_used_at"])
+def test_an_instant_that_decides_nothing_is_none_where_it_is_wrong(
+    name: str, value: object
+) -> None:
+    token = wire.read_m2m_token(changed(M2M_TOKEN, name, value))
+    key = wire.read_created_api_key(changed(API_KEY, name, value) | {"secret": "ak_x"})
+    assert getattr(token, name) is getattr(key, name) is None
+    if name != "last_used_at":
+        machine = wire.read_created_machine(changed(MACHINE, name, value) | {"secret_key": "ak_x"})
+        assert getattr(machine, name) is None
+
+
+def test_an_edge_with_a_wrong_instant_is_still_an_edge() -> None:
+    assert wire.read_scope(SCOPE | {"created_at": "now"}).created_at is None
+
+
 def test_an_m2m_token_may_lack_scopes_and_claims() -> None:
     token = wire.read_m2m_token(changed(changed(M2M_TOKEN, "scopes", NOTHING), "claims", NOTHING))
 
@@ -125,6 +158,19 @@ def test_an_oauth_token_is_read_or_is_not_active() -> None:
     assert token is not None
     assert (token.client_id, token.scopes) == ("client_1", ("read",))
     assert wire.read_oauth_access_token({"active": False}) is None
+
+
+def test_an_oauth_token_is_read_with_its_audience_and_its_actor() -> None:
+    bare = wire.read_oauth_access_token(OAUTH_TOKEN | {"aud": None, "act": None})
+    one = wire.read_oauth_access_token(OAUTH_TOKEN | {"aud": "https://a.test"})
+    two = wire.read_oauth_access_token(
+        OAUTH_TOKEN | {"aud": ["https://a.test", "b"], "act": {"sub": "client_1"}}
+    )
+
+    assert bare is not None and one is not None and two is not None  # noqa: PT018
+    assert (bare.audience, bare.actor) == ((), None)
+    assert one.audience == ("https://a.test",)
+    assert (two.audience, two.actor) == (("https://a.test", "b"), {"sub": "client_1"})
 
 
 def test_an_edge_is_read_from_its_creation_and_from_its_deletion() -> None:
@@ -186,12 +232,25 @@ UNREADABLE: list[tuple[Callable[[Any], Any], dict[str, Any], str, object]] = [
     (wire.read_m2m_token, M2M_TOKEN, "expiration", 10**400),
     (wire.read_m2m_token, M2M_TOKEN, "expiration", -1),
     pytest.param(  # type: ignore[list-item]  # a row like the others, with a name
-        wire.read_m2m_token, M2M_TOKEN, "expiration", 1_800_000_000, id="seconds"
+        wire.read_m2m_token, M2M_TOKEN, "expiration", 900_000_000, id="seconds before Clerk"
+    ),
+    pytest.param(  # type: ignore[list-item]  # a row like the others, with a name
+        wire.read_m2m_token, M2M_TOKEN, "expiration", 1e11, id="milliseconds before Clerk"
     ),
     pytest.param(  # type: ignore[list-item]  # a row like the others, with a name
         wire.read_m2m_token, M2M_TOKEN, "expiration", NOW_MS * 1000, id="microseconds"
     ),
-    (wire.read_m2m_token, M2M_TOKEN, "created_at", None),
+    (wire.read_created_m2m_token, M2M_TOKEN | {"token": "mt_x"}, "created_at", None),
+    (wire.read_created_m2m_token, M2M_TOKEN | {"token": "mt_x"}, "created_at", "now"),
+    (wire.read_created_m2m_token, M2M_TOKEN | {"token": "mt_x"}, "created_at", NOTHING),
+    (wire.read_oauth_access_token, OAUTH_TOKEN, "expiration", NOTHING),
+    (wire.read_oauth_access_token, OAUTH_TOKEN, "expiration", "never"),
+    (wire.read_oauth_access_token, OAUTH_TOKEN, "aud", 7),
+    (wire.read_oauth_access_token, OAUTH_TOKEN, "aud", []),
+    (wire.read_oauth_access_token, OAUTH_TOKEN, "aud", ["https://a.test", 7]),
+    (wire.read_oauth_access_token, OAUTH_TOKEN, "aud", {"a": 1}),
+    (wire.read_oauth_access_token, OAUTH_TOKEN, "act", "client_1"),
+    (wire.read_oauth_access_token, OAUTH_TOKEN, "act", [{}]),
     (wire.read_api_key, API_KEY, "id", "mt_" + "0" * 32),
     (wire.read_api_key, API_KEY, "subject", "scim_" + "0" * 27),
     (wire.read_api_key, API_KEY, "name", None),

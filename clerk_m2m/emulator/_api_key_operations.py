@@ -138,7 +138,7 @@ def verify_oauth_token(call: Call) -> Answer:
     if token.token_format == JWT and token.is_expired(call.now):
         return json_answer({"active": False})
     refuse_dead(call.instance, live=token.is_live(call.now))
-    return json_answer(token.as_json(call.now))
+    return json_answer(token.as_json(call.now, call.instance.oauth_instants))
 
 
 OPERATIONS = (

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ._app import BILLED, OPERATIONS, Application
 from ._faults import Fault, FaultBook, FaultKind, implied_kind
 from ._hosts import read_allowed_hosts
-from ._instance import AS_ERROR, DeadTokenAnswer, Instance
+from ._instance import AS_ERROR, SECONDS, DeadTokenAnswer, Instance, OAuthInstants
 from ._m2m_tokens import LAST_INSTANT_MS
 from ._mint import Mint
 from ._scripting import answer_script
@@ -31,9 +31,11 @@ class Emulator(Mint):
     SQLite file that keeps everything, or `":memory:"`. `clock` gives Unix seconds. `seed` is the
     path of a TOML file, or a mapping of the same shape. `dead_token_answer` says how a revoked or
     expired credential verifies: `"error"` is 404, `"flag"` is 200 with `revoked` or `expired`
-    true. `signing_key` is the PEM of an RSA private key; one is made when first needed.
-    `allowed_hosts` are names by which `/_emulator` may be asked for besides loopback and the
-    address that the emulator is served at; a request with an `Origin` is always refused there.
+    true. `oauth_instants` is the unit of the instants of OAuth access tokens, `"seconds"` or
+    `"milliseconds"`; all others are milliseconds. `signing_key` is the PEM of an RSA private key;
+    one is made when first needed. `allowed_hosts` are names by which `/_emulator` may be asked for
+    besides loopback and the address that the emulator is served at; a request with an `Origin` is
+    always refused there.
 
     Raises `SeedError` for a seed that cannot be used and `ValueError` for other bad arguments.
     """
@@ -46,6 +48,7 @@ class Emulator(Mint):
         clock: Callable[[], float] = time.time,
         seed: str | Path | Mapping[str, Any] | None = None,
         dead_token_answer: DeadTokenAnswer = AS_ERROR,
+        oauth_instants: OAuthInstants = SECONDS,
         signing_key: str | None = None,
         allowed_hosts: Iterable[str] = (),
     ) -> None:
@@ -56,6 +59,7 @@ class Emulator(Mint):
             secret_key=secret_key,
             clock=clock,
             dead_token_answer=dead_token_answer,
+            oauth_instants=oauth_instants,
             signing_key=signing_key,
         )
         super().__init__(instance)

@@ -18,9 +18,11 @@ ISSUER = "https://clerk.emulator.test"
 
 DeadTokenAnswer = Literal["error", "flag"]
 TokenFormat = Literal["opaque", "jwt"]
+OAuthInstants = Literal["seconds", "milliseconds"]
 AS_ERROR: DeadTokenAnswer = "error"
 OPAQUE: TokenFormat = "opaque"
 JWT: TokenFormat = "jwt"
+SECONDS: OAuthInstants = "seconds"
 
 
 class Instance:
@@ -33,12 +35,18 @@ class Instance:
         secret_key: str | None,
         clock: Callable[[], float],
         dead_token_answer: DeadTokenAnswer,
+        oauth_instants: OAuthInstants,
         signing_key: str | None,
     ) -> None:
         if dead_token_answer not in ("error", "flag"):
             raise ValueError(f"dead_token_answer must be 'error' or 'flag': {dead_token_answer!r}")
+        if oauth_instants not in ("seconds", "milliseconds"):
+            raise ValueError(
+                f"oauth_instants must be 'seconds' or 'milliseconds': {oauth_instants!r}"
+            )
         self.store = Store(database)
         self.dead_token_answer = dead_token_answer
+        self.oauth_instants = oauth_instants
         self.seconds_travelled = 0.0
         self._clock = clock
         with self.store.writing() as db:

@@ -217,11 +217,14 @@ class Mint:
         client_id: str = "client_emulator",
         token_format: TokenFormat = OPAQUE,
         seconds_until_expiration: float = 86_400,
+        audience: str | Sequence[str] | None = None,
+        actor: Mapping[str, Any] | None = None,
     ) -> EmulatedToken:
         """Add an OAuth access token of a user, which the Backend API cannot create.
 
-        Raises `ValueError` for a subject that is not `user_` and 27 word characters, and for
-        `scopes` in one string.
+        `audience` and `actor` are its `aud` and `act`; it has none unless given. Raises
+        `ValueError` for a subject that is not `user_` and 27 word characters, and for `scopes` in
+        one string.
         """
         if not USER_ID.fullmatch(subject):
             raise ValueError(f"a subject is user_ and 27 word characters, not {subject!r}")
@@ -234,6 +237,8 @@ class Mint:
                 client_id=client_id,
                 token_format=token_format,
                 seconds_until_expiration=seconds_until_expiration,
+                audience=audience,
+                actor=actor,
             )
         return EmulatedToken(id=token.id, token=token.token)
 

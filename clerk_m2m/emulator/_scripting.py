@@ -39,6 +39,8 @@ OAUTH_TOKEN = Body(
         "client_id": Text(min_length=1),
         "token_format": Text(choices=("opaque", "jwt")),
         "seconds_until_expiration": Number(above=0),
+        "audience": Anything(),
+        "actor": Anything(),
     },
     required=("subject",),
 )

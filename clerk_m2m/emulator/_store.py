@@ -95,6 +95,8 @@ CREATE TABLE IF NOT EXISTS oauth_tokens (
     client_id TEXT NOT NULL,
     subject TEXT NOT NULL,
     scopes TEXT NOT NULL,
+    audience TEXT,
+    actor TEXT,
     revoked INTEGER NOT NULL DEFAULT 0,
     revocation_reason TEXT,
     expires_at INTEGER,
@@ -102,6 +104,9 @@ CREATE TABLE IF NOT EXISTS oauth_tokens (
     updated_at INTEGER NOT NULL
 );
 """
+
+# Columns that a file of an older version lacks.
+_ADDED_COLUMNS = (("oauth_tokens", "audience TEXT"), ("oauth_tokens", "actor TEXT"))
 
 # Children first, so that no cascade has work to do.
 _RESOURCE_TABLES = (
@@ -131,6 +136,7 @@ class Store:
         with self.writing() as db:
             for statement in SCHEMA.split(";"):
                 db.execute(statement)
+            _add_missing_columns(db)
         # An emulator that a test forgot to close must not end in a ResourceWarning.
         weakref.finalize(self, self._db.close)
 
@@ -174,6 +180,13 @@ class Store:
         """Close the connection; the state in memory is gone, a file stays."""
         with self._lock:
             self._db.close()
+
+
+def _add_missing_columns(db: sqlite3.Connection) -> None:
+    for table, column in _ADDED_COLUMNS:
+        present = {row[1] for row in db.execute(f"PRAGMA table_info({table})")}
+        if column.split()[0] not in present:
+            db.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
 
 
 def setting(db: sqlite3.Connection, name: str, default: str) -> str:

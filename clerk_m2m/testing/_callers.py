@@ -81,6 +81,8 @@ def oauth_identity(
     client_id: str = "client_test",
     token_id: str = "oat_" + "0" * 32,
     scopes: Iterable[str] = (),
+    audience: str | Iterable[str] = (),
+    actor: Mapping[str, Any] | None = None,
     claims: Mapping[str, Any] | None = None,
     expires_at: float | None = None,
 ) -> OAuthIdentity:
@@ -90,6 +92,8 @@ def oauth_identity(
         subject=subject,
         client_id=client_id,
         scopes=_scopes(scopes),
+        audience=(audience,) if isinstance(audience, str) else tuple(audience),
+        actor=None if actor is None else _claims(actor),
         claims=_claims(claims),
         expires_at=expires_at,
     )

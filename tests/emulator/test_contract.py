@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
+from schemathesis.core.failures import FailureGroup
 
 from clerk_m2m.emulator import Emulator
 
@@ -93,6 +94,37 @@ def test_for_long_with_the_instance_key(case: Any) -> None:
 @LONG
 def test_for_long_with_a_machine_key(case: Any) -> None:
     machine_key(case)
+
+
+VERIFY_OAUTH = INSTANCE["/oauth_applications/access_tokens/verify"]["post"]
+
+
+def verify_oauth_token(emulator: Emulator, **given: Any) -> None:
+    """Have an access token verified, and the answer held against the contract."""
+    token = emulator.add_oauth_token(subject="user_" + "u" * 27, scopes=["read"], **given)
+    VERIFY_OAUTH.Case(
+        body={"access_token": token.token}, media_type="application/json"
+    ).call_and_validate(
+        app=emulator,
+        headers={"Authorization": f"Bearer {emulator.secret_key}"},
+        checks=[schemathesis.checks.response_schema_conformance],
+    )
+
+
+@pytest.mark.parametrize("oauth_instants", ["seconds", "milliseconds"])
+def test_an_access_token_verifies_as_the_contract_says(oauth_instants: Any) -> None:
+    emulator = Emulator(oauth_instants=oauth_instants)
+    verify_oauth_token(emulator)
+    emulator.close()
+
+
+@pytest.mark.parametrize("given", [{"audience": "https://a.test"}, {"actor": {"sub": "client_1"}}])
+def test_an_audience_and_an_actor_are_beyond_the_contract(given: dict[str, Any]) -> None:
+    """Its schema is closed, so they are in no answer but for a token that was made with them."""
+    emulator = Emulator()
+    with pytest.raises(FailureGroup):
+        verify_oauth_token(emulator, **given)
+    emulator.close()
 
 
 def test_the_emulator_has_every_operation_of_the_contract() -> None:

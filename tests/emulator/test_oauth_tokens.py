@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -17,7 +18,7 @@ PATH = "/oauth_applications/access_tokens/verify"
 
 async def test_a_token_verifies_with_its_scopes(api: httpx.AsyncClient, emulator: Emulator) -> None:
     token = emulator.add_oauth_token(subject=USER, scopes=["read", "write"], client_id="client_1")
-    now = int(emulator.now() * 1000)
+    now = int(emulator.now())
     assert re.fullmatch(r"oat_[0-9A-Za-z]{48}", token.token)
     answer = await api.post(PATH, json={"access_token": token.token})
     assert answer.status_code == 200
@@ -30,10 +31,65 @@ async def test_a_token_verifies_with_its_scopes(api: httpx.AsyncClient, emulator
         "revoked": False,
         "revocation_reason": None,
         "expired": False,
-        "expiration": now + 86_400_000,
+        "expiration": now + 86_400,
         "created_at": now,
         "updated_at": now,
     }
+
+
+async def test_instants_are_milliseconds_where_the_emulator_was_told_so(client: Any) -> None:
+    emulator = Emulator(oauth_instants="milliseconds", clock=lambda: 1_700_000_000.5)
+    token = emulator.add_oauth_token(subject=USER, seconds_until_expiration=60)
+    answer = await client(emulator.secret_key, emulator).post(
+        PATH, json={"access_token": token.token}
+    )
+    assert answer.json()["created_at"] == 1_700_000_000_500
+    assert answer.json()["expiration"] == 1_700_000_060_500
+    emulator.close()
+
+
+def test_another_unit_is_refused() -> None:
+    with pytest.raises(ValueError, match="oauth_instants"):
+        Emulator(oauth_instants="minutes")  # type: ignore[arg-type]
+
+
+async def test_a_token_that_never_expires_says_so(
+    api: httpx.AsyncClient, emulator: Emulator
+) -> None:
+    token = emulator.add_oauth_token(subject=USER, seconds_until_expiration=math.inf)
+    answer = await api.post(PATH, json={"access_token": token.token})
+    assert answer.json()["expiration"] is None
+
+
+@pytest.mark.parametrize("audience", ["https://a.test", ["https://a.test", "https://b.test"]])
+@pytest.mark.parametrize("token_format", ["opaque", "jwt"])
+async def test_an_audience_and_an_actor_are_in_the_answer_and_in_the_jwt(
+    api: httpx.AsyncClient, emulator: Emulator, token_format: Any, audience: Any
+) -> None:
+    actor = {"sub": "client_1", "act": {"sub": "client_2"}}
+    token = emulator.add_oauth_token(
+        subject=USER, token_format=token_format, audience=audience, actor=actor
+    )
+    answer = (await api.post(PATH, json={"access_token": token.token})).json()
+    assert (answer["aud"], answer["act"]) == (audience, actor)
+    if token_format == "jwt":
+        claims = jwt.decode(token.token, options={"verify_signature": False})
+        assert (claims["aud"], claims["act"]) == (audience, actor)
+
+
+async def test_a_token_without_an_audience_and_an_actor_has_no_such_claims(
+    emulator: Emulator,
+) -> None:
+    token = emulator.add_oauth_token(subject=USER, token_format="jwt").token
+    assert {"aud", "act"}.isdisjoint(jwt.decode(token, options={"verify_signature": False}))
+
+
+@pytest.mark.parametrize("given", [{"audience": 7}, {"audience": ["a", 7]}, {"actor": "a"}])
+def test_an_audience_or_actor_of_another_type_is_refused(
+    emulator: Emulator, given: dict[str, Any]
+) -> None:
+    with pytest.raises(ValueError, match=next(iter(given))):
+        emulator.add_oauth_token(subject=USER, **given)
 
 
 async def test_the_deprecated_property_still_works_and_the_new_one_wins(

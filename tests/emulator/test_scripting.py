@@ -72,6 +72,8 @@ async def test_a_fault_takes_a_body_as_text_or_as_json_and_headers(
         ("travel", '{"seconds": -1e10}'),
         ("oauth_tokens", "{}"),
         ("oauth_tokens", '{"subject": "user_1"}'),
+        ("oauth_tokens", f'{{"subject": "{USER}", "audience": 7}}'),
+        ("oauth_tokens", f'{{"subject": "{USER}", "actor": "a"}}'),
         ("signing_key", '{"keep_previous": 1}'),
     ],
 )
@@ -105,12 +107,20 @@ async def test_calls_are_shown_and_forgotten(
 async def test_an_oauth_token_is_made_for_the_contract_cannot(
     script: httpx.AsyncClient, api: httpx.AsyncClient
 ) -> None:
-    body = {"subject": USER, "scopes": ["read"], "token_format": "jwt", "client_id": "client_1"}
+    body = {
+        "subject": USER,
+        "scopes": ["read"],
+        "token_format": "jwt",
+        "client_id": "client_1",
+        "audience": ["https://a.test"],
+        "actor": {"sub": "client_1"},
+    }
     made = (await script.post("oauth_tokens", json=body)).json()
     answer = await api.post(
         "/oauth_applications/access_tokens/verify", json={"access_token": made["access_token"]}
     )
     assert (answer.json()["id"], answer.json()["scopes"]) == (made["id"], ["read"])
+    assert (answer.json()["aud"], answer.json()["act"]) == (["https://a.test"], {"sub": "client_1"})
 
 
 async def test_the_signing_key_is_rotated(script: httpx.AsyncClient, emulator: Emulator) -> None:

@@ -60,6 +60,26 @@ def machines_in(database: Path) -> set[str]:
         with_check.close()
 
 
+async def test_a_file_of_a_version_without_audiences_goes_on_serving(
+    client: Any, tmp_path: Path
+) -> None:
+    database = tmp_path / "emulator.db"
+    Emulator(database=database).close()
+    with sqlite3.connect(database) as db:
+        for column in ("audience", "actor"):
+            db.execute(f"ALTER TABLE oauth_tokens DROP COLUMN {column}")
+    db.close()
+
+    for _ in range(2):  # the second time, there is nothing to add
+        emulator = Emulator(database=database)
+        token = emulator.add_oauth_token(subject=USER, audience="https://a.test")
+        answer = await client(emulator.secret_key, emulator).post(
+            "/oauth_applications/access_tokens/verify", json={"access_token": token.token}
+        )
+        assert answer.json()["aud"] == "https://a.test"
+        emulator.close()
+
+
 async def test_everything_survives_a_restart(client: Any, tmp_path: Path) -> None:
     database = tmp_path / "emulator.db"
     first = Emulator(database=database)

@@ -134,6 +134,8 @@ def by_type(identity: Identity) -> str:
     if isinstance(identity, ApiKeyIdentity):
         return assert_type(identity.name, str)
     assert_type(identity, OAuthIdentity)
+    assert_type(identity.audience, tuple[str, ...])
+    assert_type(identity.actor, Mapping[str, Any] | None)
     return assert_type(identity.client_id, str)
 
 
