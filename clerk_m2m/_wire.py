@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeGuard, TypeVar
 
 from clerk_m2m._secret import Secret
 from clerk_m2m.errors import FieldError, UnavailableError
@@ -41,10 +41,11 @@ API_KEY_ID = re.compile(r"ak_[0-9A-Fa-f]{32}")
 OAUTH_TOKEN_ID = re.compile(r"oat_[0-9A-Fa-f]{32}")
 _KEY_SUBJECT = re.compile(r"(user|org|mch)_[A-Za-z0-9_]{27}")
 
-# 2001 to 9999 in milliseconds. The contract says milliseconds of every instant but those of OAuth
-# access tokens, which are most likely seconds (the example is 1716883200). No millisecond since
-# 1973 is below 1e11, so a value says by its size what it is. Microseconds lie beyond both.
-_FIRST_MS, _LAST_MS, _SECONDS_BELOW = 1e12, 253_402_300_799_000, 1e11
+# 2001 to 9999 in milliseconds: seconds mistaken for them lie before, microseconds beyond.
+_FIRST_MS, _LAST_MS = 1e12, 253_402_300_799_000
+# The contract says milliseconds of every instant but those of OAuth access tokens, which are most
+# likely seconds (its example is 1716883200). A value says by its size which of the two it is.
+_SECONDS_BELOW = 1e11
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +128,7 @@ class _Object:
         return frozen
 
     def instant(self, name: str) -> datetime:
-        """Milliseconds or seconds since 1970 to an aware datetime."""
+        """Milliseconds since 1970 to an aware datetime."""
         instant = self.instant_if_valid(name)
         if instant is None:
             raise _wrong(name)
@@ -136,12 +137,8 @@ class _Object:
     def instant_if_valid(self, name: str) -> datetime | None:
         """Like `instant`, but None where it is missing or wrong: for what decides nothing."""
         value = self._value.get(name)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            return None
-        if value < _SECONDS_BELOW:
-            value *= 1000
         # NaN fails the comparison, so it is refused with the rest.
-        if not _FIRST_MS <= value <= _LAST_MS:
+        if not _is_number(value) or not _FIRST_MS <= value <= _LAST_MS:
             return None
         return datetime.fromtimestamp(value / 1000, UTC)
 
@@ -166,6 +163,10 @@ class _Object:
             raise _wrong("act")
         actor: Mapping[str, Any] | None = freeze(value)
         return actor
+
+
+def _is_number(value: Any) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _wrong(name: str) -> UnavailableError:
@@ -292,7 +293,7 @@ def read_created_api_key(value: Any) -> CreatedApiKey:
 @_reader
 def read_oauth_access_token(value: Any) -> OAuthAccessToken | None:
     """Read the answer of `verifyOAuthAccessToken`; None stands for `{"active": false}`."""
-    item = _Object(value)
+    item = _Object(_in_milliseconds(_Object(value)._value))
     if "active" in item._value:
         if item.flag("active"):
             raise _wrong("active")
@@ -304,6 +305,16 @@ def read_oauth_access_token(value: Any) -> OAuthAccessToken | None:
         audience=item.audience(),
         actor=item.actor(),
     )
+
+
+def _in_milliseconds(members: dict[str, Any]) -> dict[str, Any]:
+    """Give the answer with its instants in milliseconds, whichever unit Clerk has sent."""
+    instants = {name: members.get(name) for name in ("expiration", "created_at", "updated_at")}
+    return members | {
+        name: instant * 1000
+        for name, instant in instants.items()
+        if _is_number(instant) and instant < _SECONDS_BELOW
+    }
 
 
 @_reader

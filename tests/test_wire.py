@@ -94,7 +94,9 @@ def test_instants_are_aware_and_to_the_millisecond() -> None:
         (99_999_999_999, datetime(5138, 11, 16, 9, 46, 39, tzinfo=UTC)),
     ],
 )
-def test_an_instant_is_read_in_seconds_and_in_milliseconds(value: float, instant: datetime) -> None:
+def test_an_instant_of_an_oauth_token_is_read_in_seconds_and_in_milliseconds(
+    value: float, instant: datetime
+) -> None:
     token = wire.read_oauth_access_token(OAUTH_TOKEN | {"expiration": value, "created_at": value})
 
     assert token is not None
@@ -232,10 +234,13 @@ UNREADABLE: list[tuple[Callable[[Any], Any], dict[str, Any], str, object]] = [
     (wire.read_m2m_token, M2M_TOKEN, "expiration", 10**400),
     (wire.read_m2m_token, M2M_TOKEN, "expiration", -1),
     pytest.param(  # type: ignore[list-item]  # a row like the others, with a name
-        wire.read_m2m_token, M2M_TOKEN, "expiration", 900_000_000, id="seconds before Clerk"
+        wire.read_m2m_token, M2M_TOKEN, "expiration", 1_800_000_000, id="seconds"
     ),
     pytest.param(  # type: ignore[list-item]  # a row like the others, with a name
-        wire.read_m2m_token, M2M_TOKEN, "expiration", 1e11, id="milliseconds before Clerk"
+        wire.read_oauth_access_token, OAUTH_TOKEN, "expiration", 9e8, id="seconds before 2001"
+    ),
+    pytest.param(  # type: ignore[list-item]  # a row like the others, with a name
+        wire.read_oauth_access_token, OAUTH_TOKEN, "expiration", 1e11, id="milliseconds before"
     ),
     pytest.param(  # type: ignore[list-item]  # a row like the others, with a name
         wire.read_m2m_token, M2M_TOKEN, "expiration", NOW_MS * 1000, id="microseconds"
@@ -245,6 +250,9 @@ UNREADABLE: list[tuple[Callable[[Any], Any], dict[str, Any], str, object]] = [
     (wire.read_created_m2m_token, M2M_TOKEN | {"token": "mt_x"}, "created_at", NOTHING),
     (wire.read_oauth_access_token, OAUTH_TOKEN, "expiration", NOTHING),
     (wire.read_oauth_access_token, OAUTH_TOKEN, "expiration", "never"),
+    (wire.read_oauth_access_token, OAUTH_TOKEN, "expiration", True),
+    (wire.read_oauth_access_token, OAUTH_TOKEN, "expiration", float("nan")),
+    (wire.read_oauth_access_token, OAUTH_TOKEN, "expiration", 0),
     (wire.read_oauth_access_token, OAUTH_TOKEN, "aud", 7),
     (wire.read_oauth_access_token, OAUTH_TOKEN, "aud", []),
     (wire.read_oauth_access_token, OAUTH_TOKEN, "aud", ["https://a.test", 7]),
