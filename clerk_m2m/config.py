@@ -88,7 +88,7 @@ class Settings:
     allow_http: bool
     accepts: frozenset[TokenType]
     api_key_header: str | None
-    oauth_audience: frozenset[str]
+    oauth_audience: frozenset[str] | None
     graph: ScopeGraph | Path | Literal["live"] | None
     graph_ttl: float
     graph_max_stale: float
@@ -368,9 +368,9 @@ def _header_name(value: str | None) -> str | None:
     return name
 
 
-def _oauth_audience(value: str | Iterable[str] | None) -> frozenset[str]:
+def _oauth_audience(value: str | Iterable[str] | None) -> frozenset[str] | None:
     if value is None:
-        return frozenset()
+        return None
     items: list[object] = [value] if isinstance(value, str) else list(value)
     audience = [item for item in items if isinstance(item, str) and item]
     # An empty one would turn the check off for somebody who has asked for it.

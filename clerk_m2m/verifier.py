@@ -94,7 +94,10 @@ class Verifier:
         self._graph = _graph_source(settings, self._client, clock)
         self._offline = self._offline_verifier()
         endpoints = EndpointVerifier(
-            self._client, audience=settings.oauth_audience, clock=clock, stats=self.stats
+            self._client,
+            audience=settings.oauth_audience or frozenset(),
+            clock=clock,
+            stats=self.stats,
         )
         self._verdicts: VerdictCache[bytes, str | Secret, Verdict] = VerdictCache(
             endpoints.ask,
@@ -312,7 +315,7 @@ class Verifier:
         keys = _jwt.KeySet(fetch, fixed=fixed, clock=self._clock)
         return _offline.OfflineVerifier(
             keys,
-            audience=settings.oauth_audience,
+            audience=settings.oauth_audience or frozenset(),
             clock=self._clock,
             server_clock=self._server_clock,
         )
