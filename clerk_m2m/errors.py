@@ -96,9 +96,12 @@ class RefusalError(ClerkM2MError):
     """A request is refused: `status` and `code` answer it, `detail` says why in a sentence.
 
     `bearer_error` is the `error` of the Bearer challenge (RFC 6750 section 3.1); None sends the
-    challenge without one (section 3: no credential was presented).
+    challenge without one (section 3: no credential was presented). `from_verifier` is True on what
+    `Verifier.verify` raised. When a handler called it, the refusal is about another credential than
+    the caller's, and the middleware does not answer the request with it.
     """
 
+    from_verifier = False
     bearer_error: ClassVar[str | None] = None
     challenged: ClassVar[bool] = True
     default_detail: ClassVar[str] = "The request was refused."

@@ -1,9 +1,10 @@
 """Guards: what a route asks of the identity that the middleware has established.
 
 A guard is a value, made once. As a FastAPI dependency it is awaited, on HTTP and WebSocket routes
-alike; on any Starlette connection call `guard.check(connection)`, or await the guard. It reads
-`connection.state.machine` and does no I/O. (It can be awaited because FastAPI runs a synchronous
-dependency in a worker thread, which costs more than all the rest of the request here.)
+alike; on any Starlette connection call `guard.check(connection)`, or await the guard. It reads what
+the innermost `MachineAuthMiddleware` found out, trusts nothing in `connection.state`, and does no
+I/O. (It can be awaited because FastAPI runs a synchronous dependency in a worker thread, which
+costs more than all the rest of the request here.)
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from starlette.requests import HTTPConnection
 
+from clerk_m2m._answers import EXCHANGE, Exchange
 from clerk_m2m.errors import (
     SCOPE,
     ConfigurationError,
@@ -74,7 +76,12 @@ class Guard(_SecurityScheme, Generic[T_co]):
 
     def check(self, connection: HTTPConnection) -> T_co:
         """Give the caller's identity, or refuse; the same as the call, without `await`."""
-        return self.accept(_identity(connection))
+        exchange = _exchange(connection)
+        try:
+            return self.accept(_identity(exchange, connection))
+        except RefusalError as refusal:
+            exchange.refusal = refusal
+            raise
 
     def accept(self, identity: Identity) -> T_co:
         """Apply the rule to an identity at hand."""
@@ -150,17 +157,20 @@ def require_any(first: Guard[T_co], *others: Guard[T_co]) -> Guard[T_co]:
     return Guard("ClerkCredential", "A machine credential of Clerk's.", rule)
 
 
-def _identity(connection: HTTPConnection) -> Identity:
-    try:
-        identity: Identity | None = connection.scope["state"]["machine"]
-    except KeyError:
+def _exchange(connection: HTTPConnection) -> Exchange:
+    exchange: Exchange | None = connection.scope.get(EXCHANGE)
+    if exchange is None:
         raise MiddlewareMissingError(
-            "This guard needs MachineAuthMiddleware in front of the app: "
-            "app.add_middleware(MachineAuthMiddleware)."
-        ) from None
-    if identity is None:
+            "This guard needs MachineAuthMiddleware in front of the app, and a request that is "
+            "still being handled: app.add_middleware(MachineAuthMiddleware)."
+        )
+    return exchange
+
+
+def _identity(exchange: Exchange, connection: HTTPConnection) -> Identity:
+    if exchange.identity is None:
         raise _none_of_ours(connection)
-    return identity
+    return exchange.identity
 
 
 def _none_of_ours(connection: HTTPConnection) -> RefusalError:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Iterable
-from typing import TypeAlias
+from collections.abc import Callable, Iterable
+from typing import Any, TypeAlias
 
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from clerk_m2m._answers import answer
+from clerk_m2m._answers import Exchange, answer
 from clerk_m2m.config import Settings
 from clerk_m2m.errors import (
     ConfigurationError,
@@ -31,8 +31,15 @@ logger = logging.getLogger("clerk_m2m")
 OnError: TypeAlias = Callable[[HTTPConnection, RefusalError], Response | None]
 
 _NOT_OURS = frozenset({TokenClass.SESSION_JWT, TokenClass.UNKNOWN})
-_BEGINNINGS = frozenset(
-    {"http.response.start", "websocket.accept", "websocket.http.response.start"}
+_SHARED_STATE = (
+    "request.state.machine was set before MachineAuthMiddleware saw the connection. From now on "
+    "each connection gets a copy of the state, and middleware outside of MachineAuthMiddleware "
+    "does not see request.state.machine. If the server gives several requests one state "
+    "(hypercorn before 0.18), upgrade it; if other code sets request.state.machine, rename that."
+)
+_LIFESPAN_STATE = (
+    "The lifespan state has an entry `machine`, which is where MachineAuthMiddleware puts the "
+    "caller's identity. Rename the entry."
 )
 
 
@@ -44,7 +51,10 @@ class MachineAuthMiddleware:
     with the request's whole path exactly. `required=False` lets it pass with
     `request.state.machine = None`, for guards to decide; a machine credential that is invalid is
     refused either way. `on_error(connection, refusal)` is told of every refusal and may give
-    another answer; None keeps the standard one. Raises `ConfigurationError`.
+    another answer; None keeps the standard one. What an exception handler of the app answers to a
+    guard's refusal is kept. Refusals of guards and those that a handler raises by hand are answered
+    too; one from a `Verifier.verify` that the app calls is the app's own error. Raises
+    `ConfigurationError`, when the app starts also for a lifespan state with a `machine`.
     """
 
     def __init__(
@@ -67,6 +77,7 @@ class MachineAuthMiddleware:
         header = self.verifier.settings.api_key_header
         self._api_key_header = header.encode("ascii") if header else None
         self._described = False
+        self._state_shared = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the connection on with an identity, or answer it with a refusal."""
@@ -78,19 +89,31 @@ class MachineAuthMiddleware:
         if scope["type"] == "lifespan":
             await self._lifespan(scope, receive, send)
             return
-        replying = _Reply(send)
+        exchange = Exchange(scope, send)
+        admitted = False
         try:
-            machine = await self._identify(scope)
-            # A dict of its own: a server that shares one between the requests of a connection (as
-            # hypercorn did before 0.18) would hand one caller's identity to another's handler.
-            scope["state"] = {**scope.get("state", {}), "machine": machine}
-            # A guard in the app refuses by raising too, and is answered like any other refusal.
-            await self.app(scope, receive, replying)
+            exchange.admit(await self._identify(scope), copy_state=self._state_shared)
+            admitted = True
+            if exchange.has_own_state:
+                self._note_shared_state()
+            await self.app(scope, receive, exchange)
         except RefusalError as refusal:
-            await self._refuse(refusal, scope, receive, replying)
+            if admitted and refusal.from_verifier:
+                # The app asked a verifier itself, about another credential than its caller's.
+                raise
+            if not admitted:
+                exchange.admit(
+                    None, copy_state=self._state_shared
+                )  # `on_error` and outer middleware see nobody
+            await self._refuse(refusal, scope, receive, exchange)
+        else:
+            if exchange.refusal is not None and exchange.status >= 400:
+                # The app answered a guard's refusal itself, by an exception handler of its own.
+                self._report(exchange.refusal, scope, exchange.status)
         finally:
-            if replying.held:
-                await replying.release()
+            exchange.close()
+            if exchange.held:
+                await exchange.release()
 
     async def _identify(self, scope: Scope) -> Identity | None:
         if scope["path"] in self._exclude:
@@ -108,66 +131,46 @@ class MachineAuthMiddleware:
             return None
 
     async def _refuse(
-        self, refusal: RefusalError, scope: Scope, receive: Receive, replying: _Reply
+        self, refusal: RefusalError, scope: Scope, receive: Receive, exchange: Exchange
     ) -> None:
-        if replying.begun and scope["type"] == "http":
+        if exchange.begun and scope["type"] == "http":
             raise refusal  # too late to answer: the server ends the response
-        _log(refusal, scope)
-        given = self._on_error(HTTPConnection(scope), refusal) if self._on_error else None
-        response = given or answer(refusal)
-        send = replying.instead()
-        denial = "websocket.http.response" in scope.get("extensions", {}) and not replying.begun
+        response = self._report(refusal, scope, refusal.status) or answer(refusal)
+        send = exchange.instead()
+        denial = "websocket.http.response" in scope.get("extensions", {}) and not exchange.begun
         if scope["type"] == "websocket" and not denial:
             await send({"type": "websocket.close", "code": 1008})
         else:
             await response(scope, receive, send)
 
+    def _report(self, refusal: RefusalError, scope: Scope, status: int) -> Response | None:
+        _log(refusal, scope, status)
+        return self._on_error(HTTPConnection(scope), refusal) if self._on_error else None
+
+    def _note_shared_state(self) -> None:
+        if not self._state_shared:
+            self._state_shared = True
+            logger.warning(_SHARED_STATE)
+
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def closing_send(message: Message) -> None:
+        state: dict[str, Any] = scope.get("state", {})
+        refused = False
+
+        async def watching_send(message: Message) -> None:
+            nonlocal refused
+            kind = message["type"]
+            if kind == "lifespan.startup.complete" and "machine" in state:
+                refused = True
+                await send({"type": "lifespan.startup.failed", "message": _LIFESPAN_STATE})
+                raise ConfigurationError(_LIFESPAN_STATE)
+            if refused:
+                return  # the app reports the error just raised, and the server has been told
             # Before the server hears that shutdown is complete: after that its loop may stop.
-            if message["type"] in ("lifespan.shutdown.complete", "lifespan.shutdown.failed"):
+            if kind in ("lifespan.shutdown.complete", "lifespan.shutdown.failed"):
                 await self.verifier.aclose()
             await send(message)
 
-        await self.app(scope, receive, closing_send)
-
-
-class _Reply:
-    """The `send` of one connection: knows whether the app's reply has begun, and holds back a 500.
-
-    An application that stands inside (mounted, or wrapped) answers an exception with 500 before it
-    lets it out, a guard's refusal too. Held back, that answer gives way to the refusal's own.
-    """
-
-    __slots__ = ("_send", "begun", "held")
-
-    def __init__(self, send: Send) -> None:
-        self._send = send
-        self.begun = False
-        self.held: list[Message] = []
-
-    def __call__(self, message: Message) -> Awaitable[None]:
-        if self.held or message.get("status") == 500:
-            return self._hold(message)
-        self.begun = self.begun or message["type"] in _BEGINNINGS
-        return self._send(message)
-
-    async def _hold(self, message: Message) -> None:
-        self.held.append(message)
-        if message.get("more_body"):
-            await self.release()
-
-    async def release(self) -> None:
-        """Send what was held back after all."""
-        held, self.held = self.held, []
-        for message in held:
-            self.begun = True
-            await self._send(message)
-
-    def instead(self) -> Send:
-        """Give the way to answer in place of what was held back."""
-        self.held = []
-        return self._send
+        await self.app(scope, receive, watching_send)
 
 
 def _verifier(settings: Settings | None) -> Verifier:
@@ -195,7 +198,7 @@ def _paths(exclude: Iterable[str]) -> frozenset[str]:
     return paths
 
 
-def _log(refusal: RefusalError, scope: Scope) -> None:
+def _log(refusal: RefusalError, scope: Scope, status: int) -> None:
     """One line per refusal; the path is quoted, since its caller wrote it."""
     level = logging.WARNING if isinstance(refusal, VerificationUnavailableError) else logging.INFO
     cause = f" ({refusal.__cause__})" if refusal.__cause__ else ""
@@ -204,7 +207,7 @@ def _log(refusal: RefusalError, scope: Scope) -> None:
         "Refused %s %r with %d %s: %s%s",
         scope.get("method", "WEBSOCKET"),
         scope["path"],
-        refusal.status,
+        status,
         refusal.code,
         refusal.detail,
         cause,

@@ -28,6 +28,7 @@ from clerk_m2m.decisions import Decision, Reason, Stats
 from clerk_m2m.errors import (
     BackendAPIError,
     RateLimitedError,
+    RefusalError,
     ScopeDeniedError,
     TokenInvalidError,
     TokenTypeNotAcceptedError,
@@ -118,15 +119,19 @@ class Verifier:
         Raises a `RefusalError`: `TokenInvalidError`, `TokenTypeNotAcceptedError`,
         `ScopeDeniedError`, or `VerificationUnavailableError` where it could not be found out.
         """
-        key = self._key(token)
-        verdict = self._verdicts.lookup(key, token)
-        if verdict is not None:
-            self.stats.hits += 1
-            identity = self._admit(verdict)
-            if identity is not None:
-                return identity
-        # From here on the token is in no local of a frame, which tracebacks may show.
-        return await self._verify_with_calls(key, Secret(token))
+        try:
+            key = self._key(token)
+            verdict = self._verdicts.lookup(key, token)
+            if verdict is not None:
+                self.stats.hits += 1
+                identity = self._admit(verdict)
+                if identity is not None:
+                    return identity
+            # From here on the token is in no local of a frame, which tracebacks may show.
+            return await self._verify_with_calls(key, Secret(token))
+        except RefusalError as refusal:
+            refusal.from_verifier = True
+            raise
 
     def _admit(self, verdict: Verdict) -> Identity | None:
         """Apply a verdict and the scope policy; None where the caller's edges are not known yet."""

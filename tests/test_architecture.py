@@ -26,9 +26,9 @@ LAYERS = [
     # pure: no network, no event loop but the cache's own
     {"_cache", "_breaker", "records", "tokens", "scopes"},
     {"_wire", "config"},
-    # one job each: the wire, the keys, the guards, the answers
-    {"_deadline", "_call"},
-    {"_http", "_jwt", "guards", "_answers", "openapi"},
+    # one job each: the wire, the keys, the answers, the guards
+    {"_deadline", "_call", "_answers"},
+    {"_http", "_jwt", "guards", "openapi"},
     # the Backend API, typed
     {"_session"},
     {"_machine_operations", "_key_operations"},

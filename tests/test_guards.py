@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from starlette.requests import HTTPConnection
+from starlette.types import Message, Scope
 
 from clerk_m2m import (
     ApiKeyIdentity,
@@ -27,6 +28,7 @@ from clerk_m2m import (
     require_machine,
     require_oauth,
 )
+from clerk_m2m._answers import Exchange
 
 CALLER, OTHER, USER = "mch_" + "a" * 27, "mch_" + "o" * 27, "user_" + "u" * 27
 MACHINE = MachineIdentity(token_id="mt_1", token_format="opaque", subject=CALLER)
@@ -38,10 +40,16 @@ OAUTH = OAuthIdentity(
 )
 
 
+async def no_send(message: Message) -> None:
+    raise AssertionError("a guard sends nothing")
+
+
 def connection(
     identity: Identity | None, *headers: tuple[bytes, bytes], kind: str = "http"
 ) -> HTTPConnection:
-    return HTTPConnection({"type": kind, "headers": list(headers), "state": {"machine": identity}})
+    scope: Scope = {"type": kind, "headers": list(headers)}
+    Exchange(scope, no_send).admit(identity)
+    return HTTPConnection(scope)
 
 
 def refusal(guard: Guard[Any], identity: Identity) -> RefusalError:
@@ -175,7 +183,7 @@ def test_an_ill_formed_credential_is_refused_on_an_excluded_path_too() -> None:
     assert refused.value.code == "token_malformed"
 
 
-@pytest.mark.parametrize("scope", [{}, {"state": {}}, {"state": {"other": MACHINE}}])
+@pytest.mark.parametrize("scope", [{}, {"state": {}}, {"state": {"machine": MACHINE}}])
 def test_a_guard_without_the_middleware_says_what_is_missing(scope: dict[str, Any]) -> None:
     with pytest.raises(MiddlewareMissingError, match=r"add_middleware\(MachineAuthMiddleware\)"):
         require_machine().check(HTTPConnection({"type": "http", "headers": []} | scope))
@@ -207,11 +215,16 @@ def test_the_guards_need_no_fastapi() -> None:
     script = """
 import sys
 sys.modules["fastapi"] = None  # as if it were not installed
+import asyncio
 from starlette.requests import HTTPConnection
 from clerk_m2m import MachineIdentity, require_machine
+from clerk_m2m._answers import Exchange
 identity = MachineIdentity(token_id="mt_1", token_format="opaque", subject="mch_1")
-scope = {"type": "http", "headers": [], "state": {"machine": identity}}
-print(require_machine().check(HTTPConnection(scope)) is identity)
+scope = {"type": "http", "headers": []}
+Exchange(scope, None).admit(identity)
+connection = HTTPConnection(scope)
+checked = require_machine().check(connection)
+print(checked is asyncio.run(require_machine()(connection)) is identity)
 """
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=30

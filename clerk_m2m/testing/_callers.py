@@ -128,6 +128,7 @@ class _FixedVerifier(Verifier):
     async def verify(self, token: str) -> Identity:
         """Give the identity that the test has chosen, or refuse as it has."""
         if isinstance(self._answer, RefusalError):
+            self._answer.from_verifier = True
             # One exception serves many requests: without this its traceback would grow.
             raise self._answer.with_traceback(None)
         return self._answer

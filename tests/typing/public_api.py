@@ -59,6 +59,7 @@ def on_error(connection: HTTPConnection, refusal: RefusalError) -> Response | No
     assert_type(refusal.status, int)
     assert_type(refusal.code, str)
     assert_type(refusal.detail, str)
+    assert_type(refusal.from_verifier, bool)
     return PlainTextResponse(refusal.detail) if refusal.status == 401 else None
 
 
