@@ -5,12 +5,16 @@ alike; on any Starlette connection call `guard.check(connection)`, or await the 
 the innermost `MachineAuthMiddleware` found out, trusts nothing in `connection.state`, and does no
 I/O. (It can be awaited because FastAPI runs a synchronous dependency in a worker thread, which
 costs more than all the rest of the request here.)
+
+`Depends(require_api_key)`, without parentheses, would make a guard on each request and ask nothing.
+FastAPI takes the parameters of such a function for fields of the request and asks pydantic for
+their schema when it reads the route; `_NotADependency` in their annotations refuses there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Final, Generic, Protocol, TypeVar
 
 from starlette.requests import HTTPConnection
 
@@ -35,9 +39,13 @@ from clerk_m2m.identity import (
 from clerk_m2m.tokens import extract
 
 if TYPE_CHECKING:
+    from fastapi.security import SecurityScopes
+
     _SecurityScheme = object
 else:
     try:
+        from fastapi.security import SecurityScopes
+
         # FastAPI shows a dependency in OpenAPI as a security scheme only if it is one of its own.
         from fastapi.security.base import SecurityBase as _SecurityScheme
     except ImportError:  # the extra `fastapi` is not installed: there is no OpenAPI to show it in
@@ -45,10 +53,21 @@ else:
         class _SecurityScheme:
             pass
 
+        class SecurityScopes:
+            scopes = ()
+
 
 __all__ = ["Guard", "require_any", "require_api_key", "require_machine", "require_oauth"]
 
 T_co = TypeVar("T_co", covariant=True)
+
+_NO_SCOPES: Final = SecurityScopes()
+
+
+class _Rule(Protocol[T_co]):
+    """What a guard asks; `more_scopes` are those that the route wants besides the guard's own."""
+
+    def __call__(self, identity: Identity, more_scopes: Sequence[str], /) -> T_co: ...
 
 
 class Guard(_SecurityScheme, Generic[T_co]):
@@ -56,10 +75,11 @@ class Guard(_SecurityScheme, Generic[T_co]):
 
     `await guard(connection)` and `guard.check(connection)` give the identity or raise a
     `RefusalError` that the middleware answers; `MiddlewareMissingError` where there is none.
+    With FastAPI's `Security(guard, scopes=[…])`, those scopes are required too.
     """
 
     def __init__(
-        self, scheme_name: str, description: str, rule: Callable[[Identity], T_co]
+        self, scheme_name: str, description: str, rule: _Rule[T_co], *, takes_scopes: bool
     ) -> None:
         # The two names that FastAPI reads of a security scheme.
         self.scheme_name = scheme_name
@@ -68,27 +88,59 @@ class Guard(_SecurityScheme, Generic[T_co]):
             "scheme": "bearer",
             "description": description,
         }
+        self._takes_scopes = takes_scopes
         self._rule = rule
 
-    async def __call__(self, connection: HTTPConnection) -> T_co:
-        """Give the caller's identity, or refuse."""
-        return self.check(connection)
+    async def __call__(
+        self, connection: HTTPConnection, security_scopes: SecurityScopes = _NO_SCOPES
+    ) -> T_co:
+        """Give the caller's identity, or refuse.
+
+        FastAPI gives the scopes of `Security(…)` around this guard; they are required too. Raises
+        `ConfigurationError`, whoever calls, if the guard is for a credential without permissions.
+        """
+        if security_scopes.scopes and not self._takes_scopes:
+            raise ConfigurationError(
+                f"Security(…, scopes={security_scopes.scopes!r}) around a guard that lets in only "
+                "machines: an M2M token has no permissions. Use Depends, and name the machines: "
+                "require_machine(*machine_ids)."
+            )
+        return self._check(connection, security_scopes.scopes)
 
     def check(self, connection: HTTPConnection) -> T_co:
         """Give the caller's identity, or refuse; the same as the call, without `await`."""
+        return self._check(connection, ())
+
+    def accept(self, identity: Identity) -> T_co:
+        """Apply the rule to an identity at hand."""
+        return self._rule(identity, ())
+
+    def _check(self, connection: HTTPConnection, more_scopes: Sequence[str]) -> T_co:
         exchange = _exchange(connection)
         try:
-            return self.accept(_identity(exchange, connection))
+            return self._rule(_identity(exchange, connection), more_scopes)
         except RefusalError as refusal:
             exchange.refusal = refusal
             raise
 
-    def accept(self, identity: Identity) -> T_co:
-        """Apply the rule to an identity at hand."""
-        return self._rule(identity)
+
+class _NotADependency:
+    """Refuses `Depends(require_…)` without parentheses, when FastAPI reads the route."""
+
+    def __init__(self, written: str) -> None:
+        self._written = written
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        name = self._written.partition("(")[0]
+        raise ConfigurationError(
+            f"Depends({name}) without parentheses makes a guard and never asks it. "
+            f"Write Depends({self._written}); the same with Security."
+        )
 
 
-def require_machine(*machine_ids: str) -> Guard[MachineIdentity]:
+def require_machine(
+    *machine_ids: Annotated[str, _NotADependency("require_machine()")],
+) -> Guard[MachineIdentity]:
     """Require a machine with an M2M token; one of `machine_ids`, where any are given.
 
     With none given (mind `*[]`), any machine that may call this service will do.
@@ -100,61 +152,78 @@ def require_machine(*machine_ids: str) -> Guard[MachineIdentity]:
             raise ConfigurationError(f"require_machine({machine_id!r}): not a machine id.")
     allowed = frozenset(machine_ids)
 
-    def rule(identity: Identity) -> MachineIdentity:
+    def rule(identity: Identity, more_scopes: Sequence[str]) -> MachineIdentity:
         if not isinstance(identity, MachineIdentity):
             raise _other_type(TokenType.M2M_TOKEN)
         if allowed and identity.machine_id not in allowed:
             raise PermissionDeniedError(f"{identity.machine_id} is not among this route's callers.")
         return identity
 
-    return Guard("ClerkM2MToken", "An M2M token of Clerk's, opaque or JWT.", rule)
+    return Guard(
+        "ClerkM2MToken", "An M2M token of Clerk's, opaque or JWT.", rule, takes_scopes=False
+    )
 
 
-def require_api_key(*, scopes: Iterable[str] = ()) -> Guard[ApiKeyIdentity]:
+def require_api_key(
+    *, scopes: Annotated[Iterable[str], _NotADependency("require_api_key()")] = ()
+) -> Guard[ApiKeyIdentity]:
     """Require an API key that has all of `scopes`; refuses with 403 `permission_denied`."""
     required = _scopes(scopes)
 
-    def rule(identity: Identity) -> ApiKeyIdentity:
+    def rule(identity: Identity, more_scopes: Sequence[str]) -> ApiKeyIdentity:
         if not isinstance(identity, ApiKeyIdentity):
             raise _other_type(TokenType.API_KEY)
-        _require_scopes(identity, required)
+        _require_scopes(identity, (*required, *more_scopes))
         return identity
 
-    return Guard("ClerkApiKey", "An API key of Clerk's.", rule)
+    return Guard("ClerkApiKey", "An API key of Clerk's.", rule, takes_scopes=True)
 
 
-def require_oauth(*, scopes: Iterable[str] = ()) -> Guard[OAuthIdentity]:
+def require_oauth(
+    *, scopes: Annotated[Iterable[str], _NotADependency("require_oauth()")] = ()
+) -> Guard[OAuthIdentity]:
     """Require an OAuth access token that has all of `scopes`; refuses with 403."""
     required = _scopes(scopes)
 
-    def rule(identity: Identity) -> OAuthIdentity:
+    def rule(identity: Identity, more_scopes: Sequence[str]) -> OAuthIdentity:
         if not isinstance(identity, OAuthIdentity):
             raise _other_type(TokenType.OAUTH_TOKEN)
-        _require_scopes(identity, required)
+        _require_scopes(identity, (*required, *more_scopes))
         return identity
 
-    return Guard("ClerkOAuthToken", "An OAuth access token of Clerk's.", rule)
+    return Guard("ClerkOAuthToken", "An OAuth access token of Clerk's.", rule, takes_scopes=True)
 
 
-def require_any(first: Guard[T_co], *others: Guard[T_co]) -> Guard[T_co]:
+def require_any(
+    first: Annotated[Guard[T_co], _NotADependency("require_any(…)")], *others: Guard[T_co]
+) -> Guard[T_co]:
     """Require what at least one of the guards requires; without `others`, the same as `first`.
 
     Where all refuse, the refusal that came closest is raised: a missing permission before a wrong
-    type of credential.
+    type of credential. With `Security(require_any(…), scopes=[…])`, only guards of credentials that
+    can have permissions let anybody in.
     """
+    guards = (first, *others)
 
-    def rule(identity: Identity) -> T_co:
+    def rule(identity: Identity, more_scopes: Sequence[str]) -> T_co:
         closest: RefusalError | None = None
-        for guard in (first, *others):
+        for guard in guards:
+            if more_scopes and not guard._takes_scopes:
+                continue
             try:
-                return guard.accept(identity)
+                return guard._rule(identity, more_scopes)
             except RefusalError as refusal:
                 if closest is None or refusal.status > closest.status:
                     closest = refusal
-        assert closest is not None  # noqa: S101  there is at least one guard
+        assert closest is not None  # noqa: S101  at least one guard was asked
         raise closest
 
-    return Guard("ClerkCredential", "A machine credential of Clerk's.", rule)
+    return Guard(
+        "ClerkCredential",
+        "A machine credential of Clerk's.",
+        rule,
+        takes_scopes=any(guard._takes_scopes for guard in guards),
+    )
 
 
 def _exchange(connection: HTTPConnection) -> Exchange:
@@ -197,6 +266,8 @@ def _scopes(scopes: Iterable[str]) -> tuple[str, ...]:
 def _require_scopes(identity: ApiKeyIdentity | OAuthIdentity, required: tuple[str, ...]) -> None:
     missing = [scope for scope in required if scope not in identity.scopes]
     if missing:
+        # `Security(…)` may name a scope of the guard's own again.
         raise PermissionDeniedError(
-            f"The credential lacks: {' '.join(missing)}.", required_scopes=required
+            f"The credential lacks: {' '.join(dict.fromkeys(missing))}.",
+            required_scopes=tuple(dict.fromkeys(required)),
         )

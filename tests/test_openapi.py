@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import pytest
-from fastapi import Depends, FastAPI
+from fastapi import Depends, FastAPI, Security
 from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
@@ -106,6 +106,17 @@ async def test_what_the_service_says_of_a_status_itself_is_kept(world: World) ->
     describe_refusals(app)
 
     assert operation(app.openapi(), "/key")["responses"]["403"] == {"description": "Own"}
+
+
+def test_the_scopes_of_security_are_shown_and_the_refusals_with_them() -> None:
+    app = FastAPI()
+    guard = Security(require_api_key(), scopes=["write"])
+    app.add_api_route("/key", open_to_all, dependencies=[guard])
+    describe_refusals(app)
+
+    shown = operation(app.openapi(), "/key")
+    assert shown["security"] == [{"ClerkApiKey": ["write"]}]
+    assert {"401", "403", "503"} <= shown["responses"].keys()
 
 
 def test_describing_twice_is_the_same_as_once() -> None:

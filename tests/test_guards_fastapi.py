@@ -1,0 +1,314 @@
+"""Guards as FastAPI dependencies, in every spelling that FastAPI has for one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, TypeAlias
+
+import httpx
+import pytest
+from fastapi import APIRouter, Depends, FastAPI, Security, WebSocket
+from fastapi.params import Depends as Dependency
+
+from clerk_m2m import (
+    ApiKeyIdentity,
+    ConfigurationError,
+    Guard,
+    MachineAuthMiddleware,
+    MachineIdentity,
+    require_any,
+    require_api_key,
+    require_machine,
+    require_oauth,
+)
+from harness import USER_ID, World, bearer, calling
+
+Spelling: TypeAlias = Callable[[Dependency], FastAPI]
+
+
+async def open_route() -> str:
+    return "in"
+
+
+def on_a_parameter(dependency: Dependency) -> FastAPI:
+    app = FastAPI()
+
+    async def route(caller: Any = dependency) -> str:
+        return "in"
+
+    app.add_api_route("/", route)
+    return app
+
+
+def annotated(dependency: Dependency) -> FastAPI:
+    app = FastAPI()
+
+    async def route(caller: Any) -> str:
+        return "in"
+
+    route.__annotations__["caller"] = Annotated[Any, dependency]
+    app.add_api_route("/", route)
+    return app
+
+
+def on_the_route(dependency: Dependency) -> FastAPI:
+    app = FastAPI()
+    app.add_api_route("/", open_route, dependencies=[dependency])
+    return app
+
+
+def on_the_router(dependency: Dependency) -> FastAPI:
+    router = APIRouter(dependencies=[dependency])
+    router.add_api_route("/", open_route)
+    app = FastAPI()
+    app.include_router(router)
+    return app
+
+
+def on_the_app(dependency: Dependency) -> FastAPI:
+    app = FastAPI(dependencies=[dependency])
+    app.add_api_route("/", open_route)
+    return app
+
+
+def on_the_inclusion(dependency: Dependency) -> FastAPI:
+    router = APIRouter()
+    router.add_api_route("/", open_route)
+    app = FastAPI()
+    app.include_router(router, dependencies=[dependency])
+    return app
+
+
+def in_a_sub_dependency(dependency: Dependency) -> FastAPI:
+    async def sub(caller: Any = dependency) -> str:
+        return "in"
+
+    return on_a_parameter(Depends(sub))
+
+
+def on_a_websocket(dependency: Dependency) -> FastAPI:
+    app = FastAPI()
+
+    async def route(websocket: WebSocket, caller: Any = dependency) -> None:
+        await websocket.accept()
+
+    app.add_api_websocket_route("/", route)
+    return app
+
+
+AT_DEFINITION = [
+    on_a_parameter,
+    annotated,
+    on_the_route,
+    on_the_router,
+    on_the_app,
+    in_a_sub_dependency,
+]
+EVERY_HTTP_SPELLING = [*AT_DEFINITION, on_the_inclusion]
+
+
+def protected(world: World, app: FastAPI) -> FastAPI:
+    """Put the middleware in front; nothing is required but what the guard requires."""
+    verifier = world.verifier(world.live_settings())
+    app.add_middleware(MachineAuthMiddleware, verifier=verifier, required=False)
+    return app
+
+
+def api_key(world: World, *scopes: str) -> str:
+    return world.emulator.add_api_key("reports", subject=USER_ID, scopes=list(scopes)).secret
+
+
+async def get(app: FastAPI, token: str | None) -> httpx.Response:
+    async with calling(app) as client:
+        return await client.get("/", headers=bearer(token))
+
+
+def refused_with(answer: httpx.Response) -> tuple[int, str]:
+    return answer.status_code, answer.json()["code"]
+
+
+# Without parentheses
+
+FACTORIES = [require_machine, require_api_key, require_oauth, require_any]
+
+
+@pytest.mark.parametrize("factory", FACTORIES)
+@pytest.mark.parametrize("spelling", [*AT_DEFINITION, on_a_websocket])
+@pytest.mark.parametrize("depends", [Depends, Security])
+def test_a_guard_without_parentheses_fails_when_the_route_is_defined(
+    factory: Callable[..., Guard[Any]], spelling: Spelling, depends: Any
+) -> None:
+    with pytest.raises(ConfigurationError, match=rf"Write Depends\({factory.__name__}\(") as failed:
+        spelling(depends(factory))
+
+    assert failed.value.code == "configuration_invalid"
+
+
+@pytest.mark.parametrize("factory", FACTORIES)
+async def test_a_guard_without_parentheses_on_an_included_router_lets_nobody_in(
+    world: World, factory: Callable[..., Guard[Any]]
+) -> None:
+    """FastAPI reads the dependency when the router is included, or at the first request."""
+    token = world.token()
+
+    with pytest.raises(ConfigurationError, match=rf"Write Depends\({factory.__name__}\("):
+        await get(protected(world, on_the_inclusion(Depends(factory))), token)
+
+
+async def test_a_guard_without_parentheses_as_an_override_lets_nobody_in(world: World) -> None:
+    guard = require_api_key()
+    app = protected(world, on_a_parameter(Depends(guard)))
+    app.dependency_overrides[guard] = require_api_key
+
+    with pytest.raises(ConfigurationError, match=r"Write Depends\(require_api_key\(\)\)"):
+        await get(app, None)
+
+
+# The scopes of Security
+
+
+@pytest.mark.parametrize("spelling", EVERY_HTTP_SPELLING)
+async def test_the_scopes_of_security_are_required(world: World, spelling: Spelling) -> None:
+    app = protected(world, spelling(Security(require_api_key(), scopes=["write"])))
+
+    nobody = await get(app, None)
+    lacking = await get(app, api_key(world, "read"))
+    having = await get(app, api_key(world, "write"))
+
+    assert refused_with(nobody) == (401, "token_missing")
+    assert refused_with(lacking) == (403, "permission_denied")
+    assert lacking.headers["www-authenticate"].endswith('scope="write"')
+    assert (having.status_code, having.json()) == (200, "in")
+
+
+async def test_the_scopes_of_security_are_required_of_an_oauth_token(world: World) -> None:
+    app = protected(world, on_a_parameter(Security(require_oauth(), scopes=["email"])))
+    tokens = [
+        world.emulator.add_oauth_token(subject=USER_ID, scopes=scopes).token
+        for scopes in (["profile"], ["profile", "email"])
+    ]
+
+    lacking, having = [await get(app, token) for token in tokens]
+
+    assert refused_with(lacking) == (403, "permission_denied")
+    assert having.status_code == 200
+
+
+@pytest.mark.parametrize("spelling", EVERY_HTTP_SPELLING)
+async def test_the_scopes_of_an_enclosing_security_are_required_beside_the_guards_own(
+    world: World, spelling: Spelling
+) -> None:
+    guard = Security(require_api_key(scopes=["read"]), scopes=["list"])
+
+    async def user(key: Any = guard) -> str:
+        assert isinstance(key, ApiKeyIdentity)
+        return key.subject
+
+    app = protected(world, spelling(Security(user, scopes=["write"])))
+
+    lacking = await get(app, api_key(world, "read", "list"))
+    having = await get(app, api_key(world, "read", "list", "write"))
+
+    assert refused_with(lacking) == (403, "permission_denied")
+    assert set(lacking.headers["www-authenticate"].split('"')[-2].split()) == {
+        "read",
+        "write",
+        "list",
+    }
+    assert having.status_code == 200
+
+
+async def test_one_guard_with_different_scopes_is_asked_for_each(world: World) -> None:
+    guard = require_api_key()
+    app = FastAPI(dependencies=[Depends(guard)])
+    app.add_api_route("/", open_route, dependencies=[Security(guard, scopes=["write"])])
+    protected(world, app)
+
+    assert refused_with(await get(app, api_key(world, "read"))) == (403, "permission_denied")
+    assert (await get(app, api_key(world, "write"))).status_code == 200
+
+
+async def test_a_scope_that_is_required_twice_is_named_once(world: World) -> None:
+    guard = require_api_key(scopes=["write"])
+    app = protected(world, on_a_parameter(Security(guard, scopes=["write"])))
+
+    lacking = await get(app, api_key(world, "read"))
+
+    assert refused_with(lacking) == (403, "permission_denied")
+    assert lacking.json()["detail"] == "The credential lacks: write."
+    assert lacking.headers["www-authenticate"].endswith('scope="write"')
+
+
+async def test_one_string_for_the_scopes_of_security_lets_nobody_in(world: World) -> None:
+    """FastAPI makes a list of its letters."""
+    app = protected(world, on_a_parameter(Security(require_api_key(), scopes="write")))
+
+    assert refused_with(await get(app, api_key(world, "write"))) == (403, "permission_denied")
+
+
+# Guards that cannot have permissions
+
+
+@pytest.mark.parametrize("spelling", EVERY_HTTP_SPELLING)
+@pytest.mark.parametrize(
+    "guard",
+    [
+        require_machine(),
+        require_any(require_machine()),
+        require_any(require_any(require_machine())),
+    ],
+)
+async def test_scopes_that_a_machine_cannot_have_fail_each_request_whoever_calls(
+    world: World, spelling: Spelling, guard: Guard[MachineIdentity]
+) -> None:
+    """FastAPI shows a dependency the scopes around it with a request, and not before."""
+    app = protected(world, spelling(Security(guard, scopes=["write"])))
+
+    for token in (None, world.token(), world.jwt(), api_key(world, "write")):
+        with pytest.raises(ConfigurationError, match="an M2M token has no permissions") as failed:
+            await get(app, token)
+        assert failed.value.code == "configuration_invalid"
+
+
+async def test_scopes_of_an_enclosing_security_fail_a_guard_for_machines_too(world: World) -> None:
+    guard = Depends(require_machine())
+
+    async def sub(caller: Any = guard) -> str:
+        return "in"
+
+    app = protected(world, on_a_parameter(Security(sub, scopes=["write"])))
+    transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://service.test") as client:
+        answer = await client.get("/", headers=bearer(world.token()))
+
+    assert (answer.status_code, answer.text) == (500, "Internal Server Error")
+
+
+async def test_security_without_scopes_around_a_guard_for_machines_is_the_bare_guard(
+    world: World,
+) -> None:
+    app = protected(world, on_a_parameter(Security(require_machine())))
+
+    assert (await get(app, world.token())).status_code == 200
+    assert refused_with(await get(app, None)) == (401, "token_missing")
+
+
+@pytest.mark.parametrize(
+    "guard",
+    [
+        require_any(require_machine(), require_api_key()),
+        require_any(require_any(require_machine(), require_api_key()), require_machine()),
+    ],
+)
+async def test_of_several_guards_only_those_whose_credential_has_the_scopes_let_in(
+    world: World, guard: Guard[Any]
+) -> None:
+    app = protected(world, on_a_parameter(Security(guard, scopes=["write"])))
+
+    machine = await get(app, world.token())
+    lacking = await get(app, api_key(world, "read"))
+    having = await get(app, api_key(world, "write"))
+
+    assert refused_with(machine) == (401, "token_type_not_accepted")
+    assert refused_with(lacking) == (403, "permission_denied")
+    assert having.status_code == 200
