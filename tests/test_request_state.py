@@ -292,7 +292,7 @@ async def test_a_server_does_not_serve_with_a_machine_in_the_lifespan_state(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     app = add_to(Starlette(lifespan=lifespan_of({"machine": "press"})), world)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, ws="none", log_config=None))
 
     async with asyncio.timeout(10):  # else it would serve for good
         with suppress(SystemExit):  # what newer versions of uvicorn raise here
