@@ -127,11 +127,11 @@ def list_keys(
 ) -> tuple[list[ApiKey], int]:
     """A page of a subject's keys, newest first; dead ones only where asked for."""
     found = (
-        "api_keys WHERE subject = ?1 AND type = ?2"
-        " AND (?3 = '' OR id = ?3 OR instr(folded_name, ?4) > 0)"
-        " AND (?5 OR (NOT revoked AND (expires_at IS NULL OR expires_at > ?6)))"
+        "api_keys WHERE subject = ? AND type = ?"
+        " AND (? = '' OR id = ? OR instr(folded_name, ?) > 0)"
+        " AND (? OR (NOT revoked AND (expires_at IS NULL OR expires_at > ?)))"
     )
-    given = (subject, type, query, query.casefold(), include_invalid, now)
+    given = (subject, type, query, query, query.casefold(), include_invalid, now)
     page = f"{found} ORDER BY seq DESC LIMIT {limit} OFFSET {offset}"
     return select(db, ApiKey, page, given), count(db, found, given)
 

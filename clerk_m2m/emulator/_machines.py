@@ -90,7 +90,7 @@ def list_machines(
     db: sqlite3.Connection, *, query: str, order_by: str, limit: int, offset: int
 ) -> tuple[list[Machine], int]:
     """A page of machines and how many there are in all."""
-    found = "machines WHERE id = ?1 OR instr(folded_name, ?2) > 0" if query else "machines"
+    found = "machines WHERE id = ? OR instr(folded_name, ?) > 0" if query else "machines"
     given = (query, query.casefold()) if query else ()
     page = f"{found} ORDER BY {order_by} LIMIT {limit} OFFSET {offset}"
     return select(db, Machine, page, given), count(db, found, given)

@@ -130,6 +130,9 @@ class Store:
         self._db = sqlite3.connect(
             str(database), timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
         )
+        # First of all, so that the connection is closed even when the rest of this method raises
+        # or a test forgets to close its emulator: Python 3.13 warns of one that is left open.
+        weakref.finalize(self, self._db.close)
         self._db.execute("PRAGMA foreign_keys = ON")
         if str(database) != ":memory:":
             self._enter_wal()
@@ -137,8 +140,6 @@ class Store:
             for statement in SCHEMA.split(";"):
                 db.execute(statement)
             _add_missing_columns(db)
-        # An emulator that a test forgot to close must not end in a ResourceWarning.
-        weakref.finalize(self, self._db.close)
 
     def _enter_wal(self) -> None:
         # SQLite does not wait for its lock here when two processes open a new file at once.
