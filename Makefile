@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 
 SOURCES := $(shell find clerk_m2m -name '*.py' -o -name 'py.typed') pyproject.toml README.md
 
-.PHONY: demo test lint types check soak bench clean
+.PHONY: demo test lint types check test-all test-ends soak bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/clerk-m2m demo
@@ -26,6 +26,14 @@ check: $(VENV)/.installed
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
+# The suite on every interpreter from 3.11 to 3.14 that is found, with the newest dependencies and
+# with the lowest that pyproject.toml allows; then only the two ends of that. See noxfile.py.
+test-all: $(VENV)/.tools
+	$(BIN)/nox
+
+test-ends: $(VENV)/.tools
+	$(BIN)/nox --session ends
+
 soak: $(VENV)/.installed
 	$(BIN)/pytest -m soak
 
@@ -44,4 +52,4 @@ $(VENV)/.installed: $(VENV)/.tools $(SOURCES)
 	touch $@
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .coverage .hypothesis dist
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .coverage .coverage.* .hypothesis .nox dist

@@ -9,6 +9,15 @@ import pytest_asyncio
 
 from harness import Instance, World, open_instance, open_world
 
+SOAK_SECONDS = 1800
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give a soak test a timeout of its own; the others have the one in pyproject.toml."""
+    for item in items:
+        if item.get_closest_marker("soak"):
+            item.add_marker(pytest.mark.timeout(SOAK_SECONDS))
+
 
 @pytest_asyncio.fixture
 async def world() -> AsyncIterator[World]:
