@@ -7,7 +7,15 @@ import gc
 import time
 
 import httpx
-from upstreams import descriptors, eventually, http_answer, over_sockets, raw_upstream, record
+from upstreams import (
+    RawUpstream,
+    descriptors,
+    eventually,
+    http_answer,
+    over_sockets,
+    raw_upstream,
+    record,
+)
 
 from harness import World, bearer, calling, protected
 
@@ -30,7 +38,7 @@ async def drop_requests(world: World, *, rounds: int) -> None:
         verifier = over_sockets(world, upstream.origin, timeout=2.0, max_inflight=POOL)
         async with calling(protected(verifier)) as client:
             for number in range(rounds):
-                await _drop_one_round(client, number)
+                await _drop_one_round(client, number, upstream)
             begun = time.monotonic()
             answer = await client.get("/", headers=bearer("mt_" + "n" * 40))
             assert answer.status_code == 200
@@ -43,13 +51,16 @@ async def drop_requests(world: World, *, rounds: int) -> None:
     assert descriptors() == descriptors_before
 
 
-async def _drop_one_round(client: httpx.AsyncClient, number: int) -> None:
+async def _drop_one_round(client: httpx.AsyncClient, number: int, upstream: RawUpstream) -> None:
+    asked_before = upstream.requests
     requests = [
         asyncio.create_task(client.get("/", headers=bearer(f"mt_{number:032}{each:08}")))
         for each in range(REQUESTS)
     ]
     # Each round strikes at another moment: while connecting, while sending, while being answered.
     await asyncio.sleep(0.001 * (number % 8))
+    if number % 2:
+        await eventually(lambda: upstream.requests >= asked_before + 3)
     for _ in range(2):
         for request in requests:
             request.cancel()

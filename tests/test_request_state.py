@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -289,10 +290,13 @@ async def test_a_lifespan_state_without_a_machine_starts(world: World) -> None:
 
 
 async def test_a_server_does_not_serve_with_a_machine_in_the_lifespan_state(
-    world: World, caplog: pytest.LogCaptureFixture
+    world: World, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app = add_to(Starlette(lifespan=lifespan_of({"machine": "press"})), world)
     server = uvicorn.Server(uvicorn.Config(app, port=0, ws="none", log_config=None))
+    # Another test may have configured uvicorn's logging, which then keeps its records to itself.
+    monkeypatch.setattr(logging.getLogger("uvicorn"), "propagate", True)
+    monkeypatch.setattr(logging.getLogger("uvicorn.error"), "propagate", True)
 
     async with asyncio.timeout(10):  # else it would serve for good
         with suppress(SystemExit):  # what newer versions of uvicorn raise here
