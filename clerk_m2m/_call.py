@@ -1,4 +1,4 @@
-"""One call of the Backend API: what is sent, and what its answer means. No I/O.
+"""What an answer of the Backend API means. No I/O.
 
 Only an answer in Clerk's own shape decides anything: a bare 404 of a gateway is an outage. What an
 upstream says in an error is passed on without what repeats a secret.
@@ -7,14 +7,10 @@ upstream says in an error is passed on without what repeats a secret.
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from collections.abc import Mapping
 from typing import Any, Final
 
-from clerk_m2m._secret import Secret
+from clerk_m2m._http import Call, Received, retry_after
 from clerk_m2m._wire import Document, read_problem
 from clerk_m2m.errors import (
     BackendAPIError,
@@ -27,7 +23,6 @@ from clerk_m2m.errors import (
     UnavailableError,
 )
 
-MAX_ANSWER: Final = 64 * 1024
 MAX_LIST_ANSWER: Final = 256 * 1024
 PIECE: Final = 12
 
@@ -40,46 +35,6 @@ _ERRORS: Final[Mapping[int, type[BackendAPIError]]] = {
     422: InvalidRequestError,
     429: RateLimitedError,
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
-    """One call of an operation. `repeatable` marks that doing it twice changes nothing more.
-
-    A credential in `body` is a `Secret` until the request is built.
-    """
-
-    operation: str
-    method: str
-    url: str
-    key: Secret | None = None
-    body: Mapping[str, Any] | None = field(default=None, repr=False)
-    query: Mapping[str, str] | None = None
-    repeatable: bool = False
-    max_bytes: int = MAX_ANSWER
-
-    def secrets(self) -> Iterable[str]:
-        """Give what must not come back in an error: the key, and the credential in the body."""
-        if self.key:
-            yield self.key.reveal()
-        yield from (
-            each.reveal() for each in (self.body or {}).values() if isinstance(each, Secret)
-        )
-
-    def content(self) -> Mapping[str, Any] | None:
-        """Give the body as it is sent, its credential in clear."""
-        if self.body is None:
-            return None
-        return {k: v.reveal() if isinstance(v, Secret) else v for k, v in self.body.items()}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Received:
-    """What was answered to a call. Headers and body are hidden: they may hold a key."""
-
-    status: int
-    headers: Mapping[str, str] = field(repr=False)
-    body: bytes = field(repr=False)
 
 
 def outcome(call: Call, received: Received) -> Document:
@@ -138,17 +93,3 @@ def _parse(body: bytes) -> Any:
         return json.loads(body.decode("utf-8"))
     except (ValueError, RecursionError):
         return None
-
-
-def retry_after(headers: Mapping[str, str]) -> float:
-    """Read `Retry-After` in seconds (RFC 9110 section 10.2.3); 1 where there is none to read."""
-    text = headers.get("retry-after", "")
-    if re.fullmatch(r"[0-9]{1,9}", text):
-        return float(text)
-    try:
-        instant = parsedate_to_datetime(text)
-    except (ValueError, OverflowError):
-        return 1.0
-    if instant.tzinfo is None:
-        instant = instant.replace(tzinfo=UTC)
-    return max(0.0, (instant - datetime.now(UTC)).total_seconds())

@@ -19,28 +19,73 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from functools import cached_property
 from math import inf
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import httpx
 
 from clerk_m2m._breaker import Breaker
-from clerk_m2m._call import Call, Received, outcome, retry_after
 from clerk_m2m._clock import ServerClock
 from clerk_m2m._deadline import deadline_pool, set_deadline
+from clerk_m2m._secret import Secret
 from clerk_m2m._tasks import abandoned, detached
-from clerk_m2m._wire import Document
 from clerk_m2m.errors import AnswerTooLargeError, UnavailableError
 
+T = TypeVar("T")
+
+MAX_ANSWER: Final = 64 * 1024
 API_VERSION: Final = "2026-05-12"
 RETRIED_STATUS: Final = frozenset({502, 503, 504})
 MAX_PAUSE: Final = 0.1
 GRACE: Final = 0.25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One call of an operation. `repeatable` marks that doing it twice changes nothing more.
+
+    A credential in `body` is a `Secret` until the request is built.
+    """
+
+    operation: str
+    method: str
+    url: str
+    key: Secret | None = None
+    body: Mapping[str, Any] | None = field(default=None, repr=False)
+    query: Mapping[str, str] | None = None
+    repeatable: bool = False
+    max_bytes: int = MAX_ANSWER
+
+    def secrets(self) -> Iterable[str]:
+        """Give what must not come back in an error: the key, and the credential in the body."""
+        if self.key:
+            yield self.key.reveal()
+        yield from (
+            each.reveal() for each in (self.body or {}).values() if isinstance(each, Secret)
+        )
+
+    def content(self) -> Mapping[str, Any] | None:
+        """Give the body as it is sent, its credential in clear."""
+        if self.body is None:
+            return None
+        return {k: v.reveal() if isinstance(v, Secret) else v for k, v in self.body.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Received:
+    """What was answered to a call. Headers and body are hidden: they may hold a key."""
+
+    status: int
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
 
 
 @dataclass(slots=True)
@@ -81,14 +126,19 @@ class HTTPClient:
         self._transport = transport
         self._loops: dict[asyncio.AbstractEventLoop, _LoopState] = {}
 
-    async def call(self, call: Call, *, background: bool = False) -> Document:
-        """Give the JSON object of a 2xx answer; anything else raises a `BackendAPIError`."""
+    async def call(
+        self, call: Call, read: Callable[[Call, Received], T], *, background: bool = False
+    ) -> T:
+        """Send a call and give what `read` makes of the answer.
+
+        `read` raises the `BackendAPIError` that an answer means; no answer raises one here.
+        """
         loop = asyncio.get_running_loop()
         state = self._state(loop)
         deadline = loop.time() + self._timeout
         slots = state.background_slots if background else state.slots
-        run = self._run(state.client, slots, call, deadline, abandoned.get())
-        task: asyncio.Task[Document] = detached(run)
+        run = self._run(state.client, slots, call, read, deadline, abandoned.get())
+        task: asyncio.Task[T] = detached(run)
         state.tasks.add(task)
         task.add_done_callback(state.tasks.discard)
         await asyncio.wait({task}, timeout=self._timeout)
@@ -148,9 +198,10 @@ class HTTPClient:
         client: httpx.AsyncClient,
         slots: asyncio.Semaphore,
         call: Call,
+        read: Callable[[Call, Received], T],
         deadline: float,
         is_abandoned: Callable[[], bool],
-    ) -> Document:
+    ) -> T:
         set_deadline(deadline)
         if self._breaker is not None:
             self._breaker.check()  # at once, not after a wait for a slot
@@ -160,7 +211,10 @@ class HTTPClient:
                 raise UnavailableError(f"{call.operation}: too many calls are under way.")
             with self._breaker.judging(blame=not queued) if self._breaker else nullcontext():
                 async with self._cut_off(call, deadline):
-                    return await self._attempts(client, call, deadline)
+                    received = await self._attempts(client, call, deadline)
+                    value = read(call, received)
+                    self._note_date(call, received)
+                    return value
 
     @asynccontextmanager
     async def _cut_off(self, call: Call, deadline: float) -> AsyncIterator[None]:
@@ -172,7 +226,7 @@ class HTTPClient:
         except TimeoutError as exc:
             raise UnavailableError(f"{call.operation}: the transport outlived its time.") from exc
 
-    async def _attempts(self, client: httpx.AsyncClient, call: Call, deadline: float) -> Document:
+    async def _attempts(self, client: httpx.AsyncClient, call: Call, deadline: float) -> Received:
         try:
             received = await _exchange(client, call, deadline)
         except UnavailableError as exc:
@@ -184,18 +238,16 @@ class HTTPClient:
         else:
             pause = self._pause(call, received)
             if _now() + pause >= deadline:
-                return self._outcome(call, received)
+                return received
         await asyncio.sleep(pause)
         if self._breaker is not None:
             self._breaker.check()  # what others learned meanwhile; and a probe is one call
-        return self._outcome(call, await _exchange(client, call, deadline))
+        return await _exchange(client, call, deadline)
 
-    def _outcome(self, call: Call, received: Received) -> Document:
-        document = outcome(call, received)
+    def _note_date(self, call: Call, received: Received) -> None:
         # The address of a public key set is absolute: another host's clock says nothing of Clerk's.
         if self._server_clock is not None and call.url.startswith("/"):
             self._server_clock.note(received.headers.get("date", ""))
-        return document
 
     def _pause(self, call: Call, received: Received) -> float:
         """Seconds to wait before the one retry; infinite where there is none."""
@@ -263,3 +315,17 @@ class _DeadlineTransport(httpx.AsyncHTTPTransport):
         super().__init__(verify=ssl_context)
         # httpx has no parameter for the pool; a test over a slow socket watches this.
         self._pool = deadline_pool(ssl_context, max_connections)
+
+
+def retry_after(headers: Mapping[str, str]) -> float:
+    """Read `Retry-After` in seconds (RFC 9110 section 10.2.3); 1 where there is none to read."""
+    text = headers.get("retry-after", "")
+    if re.fullmatch(r"[0-9]{1,9}", text):
+        return float(text)
+    try:
+        instant = parsedate_to_datetime(text)
+    except (ValueError, OverflowError):
+        return 1.0
+    if instant.tzinfo is None:
+        instant = instant.replace(tzinfo=UTC)
+    return max(0.0, (instant - datetime.now(UTC)).total_seconds())

@@ -8,8 +8,8 @@ from enum import Enum
 from typing import Any, Final, TypeVar
 
 from clerk_m2m import records
-from clerk_m2m._call import MAX_LIST_ANSWER, Call
-from clerk_m2m._http import HTTPClient
+from clerk_m2m._call import MAX_LIST_ANSWER, outcome
+from clerk_m2m._http import Call, HTTPClient
 from clerk_m2m._secret import Secret
 from clerk_m2m._wire import Document
 from clerk_m2m.errors import (
@@ -95,7 +95,7 @@ class OperationGroup:
             repeatable=True,
             max_bytes=MAX_LIST_ANSWER,
         )
-        return await self._session.http.call(call, background=background)
+        return await self._session.http.call(call, outcome, background=background)
 
     async def _send(
         self,
@@ -115,7 +115,7 @@ class OperationGroup:
         sent = None if body is None else {k: v for k, v in body.items() if v is not UNSET}
         call = Call(operation=operation, method=method, url=url, key=key, body=sent)
         try:
-            return await self._session.http.call(call)
+            return await self._session.http.call(call, outcome)
         except (InvalidRequestError, UnauthorizedError, ConflictError, RateLimitedError):
             ends = None
             raise
@@ -129,7 +129,7 @@ class OperationGroup:
         call = Call(
             operation=operation, method="POST", url=url, key=key, body=body, repeatable=True
         )
-        return await self._session.http.call(call, background=background)
+        return await self._session.http.call(call, outcome, background=background)
 
 
 async def walk(

@@ -27,8 +27,9 @@ LAYERS = [
     {"_cache", "_breaker", "records", "tokens", "scopes"},
     {"_wire", "config"},
     # one job each: the wire, the keys, the answers, the guards
-    {"_deadline", "_call", "_answers"},
+    {"_deadline", "_answers"},
     {"_http", "_jwt", "guards", "openapi"},
+    {"_call"},
     # the Backend API, typed
     {"_session"},
     {"_machine_operations", "_key_operations"},
