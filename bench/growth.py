@@ -13,9 +13,9 @@ from time import perf_counter
 from bench import endless
 from bench.measure import Effort, Row, compared
 from clerk_m2m import ScopeGraph, Verifier
-from clerk_m2m._cache import Answer
-from clerk_m2m._endpoints import _identity
-from clerk_m2m._wire import read_m2m_token
+from clerk_m2m.backend_api.parsing import read_m2m_token
+from clerk_m2m.lookups.verdict import Answer
+from clerk_m2m.verification.online import _identity
 
 FEW = 10
 VERDICTS = 100_000

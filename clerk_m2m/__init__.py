@@ -11,10 +11,9 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from clerk_m2m._clock import Clock
-from clerk_m2m._secret import Secret
-from clerk_m2m.config import Settings
-from clerk_m2m.decisions import Decision, Reason, Stats
+from clerk_m2m.asgi.openapi import describe_refusals
+from clerk_m2m.clock import Clock
+from clerk_m2m.decision import Decision, Reason
 from clerk_m2m.errors import (
     AnswerTooLargeError,
     BackendAPIError,
@@ -39,22 +38,24 @@ from clerk_m2m.errors import (
     VerificationUnavailableError,
     VerifierMisconfiguredError,
 )
+from clerk_m2m.graph.scope_graph import ScopeGraph
 from clerk_m2m.identity import ApiKeyIdentity, Identity, MachineIdentity, OAuthIdentity, TokenType
-from clerk_m2m.openapi import describe_refusals
-from clerk_m2m.scopes import ScopeGraph
+from clerk_m2m.observe.counters import Stats
+from clerk_m2m.secret import Secret
+from clerk_m2m.settings import Settings
 
 if TYPE_CHECKING:
-    from clerk_m2m.client import ClerkClient
-    from clerk_m2m.guards import (
+    from clerk_m2m.asgi.guards import (
         Guard,
         require_any,
         require_api_key,
         require_machine,
         require_oauth,
     )
-    from clerk_m2m.middleware import MachineAuthMiddleware
-    from clerk_m2m.outbound import MachineTokenAuth
-    from clerk_m2m.verifier import Verifier
+    from clerk_m2m.asgi.middleware import MachineAuthMiddleware
+    from clerk_m2m.backend_api.client import ClerkClient
+    from clerk_m2m.outbound.auth import MachineTokenAuth
+    from clerk_m2m.verification.verifier import Verifier
 
 __version__ = "0.1.0"
 
@@ -108,15 +109,15 @@ __all__ = [
 # Imported when first used. They bring httpx, starlette and (the guards) FastAPI, and pytest imports
 # this package at the start of every run where it is installed, for its fixtures.
 _LAZY = {
-    "ClerkClient": "clerk_m2m.client",
-    "Guard": "clerk_m2m.guards",
-    "MachineAuthMiddleware": "clerk_m2m.middleware",
-    "MachineTokenAuth": "clerk_m2m.outbound",
-    "Verifier": "clerk_m2m.verifier",
-    "require_any": "clerk_m2m.guards",
-    "require_api_key": "clerk_m2m.guards",
-    "require_machine": "clerk_m2m.guards",
-    "require_oauth": "clerk_m2m.guards",
+    "ClerkClient": "clerk_m2m.backend_api.client",
+    "Guard": "clerk_m2m.asgi.guards",
+    "MachineAuthMiddleware": "clerk_m2m.asgi.middleware",
+    "MachineTokenAuth": "clerk_m2m.outbound.auth",
+    "Verifier": "clerk_m2m.verification.verifier",
+    "require_any": "clerk_m2m.asgi.guards",
+    "require_api_key": "clerk_m2m.asgi.guards",
+    "require_machine": "clerk_m2m.asgi.guards",
+    "require_oauth": "clerk_m2m.asgi.guards",
 }
 
 

@@ -33,8 +33,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
-from clerk_m2m._secret import without_credentials
-from clerk_m2m.decisions import Decision
+from clerk_m2m.decision import Decision
+from clerk_m2m.secret import without_credentials
 
 __all__ = [
     "AnswerTooLargeError",

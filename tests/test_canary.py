@@ -34,8 +34,8 @@ from clerk_m2m import (
     Settings,
     Verifier,
 )
-from clerk_m2m._secret import Secret
 from clerk_m2m.emulator._faults import FaultKind
+from clerk_m2m.secret import Secret
 from harness import API_URL, USER_ID, World, bearer, calling, protected, serve
 
 WINDOW = 16  # a part of a secret this long is the secret's, not chance
@@ -451,7 +451,7 @@ async def test_no_frame_of_a_client_shows_a_secret_that_the_upstream_repeats(
     await use_client(aviary, client)
     await client.aclose()
 
-    assert ("_call.py", "outcome") in aviary.frames or status == 200
+    assert ("calls.py", "outcome") in aviary.frames or status == 200
     aviary.assert_silent()
 
 
@@ -472,7 +472,7 @@ async def test_no_frame_shows_a_new_secret_in_an_answer_that_cannot_be_read(
     await use_client(aviary, client)
     await client.aclose()
 
-    assert ("_wire.py", "reader") in aviary.frames
+    assert ("parsing.py", "reader") in aviary.frames
     aviary.assert_silent()
 
 
@@ -496,7 +496,7 @@ async def test_no_frame_of_the_callers_side_shows_its_key_or_its_token(aviary: A
         aviary.look(auth)
     await auth.aclose()
 
-    assert ("outbound.py", "async_auth_flow") in aviary.frames
+    assert ("auth.py", "async_auth_flow") in aviary.frames
     aviary.assert_silent()
 
 
@@ -559,7 +559,7 @@ async def test_no_frame_shows_a_wrong_key_that_a_callable_gives(aviary: Aviary) 
     async with httpx.AsyncClient(auth=auth) as client:
         await aviary.attempt(lambda: client.get("http://service.test/"))
 
-    assert ("config.py", "checked_key") in aviary.frames
+    assert ("environment.py", "checked_key") in aviary.frames
     aviary.assert_silent()
 
 

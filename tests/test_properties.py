@@ -27,13 +27,13 @@ from clerk_m2m import (
     TokenTypeNotAcceptedError,
     UnavailableError,
 )
-from clerk_m2m import _wire as wire
-from clerk_m2m._answers import answer, challenge
-from clerk_m2m._jwt import check_times, key_id, read_claims, usable_keys
+from clerk_m2m.asgi.refusals import answer, challenge
+from clerk_m2m.backend_api import parsing as wire
+from clerk_m2m.credentials import TokenClass, classify, extract, load_object, split_jwt
+from clerk_m2m.graph.scope_graph import decide
 from clerk_m2m.identity import MACHINE_ID, freeze
-from clerk_m2m.scopes import decide
-from clerk_m2m.tokens import TokenClass, classify, extract, load_object, split_jwt
-from clerk_m2m.verifier import policy
+from clerk_m2m.verification.policy import policy
+from clerk_m2m.verification.signature import check_times, key_id, read_claims, usable_keys
 
 same_each_time = settings(deadline=None, derandomize=True, database=None, max_examples=60)
 

@@ -26,8 +26,8 @@ from clerk_m2m import (
     require_api_key,
     require_machine,
 )
-from clerk_m2m._secret import is_credential, without_credentials
 from clerk_m2m.cli import app
+from clerk_m2m.secret import is_credential, without_credentials
 from harness import API_URL, USER_ID, World
 
 MACHINE_ID = "mch_" + "c" * 27

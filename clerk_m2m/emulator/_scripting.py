@@ -4,17 +4,40 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ._answers import Answer, InvalidField, Refusal, error_answer, json_answer, not_found
 from ._checks import Anything, Body, Number, Switch, Text, Texts, parse_object
 from ._ids import USER_ID
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Callable
 
-    from ._emulator import Emulator
+    from ._faults import Fault
+    from ._mint import EmulatedToken
     from ._request import Request
+
+
+class Controls(Protocol):
+    """What these endpoints do to an emulator; `Emulator` has it all."""
+
+    @property
+    def instance_id(self) -> str: ...
+    @property
+    def calls(self) -> Counter[str]: ...
+    @property
+    def faults(self) -> list[Fault]: ...
+    def now(self) -> float: ...
+    @property
+    def fail(self) -> Callable[..., Fault]: ...
+    @property
+    def add_oauth_token(self) -> Callable[..., EmulatedToken]: ...
+    def clear_faults(self, fault_id: int | None = ...) -> int: ...
+    def travel(self, seconds: float) -> None: ...
+    def reset(self) -> None: ...
+    def rotate_signing_key(self, *, keep_previous: bool = ...) -> str: ...
+
 
 FAULT = Body(
     fields={
@@ -48,7 +71,7 @@ OAUTH_TOKEN = Body(
 _ONE_FAULT = re.compile(r"/_emulator/faults/([0-9]{1,9})")
 
 
-def answer_script(emulator: Emulator, request: Request) -> Answer:
+def answer_script(emulator: Controls, request: Request) -> Answer:
     """The answer to a request under `/_emulator`."""
     try:
         return _run(emulator, request)
@@ -60,7 +83,7 @@ def answer_script(emulator: Emulator, request: Request) -> Answer:
         return error_answer(refusal.status, refusal.code, refusal.message, headers=refusal.headers)
 
 
-def _run(emulator: Emulator, request: Request) -> Answer:
+def _run(emulator: Controls, request: Request) -> Answer:
     one_fault = _ONE_FAULT.fullmatch(request.path)
     if one_fault and request.method == "DELETE":
         if not emulator.clear_faults(int(one_fault[1])):
@@ -77,24 +100,24 @@ def _run(emulator: Emulator, request: Request) -> Answer:
     return endpoints[request.method](emulator, parse_object(request.content or b"{}"))
 
 
-def _show(emulator: Emulator, _: dict[str, Any]) -> Answer:
+def _show(emulator: Controls, _: dict[str, Any]) -> Answer:
     return json_answer({"instance_id": emulator.instance_id, "now": emulator.now()})
 
 
-def _show_calls(emulator: Emulator, _: dict[str, Any]) -> Answer:
+def _show_calls(emulator: Controls, _: dict[str, Any]) -> Answer:
     return json_answer({"calls": dict(emulator.calls), "total": emulator.calls.total()})
 
 
-def _forget_calls(emulator: Emulator, _: dict[str, Any]) -> Answer:
+def _forget_calls(emulator: Controls, _: dict[str, Any]) -> Answer:
     emulator.calls.clear()
     return json_answer({"calls": {}, "total": 0})
 
 
-def _show_faults(emulator: Emulator, _: dict[str, Any]) -> Answer:
+def _show_faults(emulator: Controls, _: dict[str, Any]) -> Answer:
     return json_answer({"faults": [fault.as_json() for fault in emulator.faults]})
 
 
-def _add_fault(emulator: Emulator, body: dict[str, Any]) -> Answer:
+def _add_fault(emulator: Controls, body: dict[str, Any]) -> Answer:
     details = FAULT.check(body)
     if "headers" in details:
         details["headers"] = _header_mapping(details["headers"])
@@ -109,30 +132,30 @@ def _header_mapping(value: object) -> dict[str, str]:
     return value
 
 
-def _clear_faults(emulator: Emulator, _: dict[str, Any]) -> Answer:
+def _clear_faults(emulator: Controls, _: dict[str, Any]) -> Answer:
     return json_answer({"cleared": emulator.clear_faults()})
 
 
-def _travel(emulator: Emulator, body: dict[str, Any]) -> Answer:
+def _travel(emulator: Controls, body: dict[str, Any]) -> Answer:
     emulator.travel(TRAVEL.check(body)["seconds"])
     return json_answer({"now": emulator.now()})
 
 
-def _reset(emulator: Emulator, _: dict[str, Any]) -> Answer:
+def _reset(emulator: Controls, _: dict[str, Any]) -> Answer:
     emulator.reset()
     return json_answer({"now": emulator.now()})
 
 
-def _rotate_signing_key(emulator: Emulator, body: dict[str, Any]) -> Answer:
+def _rotate_signing_key(emulator: Controls, body: dict[str, Any]) -> Answer:
     return json_answer({"kid": emulator.rotate_signing_key(**ROTATION.check(body))})
 
 
-def _add_oauth_token(emulator: Emulator, body: dict[str, Any]) -> Answer:
+def _add_oauth_token(emulator: Controls, body: dict[str, Any]) -> Answer:
     token = emulator.add_oauth_token(**OAUTH_TOKEN.check(body))
     return json_answer({"id": token.id, "access_token": token.token}, 201)
 
 
-_ENDPOINTS: dict[str, dict[str, Callable[[Emulator, dict[str, Any]], Answer]]] = {
+_ENDPOINTS: dict[str, dict[str, Callable[[Controls, dict[str, Any]], Answer]]] = {
     "/_emulator": {"GET": _show},
     "/_emulator/calls": {"GET": _show_calls, "DELETE": _forget_calls},
     "/_emulator/faults": {"GET": _show_faults, "POST": _add_fault, "DELETE": _clear_faults},

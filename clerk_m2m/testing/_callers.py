@@ -10,7 +10,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from clerk_m2m.config import Settings
+from clerk_m2m.asgi.middleware import MachineAuthMiddleware
 from clerk_m2m.errors import RefusalError, TokenMissingError
 from clerk_m2m.identity import (
     MACHINE_ID,
@@ -21,8 +21,8 @@ from clerk_m2m.identity import (
     OAuthIdentity,
     freeze,
 )
-from clerk_m2m.middleware import MachineAuthMiddleware
-from clerk_m2m.verifier import Verifier
+from clerk_m2m.settings import Settings
+from clerk_m2m.verification.verifier import Verifier
 
 CALLEE_ID: Final = "mch_" + "callee".ljust(27, "0")
 CALLER_ID: Final = "mch_" + "caller".ljust(27, "0")

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import httpx
 
-from clerk_m2m._clock import Clock
-from clerk_m2m.client import ClerkClient
-from clerk_m2m.config import Settings
+from clerk_m2m.backend_api.client import ClerkClient
+from clerk_m2m.clock import Clock
 from clerk_m2m.emulator import (
     ConnectionDroppedError,
     EmulatedApiKey,
@@ -22,7 +21,8 @@ from clerk_m2m.emulator import (
     Emulator,
 )
 from clerk_m2m.emulator._app import OPERATIONS
-from clerk_m2m.verifier import Verifier
+from clerk_m2m.settings import Settings
+from clerk_m2m.verification.verifier import Verifier
 
 if TYPE_CHECKING:
     import uvicorn

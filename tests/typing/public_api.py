@@ -38,8 +38,7 @@ from clerk_m2m import (
     require_machine,
     require_oauth,
 )
-from clerk_m2m.errors import FieldError
-from clerk_m2m.records import (
+from clerk_m2m.backend_api.resources import (
     ApiKey,
     CreatedM2MToken,
     CreatedMachine,
@@ -50,6 +49,7 @@ from clerk_m2m.records import (
     Page,
     ScopedMachine,
 )
+from clerk_m2m.errors import FieldError
 
 app = FastAPI()
 settings = Settings.from_env(cache_ttl=30.0)

@@ -1,0 +1,106 @@
+"""The operations on M2M tokens. Each path is written here once."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Literal
+
+from clerk_m2m.backend_api import parsing as wire
+from clerk_m2m.backend_api import resources as records
+from clerk_m2m.backend_api.operations import UNSET, OperationGroup, Revocation, segment, walk
+from clerk_m2m.environment import checked_key, hidden
+from clerk_m2m.secret import Secret
+
+
+class M2MTokens(OperationGroup):
+    """Tokens of machines."""
+
+    async def create(
+        self,
+        *,
+        token_format: Literal["opaque", "jwt"] = "opaque",
+        seconds_until_expiration: float | None = None,
+        claims: Mapping[str, Any] | None = None,
+        min_remaining_ttl_seconds: int | None = None,
+        machine_secret_key: str | Secret | None = None,
+    ) -> records.CreatedM2MToken:
+        """Mint a token (`createM2MToken`) for the machine whose secret key this client has.
+
+        `seconds_until_expiration` None means the machine's default. With
+        `min_remaining_ttl_seconds`, Clerk may give an existing token of the same claims and scopes
+        that lives at least so long.
+        """
+        # First of all: tracebacks may show the locals of this frame.
+        machine_secret_key = hidden(machine_secret_key)
+        body = {
+            "token_format": token_format,
+            "seconds_until_expiration": UNSET
+            if seconds_until_expiration is None
+            else seconds_until_expiration,
+            "claims": UNSET if claims is None else dict(claims),
+            "min_remaining_ttl_seconds": UNSET
+            if min_remaining_ttl_seconds is None
+            else min_remaining_ttl_seconds,
+        }
+        key = checked_key("machine_secret_key", "ak_", machine_secret_key)
+        key = key or self._session.machine_key()
+        answer = await self._send("createM2MToken", "POST", "/v1/m2m_tokens", key, body)
+        return wire.read_created_m2m_token(answer)
+
+    async def list(
+        self,
+        subject: str,
+        *,
+        revoked: bool = False,
+        expired: bool = False,
+        limit: int = 10,
+        offset: int = 0,
+    ) -> records.Page[records.M2MToken]:
+        """Give a page of a machine's opaque tokens (`getM2MTokens`)."""
+        answer = await self._get(
+            "getM2MTokens",
+            "/v1/m2m_tokens",
+            self._session.either_key(),
+            {
+                "subject": subject,
+                "revoked": revoked,
+                "expired": expired,
+                "limit": limit,
+                "offset": offset,
+            },
+        )
+        return wire.read_page(answer, "m2m_tokens", wire.read_m2m_token)
+
+    async def iter(
+        self, subject: str, *, revoked: bool = False, expired: bool = False, page_size: int = 100
+    ) -> AsyncIterator[records.M2MToken]:
+        """Walk all pages of a machine's opaque tokens."""
+
+        async def page(limit: int, offset: int) -> records.Page[records.M2MToken]:
+            return await self.list(
+                subject, revoked=revoked, expired=expired, limit=limit, offset=offset
+            )
+
+        async for token in walk(page, page_size):
+            yield token
+
+    async def revoke(
+        self, token_id: str, *, revocation_reason: str | None = None
+    ) -> records.M2MToken:
+        """Revoke an opaque token (`revokeM2MToken`). A JWT cannot be revoked at Clerk."""
+        url = f"/v1/m2m_tokens/{segment(token_id)}/revoke"
+        body, key = {"revocation_reason": revocation_reason}, self._session.either_key()
+        ends = Revocation(token_id=token_id)
+        answer = await self._send("revokeM2MToken", "POST", url, key, body, ends=ends)
+        return wire.read_m2m_token(answer)
+
+    async def verify(self, token: str | Secret, *, background: bool = False) -> records.M2MToken:
+        """Ask Clerk about an opaque token (`verifyM2MToken`); billed.
+
+        An answer may still say `revoked` or `expired`: see `live`.
+        """
+        token = Secret(token)  # first of all: tracebacks may show the locals of this frame
+        url, key = "/v1/m2m_tokens/verify", self._session.either_key()
+        body = {"token": token}
+        answer = await self._verify("verifyM2MToken", url, key, body, background)
+        return wire.read_m2m_token(answer)

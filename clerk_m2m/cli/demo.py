@@ -1,0 +1,29 @@
+"""`clerk-m2m demo`: the whole story, played once."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Final
+
+import typer
+
+INTERRUPTED: Final = 130
+
+
+def demo(
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document and nothing else.")
+    ] = False,
+) -> None:
+    """Play the whole story: three services and an emulated Clerk, on real sockets.
+
+    Exits with 1 when an outcome is not the expected one.
+    """
+    from clerk_m2m.demo import play
+
+    try:
+        report = asyncio.run(play(as_json=as_json))
+    except KeyboardInterrupt:
+        typer.echo("Stopped.", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    raise typer.Exit(report.exit_code)

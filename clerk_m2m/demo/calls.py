@@ -1,0 +1,97 @@
+"""The calls of the story: real ones, over HTTP and WebSocket, to the services' ports."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import httpx
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus, WebSocketException
+
+from clerk_m2m.demo.report import Answer
+
+POLL_EVERY: Final = 0.05
+NO_ANSWER: Final = 0
+
+
+class Calls:
+    """Makes the calls and counts them in `sent`."""
+
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        self._http = http
+        self.sent = 0
+
+    async def get(self, url: str, *credentials: str) -> Answer:
+        """Call a service with these credentials, each in an `Authorization` header of its own."""
+        self.sent += 1
+        headers = [("Authorization", f"Bearer {credential}") for credential in credentials]
+        try:
+            response = await self._http.get(url, headers=headers)
+        except httpx.HTTPError as exc:
+            return Answer(status=NO_ANSWER, code=type(exc).__name__, detail=str(exc))
+        return _answer(response.status_code, response.content)
+
+    async def connect(self, origin: str, credential: str) -> Answer:
+        """Open a WebSocket to a service, and hear what it says first; 101 where it opens."""
+        self.sent += 1
+        url = f"{origin.replace('http', 'ws', 1)}/events"
+        headers = {"Authorization": f"Bearer {credential}"}
+        try:
+            async with connect(url, additional_headers=headers, proxy=None) as socket:
+                return _answer(101, await socket.recv())
+        except InvalidStatus as exc:
+            return _answer(exc.response.status_code, bytes(exc.response.body))
+        except (WebSocketException, OSError) as exc:
+            return Answer(status=NO_ANSWER, code=type(exc).__name__, detail=str(exc))
+
+    async def at_once(self, count: int, ask: Callable[[], Awaitable[Answer]]) -> Answer:
+        """Make the same call `count` times at once; gives the worst of the answers."""
+        answers = await asyncio.gather(*(ask() for _ in range(count)))
+        return max(answers, key=lambda answer: (answer.status == NO_ANSWER, answer.status))
+
+    async def until(
+        self, status: int, ask: Callable[[], Awaitable[Answer]], *, within: float
+    ) -> Answer:
+        """Make the same call until it is answered with `status`, for `within` seconds at most."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + within
+        while True:
+            answer = await ask()
+            if answer.status == status or loop.time() >= deadline:
+                return answer
+            await asyncio.sleep(POLL_EVERY)
+
+
+@asynccontextmanager
+async def open_calls() -> AsyncIterator[Calls]:
+    """Open the connections that the calls share."""
+    async with httpx.AsyncClient(timeout=10) as http:
+        yield Calls(http)
+
+
+def _answer(status: int, body: bytes | str | None) -> Answer:
+    content = _parsed(body)
+    if "caller" in content:
+        return Answer(status=status, detail=f"Let in as {content['caller']}.{_next_hop(content)}")
+    return Answer(status=status, code=content.get("code"), detail=content.get("detail", ""))
+
+
+def _next_hop(content: dict[str, Any]) -> str:
+    """Say what the service has learned that was called in turn."""
+    if "stock" not in content:
+        return ""
+    caller, claims = content["stock"]["caller"], content["stock"]["claims"]
+    said = ", ".join(f"{name}: {value}" for name, value in claims.items())
+    return f" stock let in {caller}, " + (f"which says {said}." if said else "and knows no more.")
+
+
+def _parsed(body: bytes | str | None) -> dict[str, Any]:
+    try:
+        content = json.loads(body or "")
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}

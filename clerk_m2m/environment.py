@@ -1,0 +1,154 @@
+"""The forms of keys and addresses, and what is read from the environment beside the settings."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from ipaddress import IPv6Address, ip_address
+from typing import TYPE_CHECKING, Final, TypeVar
+from urllib.parse import urlsplit
+
+from clerk_m2m.errors import ConfigurationError
+from clerk_m2m.secret import Secret
+
+T = TypeVar("T")
+
+DEFAULT_API_URL: Final = "https://api.clerk.com"
+_URL: Final = re.compile(r"(?i:https?)://[A-Za-z0-9.\-_:\[\]]+([/?#][\x21-\x7e]*)?")
+_ORIGIN: Final = re.compile(r"[A-Za-z]+://[^/?#]+")
+_BOOLEANS: Final = {"1": True, "true": True, "0": False, "false": False}
+
+
+def machine_secret_key_from_env(environ: Mapping[str, str] | None = None) -> Secret | None:
+    """Read the caller's own key, `CLERK_MACHINE_SECRET_KEY`."""
+    text = _variable(environ, "CLERK_MACHINE_SECRET_KEY")
+    del environ  # it holds keys, and tracebacks may show the locals of this frame
+    return checked_key("machine_secret_key", "ak_", text)
+
+
+def api_url_from_env(environ: Mapping[str, str] | None = None) -> str:
+    """Read the Backend API's origin, `CLERK_API_URL`, or give Clerk's own."""
+    text = _variable(environ, "CLERK_API_URL")
+    del environ  # it holds keys, and tracebacks may show the locals of this frame
+    return bare_origin(text.reveal() or DEFAULT_API_URL)
+
+
+def allow_http_from_env(environ: Mapping[str, str] | None = None) -> bool:
+    """Read whether plain http is allowed off loopback, `CLERK_M2M_ALLOW_HTTP`; unset is no."""
+    variable = "CLERK_M2M_ALLOW_HTTP"
+    text = _variable(environ, variable)
+    del environ  # it holds keys, and tracebacks may show the locals of this frame
+    return _flag_from_text(variable, text) if text else False
+
+
+def _flag_from_text(variable: str, text: Secret) -> bool:
+    flag = _BOOLEANS.get(text.reveal().lower())
+    if flag is None:
+        raise ConfigurationError(f"{variable} must be 1 or true, or 0 or false.")
+    return flag
+
+
+def _variable(environ: Mapping[str, str] | None, name: str) -> Secret:
+    """Give the text of a variable, which may hold a key, whatever it is meant for."""
+    return Secret((os.environ if environ is None else environ).get(name, "").strip())
+
+
+def hidden(value: T) -> T | Secret:
+    """Give a text as a `Secret`, and anything else as it is."""
+    return Secret(value) if isinstance(value, str) else value
+
+
+def checked_key(name: str, prefix: str, value: str | Secret | None) -> Secret | None:
+    """Give a key that can stand in a header and is of its kind; None for none."""
+    if not value:
+        return None
+    value = Secret(value)
+    if not _is_key(value, prefix):
+        raise ConfigurationError(
+            f"{name} does not look like one: it starts with {prefix} and holds no spaces. "
+            "(Is it another of Clerk's keys?)"
+        )
+    return value
+
+
+def _is_key(key: Secret, prefix: str) -> bool:
+    # The key is part of a header: what cannot stand there would fail at the first request.
+    text = key.reveal()
+    return text.startswith(prefix) and text.isascii() and text.isprintable() and " " not in text
+
+
+def checked_flag(name: str, value: object) -> bool:
+    """Give a boolean as it is; a text such as "no" would count as true."""
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"{name} must be True or False.")
+    return value
+
+
+def _url(name: str, value: str) -> str:
+    try:
+        parts = urlsplit(value)
+        usable = bool(parts.hostname) and parts.port != 0  # reading an impossible port raises
+        (parts.hostname or "").encode("ascii").decode("idna")  # as does a label that is no name
+    except ValueError:
+        usable = False
+    # What urlsplit lets pass here, the HTTP client would refuse at the first request.
+    if not (usable and _URL.fullmatch(value)):
+        raise ConfigurationError(
+            f"{name} must be an http or https address with no user name, such as {DEFAULT_API_URL}."
+        )
+    return value
+
+
+def bare_origin(value: str) -> str:
+    """Give the origin of the Backend API, without a slash at its end."""
+    origin = _url("api_url", value).rstrip("/")
+    if not _ORIGIN.fullmatch(origin):
+        raise ConfigurationError(
+            f"api_url (CLERK_API_URL) is the bare origin, such as {DEFAULT_API_URL}, with no path."
+        )
+    return origin
+
+
+if TYPE_CHECKING:
+    pass
+
+_LIVE_KEY: Final = "sk_live_"
+
+
+def require_https(
+    name: str, url: str, *, allow_http: bool, secret_key: Secret | None = None
+) -> None:
+    """Refuse plain http off loopback unless `allow_http`, and with a live instance's key always.
+
+    Whoever is on the way could read the keys and tokens that are sent, or answer in Clerk's place.
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "https" or is_loopback(parts.hostname or ""):
+        return
+    if secret_key is not None and secret_key.reveal().startswith(_LIVE_KEY):
+        raise ConfigurationError(
+            f"{name} must be https: secret_key is a live instance's ({_LIVE_KEY}…), and allow_http "
+            "is for test instances only."
+        )
+    if not allow_http:
+        raise ConfigurationError(
+            f"{name} must be https, because plain http lets whoever is on the way read keys or "
+            "answer in Clerk's place. For an emulator in a container, set allow_http=True "
+            "(CLERK_M2M_ALLOW_HTTP=1)."
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether what is sent to `host` stays on this machine: 127.0.0.0/8, ::1 or localhost.
+
+    Not `*.localhost`: RFC 6761 section 6.3 only recommends that resolvers answer it with loopback,
+    and some ask the network instead.
+    """
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return host.lower() == "localhost"
+    # Python's versions differ about ::ffff:127.0.0.1, so it does not count.
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return address.is_loopback and mapped is None

@@ -1,0 +1,6 @@
+"""Who may call whom: the scope graph, and where its edges come from.
+
+`scope_graph` is the graph as a value, read from a mapping or from TOML. `source` is what the
+verifier needs of any source; `file` and `live` are sources that change. An edge `caller -> callee`
+means that the caller may call the callee. May import `lookups`, `backend_api` and the vocabulary.
+"""

@@ -1,0 +1,164 @@
+"""A scope graph in a TOML file, read again when the file changes."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from clerk_m2m.clock import Clock
+from clerk_m2m.errors import (
+    ConfigurationError,
+    UnavailableError,
+)
+from clerk_m2m.graph.scope_graph import ScopeGraph
+
+logger = logging.getLogger("clerk_m2m")
+
+
+@dataclass(frozen=True, slots=True)
+class _Stamp:
+    """What changes when a file is written to or replaced; the instants are nanoseconds."""
+
+    modified_at: int
+    changed_at: int
+    size: int
+    inode: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """A change of the file that waits for its second look, at `due_at` (monotonic seconds)."""
+
+    stamp: _Stamp
+    due_at: float
+
+
+class FileSource:
+    """A graph in a TOML file, read at construction and again when the file changes.
+
+    The file is looked at once per `ttl` seconds at most. A change that cannot be read is logged as
+    an error and the last good graph is used, for `max_stale` seconds.
+
+    Part of a file that is being written can be valid TOML, with edges missing. So a change that is
+    younger than `SETTLED_AGE` replaces the graph only if the file looks the same at a second look,
+    at least `SECOND_LOOK` later. Until then the last good graph is used. The second look is a later
+    request's; there is no timer.
+    """
+
+    SETTLED_AGE: Final = 1.0
+    SECOND_LOOK: Final = 0.1
+
+    def __init__(self, path: Path, *, ttl: float, max_stale: float, clock: Clock) -> None:
+        self._path = path
+        self._ttl = ttl
+        self._max_stale = max_stale
+        self._now = clock.monotonic
+        self._wall = clock.wall
+        self._stamp = self._stamp_now()
+        self._graph = self._read()
+        self._good_at = now = self._now()
+        self._candidate: _Candidate | None = None
+        self._failing = False
+        # There is no earlier graph to use until a second look, so what is there is used. If it may
+        # be half a file, it is looked at again after SECOND_LOOK instead of `ttl`.
+        settled = self._is_settled(self._stamp_now())
+        self._look_at = now + (ttl if settled else min(ttl, self.SECOND_LOOK))
+
+    def callees(self, caller: str) -> frozenset[str] | None:
+        """Give the machines that `caller` may call, or None while the file is unreadable."""
+        now = self._now()
+        if now >= self._look_at:
+            self._look_at = now + self._ttl
+            self._look(now)
+        if now - self._good_at > self._ttl + self._max_stale:
+            return None
+        return self._graph.callees(caller)
+
+    async def learn(self, caller: str, *, within: float) -> frozenset[str]:
+        """Raise: only a readable file can tell."""
+        raise UnavailableError(
+            f"The scope graph {self._path.name} has been unreadable for too long."
+        )
+
+    def forget(self, machine_id: str) -> None:
+        """Look at the file again before the next decision."""
+        self._look_at = self._now()
+
+    async def aclose(self) -> None:
+        """Do nothing."""
+
+    def _look(self, now: float) -> None:
+        try:
+            unsettled = self._follow(now)
+        except ConfigurationError as exc:
+            self._candidate, self._failing = None, True
+            logger.error("The scope graph cannot be read, so the last one is used: %s", exc)
+            return
+        if unsettled is None:
+            self._candidate, self._failing = None, False
+            self._good_at = now
+        else:
+            self._wait(unsettled, now)
+
+    def _follow(self, now: float) -> _Stamp | None:
+        """Read the file if it has changed; give the stamp of a change that must wait."""
+        stamp = self._stamp_now()
+        if stamp == self._stamp:
+            return None
+        if not (self._is_settled(stamp) or self._is_seen_again(stamp, now)):
+            return stamp
+        graph = self._read_unless_written_to(stamp)
+        if graph is None:
+            return self._stamp_now()
+        self._graph, self._stamp = graph, stamp
+        return None
+
+    def _is_settled(self, stamp: _Stamp) -> bool:
+        # An instant in the future (another host's clock) is not settled: a second look decides.
+        return self._wall() - stamp.modified_at / 1e9 >= self.SETTLED_AGE
+
+    def _is_seen_again(self, stamp: _Stamp, now: float) -> bool:
+        candidate = self._candidate
+        return candidate is not None and candidate.stamp == stamp and now >= candidate.due_at
+
+    def _wait(self, stamp: _Stamp, now: float) -> None:
+        """Keep the graph until a second look at `stamp`."""
+        candidate = self._candidate
+        if candidate is None and not self._failing:
+            self._good_at = now  # the wait is short, so it does not count as an unreadable file
+        if candidate is None or candidate.stamp != stamp:
+            candidate = _Candidate(stamp, now + self.SECOND_LOOK)
+        self._candidate = candidate
+        self._look_at = candidate.due_at
+
+    def _read_unless_written_to(self, stamp: _Stamp) -> ScopeGraph | None:
+        """Read the file; None if it has been written to since `stamp` was taken."""
+        try:
+            graph = self._read()
+        except ConfigurationError:
+            if self._stamp_now() == stamp:
+                raise
+            return None
+        return graph if self._stamp_now() == stamp else None
+
+    def _read(self) -> ScopeGraph:
+        try:
+            return ScopeGraph.from_toml(self._path.read_text("utf-8"))
+        except (OSError, UnicodeDecodeError) as exc:
+            fault = self._unreadable(exc)
+        except ConfigurationError as exc:
+            fault = ConfigurationError(f"{self._path}: {exc}")
+        # Not chained: the cause's text would quote what this one leaves out.
+        raise fault
+
+    def _stamp_now(self) -> _Stamp:
+        try:
+            found = self._path.stat()
+        except OSError as exc:
+            raise self._unreadable(exc) from exc
+        return _Stamp(found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino)
+
+    def _unreadable(self, exc: Exception) -> ConfigurationError:
+        return ConfigurationError(f"The scope graph {self._path} cannot be read: {exc}")

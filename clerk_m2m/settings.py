@@ -1,0 +1,326 @@
+"""`Settings`: all that can be set, checked at construction. The only reader of the environment."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal, TypeAlias
+
+from clerk_m2m.environment import (
+    DEFAULT_API_URL,
+    _flag_from_text,
+    _url,
+    _variable,
+    bare_origin,
+    checked_flag,
+    checked_key,
+    hidden,
+)
+from clerk_m2m.errors import ConfigurationError
+from clerk_m2m.graph.scope_graph import ScopeGraph
+from clerk_m2m.identity import MACHINE_ID, TokenType
+from clerk_m2m.secret import Secret, is_credential
+
+LIVE: Final = "live"
+
+Graph: TypeAlias = ScopeGraph | Mapping[str, Iterable[str]] | str | os.PathLike[str]
+
+_ENVIRONMENT: Final = {
+    "machine_id": "CLERK_MACHINE_ID",
+    "machine_secret_key": "CLERK_MACHINE_SECRET_KEY",
+    "secret_key": "CLERK_SECRET_KEY",
+    "jwt_key": "CLERK_JWT_KEY",
+    "api_url": "CLERK_API_URL",
+    "allow_http": "CLERK_M2M_ALLOW_HTTP",
+    "jwks_url": "CLERK_M2M_JWKS_URL",
+    "accepts": "CLERK_M2M_ACCEPTS",
+    "api_key_header": "CLERK_M2M_API_KEY_HEADER",
+    "oauth_audience": "CLERK_M2M_OAUTH_AUDIENCE",
+    "graph": "CLERK_M2M_GRAPH",
+    "graph_ttl": "CLERK_M2M_GRAPH_TTL",
+    "graph_max_stale": "CLERK_M2M_GRAPH_MAX_STALE",
+    "cache_ttl": "CLERK_M2M_CACHE_TTL",
+    "negative_ttl": "CLERK_M2M_NEGATIVE_TTL",
+    "cache_size": "CLERK_M2M_CACHE_SIZE",
+    "stale_if_error": "CLERK_M2M_STALE_IF_ERROR",
+    "timeout": "CLERK_M2M_TIMEOUT",
+    "max_inflight": "CLERK_M2M_MAX_INFLIGHT",
+}
+_KEYS: Final = frozenset({"machine_secret_key", "secret_key"})
+_INTEGERS: Final = frozenset({"cache_size", "max_inflight"})
+_LISTS: Final = frozenset({"accepts", "oauth_audience"})
+_SECONDS: Final = frozenset(
+    {"graph_ttl", "graph_max_stale", "cache_ttl", "negative_ttl", "stale_if_error", "timeout"}
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, init=False)
+class Settings:
+    """How this service verifies its callers; keyword-only, validated, immutable.
+
+    Durations are seconds. `machine_id` is this service's own machine: the callee of every check.
+    `machine_secret_key` verifies M2M tokens; `secret_key`, the instance's, verifies API keys and
+    OAuth access tokens, reads the live graph and the key set, and verifies M2M tokens where there
+    is no machine key. `jwt_key` (a PEM public key) or `jwks_url` lets JWTs be verified without it.
+    `allow_http` lets `api_url` and `jwks_url` be plain http off loopback, for an emulator.
+    `accepts` names the credential types taken: "m2m_token", "api_key", "oauth_token". `graph` is a
+    `ScopeGraph`, a mapping of machine id to machine ids, the path of a TOML file, or "live"; None
+    means "live" where `secret_key` is given, else no graph. `graph_ttl` is how long an answer of it
+    counts, `graph_max_stale` how long the last one may be used while there is no other.
+    `api_key_header` names a header that may carry an API key. `oauth_audience`, a string or a list
+    of them, is what this service is called in the `aud` of an OAuth access token: with it, a token
+    must name one of them; without it, a token that names any is refused (RFC 9068 section 4).
+    `cache_ttl` and `negative_ttl` (10 at most) are the longest lives of a yes and of a no,
+    `cache_size` counts the entries of each. `stale_if_error` is how old a yes may grow while Clerk
+    is down, 0 turns it off. `timeout` is the total deadline of a verification, `max_inflight`
+    bounds the calls to Clerk at once.
+
+    Raises `ConfigurationError`, whose text says what to set.
+    """
+
+    machine_id: str
+    machine_secret_key: Secret | None
+    secret_key: Secret | None
+    jwt_key: str | None = field(repr=False)
+    jwks_url: str | None
+    api_url: str
+    allow_http: bool
+    accepts: frozenset[TokenType]
+    api_key_header: str | None
+    oauth_audience: frozenset[str] | None
+    graph: ScopeGraph | Path | Literal["live"] | None
+    graph_ttl: float
+    graph_max_stale: float
+    cache_ttl: float
+    negative_ttl: float
+    cache_size: int
+    stale_if_error: float
+    timeout: float
+    max_inflight: int
+
+    def __init__(
+        self,
+        *,
+        machine_id: str | None = None,
+        machine_secret_key: str | Secret | None = None,
+        secret_key: str | Secret | None = None,
+        jwt_key: str | None = None,
+        jwks_url: str | None = None,
+        api_url: str = DEFAULT_API_URL,
+        allow_http: bool = False,
+        accepts: Iterable[TokenType | str] = (TokenType.M2M_TOKEN,),
+        api_key_header: str | None = None,
+        oauth_audience: str | Iterable[str] | None = None,
+        graph: Graph | None = None,
+        graph_ttl: float = 30.0,
+        graph_max_stale: float = 300.0,
+        cache_ttl: float = 60.0,
+        negative_ttl: float = 10.0,
+        cache_size: int = 10_000,
+        stale_if_error: float = 0.0,
+        timeout: float = 2.0,
+        max_inflight: int = 20,
+    ) -> None:
+        # First of all: tracebacks may show the locals of this frame.
+        machine_secret_key, secret_key = hidden(machine_secret_key), hidden(secret_key)
+        set_field = object.__setattr__  # the dataclass is frozen
+        set_field(self, "machine_id", _machine_id(machine_id))
+        key = checked_key("machine_secret_key", "ak_", machine_secret_key)
+        set_field(self, "machine_secret_key", key)
+        set_field(self, "secret_key", checked_key("secret_key", "sk_", secret_key))
+        set_field(self, "jwt_key", jwt_key or None)
+        set_field(self, "jwks_url", _url("jwks_url", jwks_url) if jwks_url else None)
+        set_field(self, "api_url", bare_origin(api_url))
+        set_field(self, "allow_http", checked_flag("allow_http", allow_http))
+        set_field(self, "accepts", _accepts(accepts))
+        set_field(self, "api_key_header", _header_name(api_key_header))
+        set_field(self, "oauth_audience", _oauth_audience(oauth_audience))
+        set_field(self, "graph", _graph(graph, live=self.secret_key is not None))
+        set_field(self, "graph_ttl", _seconds("graph_ttl", graph_ttl))
+        set_field(self, "graph_max_stale", _seconds("graph_max_stale", graph_max_stale))
+        set_field(self, "cache_ttl", _seconds("cache_ttl", cache_ttl))
+        set_field(self, "negative_ttl", _seconds("negative_ttl", negative_ttl, most=10.0))
+        set_field(self, "cache_size", _count("cache_size", cache_size))
+        set_field(self, "stale_if_error", _seconds("stale_if_error", stale_if_error))
+        set_field(self, "timeout", _seconds("timeout", timeout, least=0.01, most=60.0))
+        set_field(self, "max_inflight", _count("max_inflight", max_inflight, least=2))
+        self._check_together()
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None, **given: Any) -> Settings:
+        """Read the environment (`CLERK_MACHINE_ID` and the others); `given` settings win over it.
+
+        Numbers are plain seconds or counts, `CLERK_M2M_ALLOW_HTTP` is 1 or true, 0 or false,
+        `CLERK_M2M_ACCEPTS` and `CLERK_M2M_OAUTH_AUDIENCE` are comma-separated lists, and an empty
+        variable counts as unset.
+        """
+        texts = {name: _variable(environ, variable) for name, variable in _ENVIRONMENT.items()}
+        del environ  # it holds keys, and tracebacks may show the locals of this frame
+        given = {name: hidden(value) if name in _KEYS else value for name, value in given.items()}
+        read = {
+            name: _from_text(name, _ENVIRONMENT[name], text) for name, text in texts.items() if text
+        }
+        try:
+            return cls(**(read | given))
+        except ConfigurationError as exc:
+            name = str(exc).partition(" ")[0]
+            if name in read and name not in given and _ENVIRONMENT[name] not in str(exc):
+                raise ConfigurationError(f"{_ENVIRONMENT[name]}: {exc}") from exc
+            raise
+
+    @property
+    def verifies_jwts(self) -> bool:
+        """Whether there is a key set to verify JWTs with."""
+        return bool(self.jwt_key or self.jwks_url or self.secret_key)
+
+    def _check_together(self) -> None:
+        if not (self.machine_secret_key or self.verifies_jwts):
+            raise ConfigurationError(
+                "No key is set. Set machine_secret_key (CLERK_MACHINE_SECRET_KEY), or secret_key "
+                "(CLERK_SECRET_KEY), or jwt_key (CLERK_JWT_KEY) with a graph."
+            )
+        if self.jwt_key and self.jwks_url:
+            raise ConfigurationError("Set jwt_key or jwks_url, not both.")
+        if self.graph == LIVE and not self.secret_key:
+            raise ConfigurationError('graph="live" needs secret_key (CLERK_SECRET_KEY).')
+        self._check_accepts()
+        if 0 < self.stale_if_error <= self.cache_ttl:
+            raise ConfigurationError(
+                "stale_if_error counts from Clerk's last answer, so it does nothing within "
+                f"cache_ttl ({self.cache_ttl:g} s). Set it higher, or to 0 to turn it off."
+            )
+
+    def _check_accepts(self) -> None:
+        takes_jwts = bool(self.jwt_key or self.jwks_url)
+        if TokenType.M2M_TOKEN in self.accepts and takes_jwts and self.graph is None:
+            raise ConfigurationError(
+                "jwt_key or jwks_url is set without a graph. A machine's JWT carries no scopes "
+                "that can be trusted, so only a graph can say who may call: set graph "
+                '(CLERK_M2M_GRAPH) to a TOML file, a mapping or "live".'
+            )
+        if TokenType.API_KEY in self.accepts and not self.secret_key:
+            raise ConfigurationError('accepts "api_key" needs secret_key (CLERK_SECRET_KEY).')
+        if TokenType.OAUTH_TOKEN in self.accepts and not self.verifies_jwts:
+            raise ConfigurationError(
+                'accepts "oauth_token" needs secret_key (CLERK_SECRET_KEY), or jwks_url for JWTs.'
+            )
+        if self.api_key_header and TokenType.API_KEY not in self.accepts:
+            raise ConfigurationError('api_key_header is set, but accepts lacks "api_key".')
+        if self.oauth_audience and TokenType.OAUTH_TOKEN not in self.accepts:
+            raise ConfigurationError('oauth_audience is set, but accepts lacks "oauth_token".')
+
+
+def _from_text(name: str, variable: str, text: Secret) -> Any:
+    if name in _KEYS:
+        return text
+    if is_credential(text.reveal()):
+        raise ConfigurationError(
+            f"{variable} holds what looks like a key or a token of Clerk's. Was it meant for "
+            "another variable?"
+        )
+    if name in _INTEGERS | _SECONDS:
+        number = _number(text, int if name in _INTEGERS else float)
+        if number is None:
+            raise ConfigurationError(f"{variable} must be a number, without a unit.")
+        return number
+    if name == "allow_http":
+        return _flag_from_text(variable, text)
+    if name in _LISTS:
+        return [item.strip() for item in text.reveal().split(",") if item.strip()]
+    return text.reveal()
+
+
+def _number(text: Secret, kind: type[int] | type[float]) -> float | None:
+    try:
+        return kind(text.reveal())
+    except ValueError:
+        return None  # the error quotes the text: it is not passed on
+
+
+def _machine_id(value: str | None) -> str:
+    if not value:
+        raise ConfigurationError(
+            "Set machine_id (CLERK_MACHINE_ID) to this service's own machine, mch_…: without it "
+            "nobody would check whether a caller may call this service."
+        )
+    if not MACHINE_ID.fullmatch(value):
+        raise ConfigurationError(
+            "machine_id (CLERK_MACHINE_ID) is not a machine id: mch_ and 27 more characters."
+        )
+    return value
+
+
+def _accepts(value: Iterable[TokenType | str]) -> frozenset[TokenType]:
+    names = ", ".join(f'"{each}"' for each in TokenType)
+    if isinstance(value, str):
+        raise ConfigurationError(f"accepts must be a set of token types, of {names}.")
+    given = tuple(value)
+    unknown = [each for each in given if each not in tuple(TokenType)]
+    if unknown:
+        raise ConfigurationError(
+            f"accepts names an unknown token type ({unknown[0]!r}); there are {names}."
+        )
+    accepts = frozenset(TokenType(each) for each in given)
+    if not accepts:
+        raise ConfigurationError(f"accepts is empty; name at least one of {names}.")
+    return accepts
+
+
+def _header_name(value: str | None) -> str | None:
+    if not value:
+        return None
+    name = value.lower()
+    if not name.isascii() or not name.replace("-", "").replace("_", "").isalnum():
+        raise ConfigurationError("api_key_header is not the name of a header.")
+    if name == "authorization":
+        raise ConfigurationError("api_key_header names a header beside Authorization.")
+    return name
+
+
+def _oauth_audience(value: str | Iterable[str] | None) -> frozenset[str] | None:
+    if value is None:
+        return None
+    items: list[object] = [value] if isinstance(value, str) else list(value)
+    audience = [item for item in items if isinstance(item, str) and item]
+    # An empty one would turn the check off for somebody who has asked for it.
+    if not items or len(audience) < len(items):
+        raise ConfigurationError(
+            "oauth_audience must be a string or a list of strings, none of them empty. Leave it "
+            "out to take access tokens that name no audience."
+        )
+    return frozenset(audience)
+
+
+def _graph(value: Graph | None, *, live: bool) -> ScopeGraph | Path | Literal["live"] | None:
+    if value is None:
+        return LIVE if live else None
+    if value == LIVE:
+        return LIVE
+    if isinstance(value, ScopeGraph):
+        return value
+    if isinstance(value, Mapping):
+        return ScopeGraph(value)
+    if isinstance(value, str | os.PathLike):
+        return Path(value)
+    raise ConfigurationError('graph must be a ScopeGraph, a mapping, a path or "live".')
+
+
+def _seconds(name: str, value: object, *, least: float = 0.0, most: float = math.inf) -> float:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not math.isfinite(value)
+        or not least <= value <= most
+    ):
+        upper = f" to {most:g}" if most < math.inf else " or more"
+        raise ConfigurationError(f"{name} must be a number of seconds, {least:g}{upper}.")
+    return float(value)
+
+
+def _count(name: str, value: object, *, least: int = 1) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigurationError(f"{name} must be a whole number, {least} or more.")
+    return value

@@ -1,0 +1,116 @@
+"""The instance's keys: fixed, or fetched and kept up to date."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from clerk_m2m.clock import Clock
+from clerk_m2m.errors import (
+    BackendAPIError,
+    UnavailableError,
+    VerificationUnavailableError,
+)
+from clerk_m2m.lookups.cache import VerdictCache
+from clerk_m2m.lookups.verdict import Answer
+from clerk_m2m.observe.counters import Stats
+from clerk_m2m.verification.signature import Keys, required_kid, usable_keys
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+
+logger = logging.getLogger("clerk_m2m")
+KEY_SET_LIFE: Final = 240.0
+FETCH_PAUSE: Final = 25.0
+FIRST_FETCH_PAUSE: Final = 1.0
+
+
+class KeySet:
+    """The instance's keys: fetched and kept up to date, or the one `fixed` key.
+
+    A fetched set is asked for again within 240 s, and for an unknown `kid`, but never within 25 s
+    of the last attempt (1 s while there are no keys at all, since nobody can get in then). A fetch
+    that fails, or gives no usable key, never loses the keys there are.
+    """
+
+    def __init__(
+        self,
+        fetch: Callable[[], Awaitable[Mapping[str, Any]]] | None,
+        *,
+        fixed: RSAPublicKey | None = None,
+        clock: Clock,
+    ) -> None:
+        self._fetch = fetch
+        self._fixed = fixed
+        self._now = clock.monotonic
+        self._next_attempt_at = -math.inf
+        self._last_attempt_failed = False
+        self._cache: VerdictCache[str, None, Keys] = VerdictCache(
+            self._load,
+            ttl=KEY_SET_LIFE,
+            maxsize=1,
+            stale_if_error=math.inf,
+            clock=clock,
+            stats=Stats(),
+        )
+
+    async def find(self, kid: str | None, *, within: float) -> tuple[RSAPublicKey, ...]:
+        """Give the keys that may have signed a token of that `kid`; none where it is unknown.
+
+        Raises `TokenInvalidError` where a `kid` is needed to choose a key and there is none, and
+        `BackendAPIError` or `VerificationUnavailableError` where it cannot be found out.
+        """
+        if self._fixed is not None:
+            return (self._fixed,)
+        kid = required_kid(kid)
+        keys = self._cache.lookup("", None)
+        if keys is None or kid not in keys:
+            keys = await self._fetched(kid, within)
+        return keys.get(kid, ())
+
+    def at_hand(self, kid: str | None) -> tuple[RSAPublicKey, ...]:
+        """Give the keys of that `kid` that were fetched so far, however old; asks nobody."""
+        if self._fixed is not None:
+            return (self._fixed,)
+        keys = self._cache.stale("")
+        return () if keys is None or kid is None else keys.get(kid, ())
+
+    async def _fetched(self, kid: str, within: float) -> Keys:
+        try:
+            return await self._cache.obtain("", None, within=within)
+        except (BackendAPIError, VerificationUnavailableError) as exc:
+            keys = self._cache.stale("")
+            too_soon = isinstance(exc, _TooSoonError) and not self._last_attempt_failed
+            if keys is not None and (kid in keys or too_soon):
+                return keys
+            raise
+
+    async def _load(self, _subject: None, _refresh: bool) -> Answer[Keys]:
+        assert self._fetch is not None  # noqa: S101  a fixed set is never loaded
+        if self._now() < self._next_attempt_at:
+            raise _TooSoonError("The key set was asked for a moment ago.")
+        try:
+            keys = usable_keys(await self._fetch())
+            if not keys:
+                raise UnavailableError("The key set holds no usable key.")
+        except BackendAPIError as exc:
+            logger.warning("The key set could not be fetched: %s", exc)
+            self._attempted(failed=True)
+            raise
+        self._attempted(failed=False)
+        return Answer(value=keys)
+
+    def _attempted(self, *, failed: bool) -> None:
+        self._last_attempt_failed = failed
+        has_keys = not failed or self._cache.stale("") is not None
+        self._next_attempt_at = self._now() + (FETCH_PAUSE if has_keys else FIRST_FETCH_PAUSE)
+
+    async def aclose(self) -> None:
+        """End a fetch under way in this event loop."""
+        await self._cache.aclose()
+
+
+class _TooSoonError(UnavailableError):
+    """The key set is not asked for again so soon."""

@@ -1,0 +1,217 @@
+"""Verification without a call: a JWT to an identity. Imported only where JWTs are configured.
+
+A machine's JWT says who minted it, and nothing else that can be relied on: `scopes` and `aud` in it
+are custom claims, chosen by the caller. They stay among the claims and never become scopes.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from clerk_m2m.clock import LEEWAY, Clock, ServerClock
+from clerk_m2m.credentials import Credential, TokenClass, UnverifiedJWT
+from clerk_m2m.errors import TokenInvalidError
+from clerk_m2m.identity import USER_ID, MachineIdentity, OAuthIdentity, freeze, read_audience
+from clerk_m2m.lookups.verdict import Answer, Verdict
+from clerk_m2m.verification.key_set import KeySet
+from clerk_m2m.verification.policy import WRONG_AUDIENCE, matches_audience
+from clerk_m2m.verification.signature import (
+    Claims,
+    check_signature,
+    check_times,
+    key_id,
+    read_claims,
+)
+
+logger = logging.getLogger("clerk_m2m")
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+MAX_DENIED: Final = 100_000  # of each kind
+# With the key set's 240 s, a key that is taken out is refused within 300 s.
+VERDICT_LIFE: Final = 60.0
+_REGISTERED: Final = frozenset({"iss", "sub", "exp", "nbf", "iat", "jti"})
+
+
+class OfflineVerifier:
+    """Verifies M2M and OAuth JWTs with the instance's keys, and remembers which are denied.
+
+    A JWT cannot be revoked at Clerk, so this process denies it: by its digest or its id for as long
+    as it lives, or by its machine for all that were minted until then. `audience` is whom OAuth
+    tokens must be meant for. `server_clock` tells the instant of a denial.
+    """
+
+    def __init__(
+        self,
+        keys: KeySet,
+        *,
+        audience: frozenset[str],
+        clock: Clock,
+        server_clock: ServerClock,
+    ) -> None:
+        self._keys = keys
+        self._audience = audience
+        self._wall = clock.wall
+        self._server_clock = server_clock
+        self._denied_ids: dict[str, None] = {}
+        self._denied_digests: dict[bytes, None] = {}
+        self._denied_unverified: dict[bytes, None] = {}  # digests too
+        self._denied_machines: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    async def verify(
+        self, credential: Credential, digest: bytes, *, within: float
+    ) -> Answer[Verdict]:
+        """Give the identity of a JWT's holder and how long it may be believed.
+
+        `digest` is that of the whole token. Raises `TokenInvalidError`, or `BackendAPIError` or
+        `VerificationUnavailableError` where the keys cannot be had.
+        """
+        jwt = credential.jwt
+        assert jwt is not None  # noqa: S101  the class says that it is one
+        # All that can be refused without a key is refused before one is looked up.
+        claims = read_claims(credential.claims)
+        check_times(claims, self._wall())
+        grant = None
+        if credential.token_class is TokenClass.OAUTH_JWT:
+            grant = _read_grant(claims)
+            if not matches_audience(grant.audience, self._audience):
+                raise TokenInvalidError(WRONG_AUDIENCE)
+        check_signature(jwt, await self._keys.find(key_id(jwt), within=within))
+        # From here on nothing waits, so neither the end nor a denial can slip in between.
+        now = self._wall()
+        check_times(claims, now)
+        self._refuse_denied(claims, digest)
+        # Only now: to copy what a stranger put into the claims costs more than all of the above.
+        identity: Verdict = _machine(claims) if grant is None else _oauth(claims, grant)
+        life = min(max(claims.expires_at - now, 0.0), VERDICT_LIFE)
+        return Answer(value=identity, life=life, refresh=False)
+
+    def deny_jwt(self, jwt: UnverifiedJWT, digest: bytes) -> None:
+        """Refuse this very JWT from now on; nothing that it says of itself is believed.
+
+        One whose signature no key at hand can confirm may be a stranger's: it is kept apart, so
+        that a flood of those never displaces the denial of a genuine token.
+        """
+        verified = True
+        try:
+            check_signature(jwt, self._keys.at_hand(key_id(jwt)))
+        except TokenInvalidError:
+            verified = False
+        with self._lock:
+            _deny(self._denied_digests if verified else self._denied_unverified, digest, None)
+
+    def deny_token(self, token_id: str) -> None:
+        """Refuse the JWT of this id from now on; the oldest of 100,000 denials gives way."""
+        with self._lock:
+            _deny(self._denied_ids, token_id, None)
+
+    def deny_machine(self, machine_id: str) -> None:
+        """Refuse the JWTs that this machine has minted until now, by this host's clock or Clerk's.
+
+        Clerk's clock may be ahead by the leeway, so those of the next 5 s are refused too.
+        """
+        with self._lock:
+            _deny(self._denied_machines, machine_id, self._server_clock.latest() + LEEWAY)
+
+    async def aclose(self) -> None:
+        """End a fetch of the key set under way in this event loop."""
+        await self._keys.aclose()
+
+    def _refuse_denied(self, claims: Claims, digest: bytes) -> None:
+        denied_until = self._denied_machines.get(claims.subject)
+        if (
+            claims.token_id in self._denied_ids
+            or digest in self._denied_digests
+            or digest in self._denied_unverified
+            or (denied_until is not None and claims.issued_at <= denied_until)
+        ):
+            raise TokenInvalidError("The JWT was invalidated at this service.")
+
+
+def _deny(denials: dict[K, V], name: K, value: V) -> None:
+    denials.pop(name, None)  # a denial that is renewed is the youngest again
+    denials[name] = value
+    if len(denials) > MAX_DENIED:
+        logger.error("More than %d JWTs are denied: the oldest denial was dropped.", MAX_DENIED)
+        del denials[next(iter(denials))]
+
+
+def _machine(claims: Claims) -> MachineIdentity:
+    return MachineIdentity(
+        token_id=claims.token_id,
+        token_format="jwt",
+        subject=claims.subject,
+        claims=_custom(claims),
+        expires_at=claims.expires_at,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Grant:
+    """What an OAuth access token's claims grant, each of its type (RFC 9068 section 2.2)."""
+
+    client_id: str
+    scopes: frozenset[str]
+    audience: tuple[str, ...]
+    actor: dict[str, Any] | None
+
+
+def _read_grant(claims: Claims) -> _Grant:
+    client_id, actor = claims.all.get("client_id", ""), claims.all.get("act")
+    if not isinstance(client_id, str):
+        raise TokenInvalidError("The JWT's client_id is not a string.")
+    if not USER_ID.fullmatch(claims.subject):
+        raise TokenInvalidError("The JWT's subject is not a user.")
+    if "act" in claims.all and not isinstance(actor, dict):  # RFC 8693 section 4.1
+        raise TokenInvalidError("The JWT's act is not an object.")
+    return _Grant(
+        client_id=client_id, scopes=_scopes(claims), audience=_audience(claims), actor=actor
+    )
+
+
+def _scopes(claims: Claims) -> frozenset[str]:
+    """Read `scp`, a string or a list, as Clerk's SDK does first; else `scope`, a string."""
+    if "scp" in claims.all:
+        value = claims.all["scp"]
+        if isinstance(value, list) and all(isinstance(item, str) for item in value):
+            return frozenset(value)
+    else:
+        value = claims.all.get("scope", "")
+    if not isinstance(value, str):
+        raise TokenInvalidError("The JWT's scopes are of another type.")
+    return frozenset(value.split())
+
+
+def _audience(claims: Claims) -> tuple[str, ...]:
+    if "aud" not in claims.all:
+        return ()
+    audience = read_audience(claims.all["aud"])
+    if audience is None:
+        raise TokenInvalidError("The JWT's aud is neither a string nor a list of strings.")
+    return audience
+
+
+def _oauth(claims: Claims, grant: _Grant) -> OAuthIdentity:
+    return OAuthIdentity(
+        token_id=claims.token_id,
+        client_id=grant.client_id,
+        subject=claims.subject,
+        scopes=grant.scopes,
+        audience=grant.audience,
+        actor=freeze(grant.actor),
+        claims=_custom(claims),
+        expires_at=claims.expires_at,
+    )
+
+
+def _custom(claims: Claims) -> Mapping[str, Any]:
+    custom: Mapping[str, Any] = freeze(
+        {name: value for name, value in claims.all.items() if name not in _REGISTERED}
+    )
+    return custom

@@ -1,0 +1,248 @@
+"""`clerk-m2m demo`: played once for real, and how its outcomes are judged and shown."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import socket
+from typing import Any
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner, Result
+
+from clerk_m2m.cli import app
+from clerk_m2m.demo.calls import open_calls
+from clerk_m2m.demo.report import Answer, Cost, Expected, Report, Row
+from clerk_m2m.demo.screen import open_screen
+
+
+@pytest.fixture(scope="module")
+def played() -> Result:
+    """The outcome of `clerk-m2m demo --json`."""
+    return CliRunner().invoke(app, ["demo", "--json"])
+
+
+@pytest.fixture(scope="module")
+def story(played: Result) -> dict[str, Any]:
+    """The document that it printed."""
+    document: dict[str, Any] = json.loads(played.stdout)
+    return document
+
+
+def answers(story: dict[str, Any], presented: str) -> list[tuple[int, str | None]]:
+    """The answers to whatever was presented in these words, in order."""
+    rows = [row for row in story["rows"] if presented in row["presented"]]
+    return [(row["answer"]["status"], row["answer"]["code"]) for row in rows]
+
+
+def test_every_outcome_of_the_demo_is_the_expected_one(
+    played: Result, story: dict[str, Any]
+) -> None:
+    assert [row for row in story["rows"] if row["complaints"]] == []
+    assert story["as_expected"] is True
+    assert played.exit_code == 0
+
+
+def test_the_demo_prints_nothing_beside_its_document(played: Result) -> None:
+    assert played.stdout.startswith("{")
+    assert played.stderr == ""
+
+
+def test_nobody_gets_in_who_may_not(story: dict[str, Any]) -> None:
+    let_in = {row["caller"] for row in story["rows"] if row["answer"]["status"] in (101, 200)}
+
+    assert let_in == {"shop", "orders", "reports", "ann"}
+
+
+@pytest.mark.parametrize(
+    ("presented", "expected"),
+    [
+        ("a JWT that grants itself orders", [(403, "scope_denied")]),
+        ("a session JWT", [(401, "token_type_not_accepted")]),
+        ("garbage", [(401, "token_invalid")]),
+        ("an API key with catalog:read", [(200, None)]),
+        ("an API key without it", [(403, "permission_denied")]),
+        ("for a WebSocket", [(101, None), (403, "scope_denied")]),
+        ("revoked a moment ago", [(200, None)]),
+        ("revoked and invalidated", [(401, "token_invalid")]),
+        ("the same, the edge cut", [(403, "scope_denied"), (403, "scope_denied")]),
+        ("a token never seen before", [(503, "verification_unavailable")] * 2),
+        ("the token it has used before", [(200, None)]),
+        ("the token that got no answer", [(200, None), (401, "token_invalid")]),
+    ],
+)
+def test_the_demo_tells_the_whole_story(
+    story: dict[str, Any], presented: str, expected: list[tuple[int, str | None]]
+) -> None:
+    assert answers(story, presented) == expected
+
+
+def test_two_hundred_requests_at_once_with_one_new_token_pay_once(story: dict[str, Any]) -> None:
+    [burst] = [row for row in story["rows"] if "200 times at once" in row["presented"]]
+
+    assert (burst["cost"]["requests"], burst["cost"]["paid"]) == (200, 1)
+    assert burst["cost"]["cached"] == 199
+
+
+def test_the_last_service_of_a_chain_learns_only_of_the_one_before_it(
+    story: dict[str, Any],
+) -> None:
+    plain, _again, named = [row for row in story["rows"] if row["scene"].startswith("A chain")]
+
+    assert plain["answer"]["detail"] == "Let in as shop. stock let in orders, and knows no more."
+    assert "stock let in orders, which says called_by: shop." in named["answer"]["detail"]
+
+
+def test_the_totals_add_up(story: dict[str, Any]) -> None:
+    totals, costs = story["totals"], [row["cost"] for row in story["rows"]]
+
+    assert totals["requests"] == sum(cost["requests"] for cost in costs)
+    assert totals["verifications_paid"] == sum(cost["paid"] for cost in costs)
+    assert totals["dollars_paid"] == pytest.approx(totals["verifications_paid"] * 0.00001)
+    assert totals["verifications_saved"] > totals["verifications_paid"]
+
+
+def test_no_credential_and_no_key_is_printed(played: Result) -> None:
+    secrets = r"(mt|ak|oat|sk_test)_\w{20,}|eyJ\w+"
+
+    assert re.search(secrets, played.stdout) is None
+
+
+async def test_a_service_that_cannot_be_reached_is_an_outcome_and_no_crash() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        origin = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    async with open_calls() as calls:
+        answered = [await calls.get(origin, "a"), await calls.connect(origin, "a")]
+
+    assert [answer.status for answer in answered] == [0, 0]
+    assert answered[0].code == "ConnectError"
+    assert calls.sent == 2
+
+
+def row(
+    *,
+    answer: Answer | None = None,
+    expected: Expected | None = None,
+    paid: int = 0,
+    cached: int = 0,
+    seconds: float = 0.012,
+    billed: bool = True,
+) -> Row:
+    """A row of a story; a permitted call unless told otherwise."""
+    return Row(
+        scene="A scene",
+        caller="stranger",
+        callee="orders",
+        presented="a token",
+        note="A note.",
+        billed=billed,
+        expected=expected or Expected(status=200),
+        answer=answer or Answer(status=200, detail="Let in as stranger."),
+        cost=Cost(requests=1, paid=paid, cached=cached, offline=0),
+        seconds=seconds,
+    )
+
+
+REFUSED = Expected(status=403, code="scope_denied")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "complaint"),
+    [
+        (row(expected=REFUSED), "expected 403 scope_denied"),
+        (
+            row(expected=REFUSED, answer=Answer(status=403, code="permission_denied")),
+            "expected 403 scope_denied",
+        ),
+        (row(paid=1), "expected 0 paid, not 1"),
+        (row(expected=Expected(status=200, within=2), seconds=2.1), "expected within 2 s"),
+        (row(answer=Answer(status=0, code="ConnectError")), "expected 200"),
+    ],
+    ids=["let in", "another refusal", "paid", "late", "no answer"],
+)
+def test_an_outcome_that_is_not_the_expected_one_makes_the_demo_fail(
+    wrong: Row, complaint: str
+) -> None:
+    report = Report(rows=[row(), wrong, row()])
+
+    assert wrong.complaints == [complaint]
+    assert report.exit_code == 1
+    assert report.totals()["outcomes_as_expected"] == 2
+
+
+def test_a_demo_in_which_nothing_happened_has_failed() -> None:
+    assert Report().exit_code == 1
+
+
+def test_a_cached_jwt_counts_as_no_saving() -> None:
+    report = Report(rows=[row(cached=1), row(cached=1, billed=False), row(paid=1)])
+
+    assert (report.saved, report.paid) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("told", "price"),
+    [
+        (row(paid=2), "2 paid"),
+        (row(cached=1), "cached"),
+        (row(answer=Answer(status=503), cached=0), "no answer"),
+        (row(), "no call"),
+    ],
+)
+def test_a_row_says_what_its_verdict_cost(told: Row, price: str) -> None:
+    assert told.price == price
+
+
+def shown(*rows: Row, terminal: bool, width: int = 100) -> str:
+    """What a screen shows of these rows."""
+    written = io.StringIO()
+    console = Console(file=written, force_terminal=terminal, width=width, color_system=None)
+    report = Report()
+    with open_screen(as_json=False, console=console) as screen:
+        screen.introduce(["clerk    http://127.0.0.1:4010"])
+        screen.scene("A scene")
+        for each in rows:
+            screen.begin("stranger calls orders: a token")
+            report.rows.append(each)
+            screen.end(each)
+        screen.conclude(report)
+    return written.getvalue()
+
+
+REFUSAL = Answer(
+    status=403,
+    code="scope_denied",
+    detail="stranger may not call orders: the scope graph has no such edge.",
+)
+
+
+@pytest.mark.parametrize("width", [80, 100, 200])
+def test_the_table_fits_the_terminal(width: int) -> None:
+    text = shown(row(answer=REFUSAL, expected=REFUSED), row(), terminal=True, width=width)
+    # What stands before a carriage return is drawn over.
+    drawn = [line.rpartition("\r")[2] for line in text.split("\n")]
+    lines = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line) for line in drawn]
+
+    assert max(map(len, lines)) <= width
+    assert any("stranger orders a token" in line and "no call" in line for line in lines)
+    assert any("scope_denied" in line for line in lines)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_wrong_outcome_is_marked_and_counted(terminal: bool) -> None:
+    text = shown(row(expected=REFUSED), row(), terminal=terminal)
+
+    assert "WRONG" in text
+    assert "1 of 2 outcomes as expected" in text
+
+
+def test_plain_rows_are_one_line_each() -> None:
+    text = shown(row(answer=REFUSAL, expected=REFUSED), terminal=False)
+
+    [line] = [line for line in text.splitlines() if "stranger orders a token" in line]
+    assert line.startswith("ok ")
+    assert line.endswith("scope_denied: stranger may not call orders: the scope graph has no such "
+                         "edge. A note.")  # fmt: skip
+    assert "\x1b" not in text

@@ -1,0 +1,449 @@
+"""Where the edges come from, each source by itself: a value, a TOML file, the Backend API."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from clerk_m2m import (
+    BackendAPIError,
+    ClerkClient,
+    ConfigurationError,
+    RateLimitedError,
+    ScopeGraph,
+    UnauthorizedError,
+    UnavailableError,
+)
+from clerk_m2m.graph.file import FileSource
+from clerk_m2m.graph.live import LiveSource
+from clerk_m2m.graph.source import StaticSource
+from harness import API_URL, FakeTime, World
+
+ORDERS, BILLING, AUDIT = ("mch_" + letter * 27 for letter in "oba")
+TTL, MAX_STALE = 30.0, 300.0
+
+
+def edges(*callees: str) -> frozenset[str]:
+    return frozenset(callees)
+
+
+def toml(*callees: str) -> str:
+    listed = ", ".join(f'"{callee}"' for callee in callees)
+    return f'[machines.orders]\nid = "{ORDERS}"\nmay_call = [{listed}]\n'
+
+
+# A value
+
+
+async def test_a_value_never_has_to_be_learned() -> None:
+    source = StaticSource(ScopeGraph({ORDERS: [BILLING]}))
+    source.forget(ORDERS)
+
+    assert source.callees(ORDERS) == await source.learn(ORDERS, within=1) == edges(BILLING)
+    assert source.callees(AUDIT) == edges()
+    await source.aclose()
+
+
+# A file
+
+
+@pytest.fixture
+def time() -> FakeTime:
+    return FakeTime()
+
+
+@pytest.fixture
+def path(tmp_path: Path, time: FakeTime) -> Path:
+    path = tmp_path / "graph.toml"
+    write(path, toml(BILLING), time)
+    return path
+
+
+def write(path: Path, content: str | bytes, time: FakeTime, *, age: float = 60.0) -> None:
+    """Write a file that was last modified `age` seconds ago."""
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    os.utime(path, (time.wall - age, time.wall - age))
+
+
+def open_file(path: Path, time: FakeTime) -> FileSource:
+    return FileSource(path, ttl=TTL, max_stale=MAX_STALE, clock=time.clock)
+
+
+def spoil(path: Path, text: str | None, time: FakeTime) -> None:
+    if text is None:
+        path.unlink()
+    else:
+        write(path, text, time)
+
+
+async def test_a_file_is_read_at_construction(path: Path, time: FakeTime) -> None:
+    source = open_file(path, time)
+
+    assert source.callees(ORDERS) == edges(BILLING)
+    assert source.callees(BILLING) == edges()
+    await source.aclose()
+
+
+def test_a_changed_file_is_read_again_once_its_time_has_come(path: Path, time: FakeTime) -> None:
+    source = open_file(path, time)
+    write(path, toml(BILLING, AUDIT), time)
+
+    assert source.callees(ORDERS) == edges(BILLING)
+    time.advance(TTL)
+    assert source.callees(ORDERS) == edges(BILLING, AUDIT)
+
+
+def test_a_file_replaced_by_another_of_the_same_size_and_time_is_seen(
+    path: Path, time: FakeTime
+) -> None:
+    source = open_file(path, time)
+    other = path.with_name("other.toml")
+    other.write_text(toml(AUDIT))
+    stat = path.stat()
+    os.utime(other, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    other.replace(path)
+    time.advance(TTL)
+
+    assert source.callees(ORDERS) == edges(AUDIT)
+
+
+def test_a_file_is_looked_at_at_once_after_forgetting(path: Path, time: FakeTime) -> None:
+    source = open_file(path, time)
+    write(path, toml(), time)
+    source.forget(ORDERS)
+
+    assert source.callees(ORDERS) == edges()
+
+
+@pytest.mark.parametrize("text", ["[machines", "[machines.orders]", None])
+async def test_a_broken_file_is_logged_and_the_last_graph_used_only_for_a_while(
+    path: Path, time: FakeTime, text: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = open_file(path, time)
+    spoil(path, text, time)
+    time.advance(TTL)
+
+    assert source.callees(ORDERS) == edges(BILLING)
+    assert [each.levelname for each in caplog.records] == ["ERROR"]
+    assert "the last one is used" in caplog.text
+    assert source.callees(ORDERS) == edges(BILLING)
+    assert len(caplog.records) == 1  # not one for every request
+
+    time.advance(MAX_STALE)
+    assert source.callees(ORDERS) == edges(BILLING)
+    time.advance(0.001)
+    assert source.callees(ORDERS) is None
+    with pytest.raises(UnavailableError, match=r"graph\.toml has been unreadable") as failed:
+        await source.learn(ORDERS, within=1)
+    assert failed.value.code == "unavailable"
+
+
+def test_a_file_that_is_mended_is_used_again(path: Path, time: FakeTime) -> None:
+    source = open_file(path, time)
+    write(path, "[machines", time)
+    time.advance(TTL + MAX_STALE + 1)
+    assert source.callees(ORDERS) is None
+
+    write(path, toml(AUDIT), time)
+    time.advance(TTL)
+    assert source.callees(ORDERS) == edges(AUDIT)
+
+
+def test_an_idle_service_does_not_count_its_idleness_against_the_file(
+    path: Path, time: FakeTime
+) -> None:
+    source = open_file(path, time)
+    time.advance(86_400)
+
+    assert source.callees(ORDERS) == edges(BILLING)
+
+
+@pytest.mark.parametrize("content", [b"[machines", b"\xff\xfe", b""])
+def test_a_file_that_cannot_be_used_is_refused_at_construction(
+    path: Path, time: FakeTime, content: bytes
+) -> None:
+    write(path, content, time)
+    with pytest.raises(ConfigurationError) as refused:
+        open_file(path, time)
+
+    assert refused.value.code == "configuration_invalid"
+
+
+def test_a_folder_or_nothing_at_all_is_no_file(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "nowhere.toml"):
+        with pytest.raises(ConfigurationError, match="cannot be read"):
+            open_file(path, FakeTime())
+
+
+# A file that is being written
+
+SOON = FileSource.SECOND_LOOK
+
+
+def test_half_a_written_file_does_not_replace_the_graph(path: Path, time: FakeTime) -> None:
+    source = open_file(path, time)
+    time.advance(TTL)
+    write(path, toml(), time, age=0.01)  # valid TOML, with the edges not yet written
+    assert source.callees(ORDERS) == edges(BILLING)
+
+    write(path, toml(BILLING, AUDIT), time, age=0)
+    time.advance(SOON)
+    assert source.callees(ORDERS) == edges(BILLING), "the stamp is another one"
+    time.advance(SOON)
+    assert source.callees(ORDERS) == edges(BILLING, AUDIT)
+
+
+def test_a_new_file_replaces_the_graph_at_the_second_look(path: Path, time: FakeTime) -> None:
+    source = open_file(path, time)
+    time.advance(TTL)
+    write(path, toml(AUDIT), time, age=0.5)
+
+    assert source.callees(ORDERS) == edges(BILLING)
+    time.advance(SOON / 2)
+    assert source.callees(ORDERS) == edges(BILLING)
+    time.advance(SOON / 2)
+    assert source.callees(ORDERS) == edges(AUDIT)
+
+
+@pytest.mark.parametrize(("age", "seen"), [(0.99, BILLING), (1.0, AUDIT)])
+def test_a_change_that_is_a_second_old_needs_no_second_look(
+    path: Path, time: FakeTime, age: float, seen: str
+) -> None:
+    source = open_file(path, time)
+    time.advance(TTL)
+    write(path, toml(AUDIT), time, age=age)
+
+    assert source.callees(ORDERS) == edges(seen)
+
+
+def test_a_file_from_the_future_replaces_the_graph_at_the_second_look(
+    path: Path, time: FakeTime
+) -> None:
+    source = open_file(path, time)
+    time.advance(TTL)
+    write(path, toml(AUDIT), time, age=-86_400)
+
+    assert source.callees(ORDERS) == edges(BILLING)
+    time.advance(SOON)
+    assert source.callees(ORDERS) == edges(AUDIT)
+
+
+def test_forgetting_looks_at_once_and_a_new_file_still_needs_its_second_look(
+    path: Path, time: FakeTime
+) -> None:
+    source = open_file(path, time)
+    write(path, toml(), time, age=0)
+    source.forget(ORDERS)
+    assert source.callees(ORDERS) == edges(BILLING)
+
+    source.forget(ORDERS)
+    assert source.callees(ORDERS) == edges(BILLING), "0.1 s have not passed"
+    time.advance(SOON)
+    assert source.callees(ORDERS) == edges()
+
+
+@pytest.mark.parametrize("half", [toml(), "[machines"])
+def test_a_file_that_is_written_to_while_it_is_read_does_not_replace_the_graph(
+    tmp_path: Path, time: FakeTime, half: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = WrittenTo(tmp_path / "graph.toml")
+    write(path, toml(BILLING), time)
+    source = open_file(path, time)
+    time.advance(TTL)
+    write(path, half, time)
+    path.while_read = lambda: write(path, toml(AUDIT), time, age=0)
+
+    assert source.callees(ORDERS) == edges(BILLING)
+    time.advance(SOON)
+    assert source.callees(ORDERS) == edges(AUDIT)
+    assert caplog.records == []
+
+
+def test_a_new_file_that_is_never_valid_leaves_the_last_graph_and_is_logged_once(
+    path: Path, time: FakeTime, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = open_file(path, time)
+    time.advance(TTL)
+    write(path, "[machines", time, age=0)
+    assert source.callees(ORDERS) == edges(BILLING)
+    assert caplog.records == [], "it may be half a file"
+
+    for _ in range(3):
+        time.advance(SOON)
+        assert source.callees(ORDERS) == edges(BILLING)
+    assert [each.levelname for each in caplog.records] == ["ERROR"]
+
+
+def test_a_file_that_is_new_at_construction_is_looked_at_again_soon(
+    path: Path, time: FakeTime
+) -> None:
+    write(path, toml(), time, age=0.01)
+    source = open_file(path, time)
+    write(path, toml(BILLING), time, age=0)
+    assert source.callees(ORDERS) == edges()
+
+    time.advance(SOON)
+    assert source.callees(ORDERS) == edges()
+    time.advance(SOON)
+    assert source.callees(ORDERS) == edges(BILLING)
+
+
+def test_a_file_that_is_written_to_while_it_is_read_at_construction_is_looked_at_again_soon(
+    tmp_path: Path, time: FakeTime
+) -> None:
+    path = WrittenTo(tmp_path / "graph.toml")
+    write(path, toml(), time)
+    path.while_read = lambda: write(path, toml(BILLING), time, age=0)
+    source = open_file(path, time)
+
+    for _ in range(2):
+        time.advance(SOON)
+        source.callees(ORDERS)
+    assert source.callees(ORDERS) == edges(BILLING)
+
+
+def test_waiting_for_the_second_look_is_no_outage_of_an_idle_service(
+    path: Path, time: FakeTime
+) -> None:
+    source = open_file(path, time)
+    time.advance(86_400)
+    write(path, toml(AUDIT), time, age=0)
+
+    assert source.callees(ORDERS) == edges(BILLING)
+
+
+def test_a_file_that_changes_at_every_look_counts_as_unreadable_after_a_while(
+    path: Path, time: FakeTime
+) -> None:
+    source = open_file(path, time)
+    known: frozenset[str] | None = None
+    for tick in range(int((2 * TTL + MAX_STALE) / SOON) + 2):
+        time.advance(SOON)
+        write(path, toml(AUDIT) + f"# {tick}", time, age=0)
+        known = source.callees(ORDERS)
+        assert known in (edges(BILLING), None)
+
+    assert known is None
+
+
+class WrittenTo(type(Path())):  # type: ignore[misc]  # the class for this system
+    """A path whose file is written to once, by `while_read`, right after it was read."""
+
+    while_read: Callable[[], None] | None = None
+
+    def read_text(self, *args: Any, **kwargs: Any) -> str:
+        """Read, then let the file be written to."""
+        text: str = super().read_text(*args, **kwargs)
+        write_to, self.while_read = self.while_read, None
+        if write_to is not None:
+            write_to()
+        return text
+
+
+# The Backend API
+
+
+@pytest_asyncio.fixture
+async def live(world: World) -> AsyncIterator[LiveSource]:
+    async with ClerkClient(
+        secret_key=world.emulator.secret_key, api_url=API_URL, transport=world.upstream, timeout=5
+    ) as client:
+        source = LiveSource(
+            client, ttl=TTL, max_stale=MAX_STALE, maxsize=100, clock=world.time.clock
+        )
+        yield source
+        await source.aclose()
+
+
+def reads(world: World) -> int:
+    return world.emulator.calls["GetMachine"]
+
+
+async def test_edges_are_read_once_and_then_known(world: World, live: LiveSource) -> None:
+    assert live.callees(world.caller.id) is None
+    assert await live.learn(world.caller.id, within=1) == edges(world.callee.id)
+    assert live.callees(world.caller.id) == edges(world.callee.id)
+    assert live.callees(world.stranger.id) is None
+    assert reads(world) == 1
+
+
+async def test_many_readers_of_one_caller_share_one_read(world: World, live: LiveSource) -> None:
+    answers = await asyncio.gather(*(live.learn(world.caller.id, within=1) for _ in range(50)))
+
+    assert set(answers) == {edges(world.callee.id)}
+    assert reads(world) == 1
+
+
+async def test_edges_are_read_again_when_their_time_is_over(world: World, live: LiveSource) -> None:
+    await live.learn(world.caller.id, within=1)
+    world.emulator.cut(world.caller, world.callee)
+    world.time.advance(TTL + 0.001)
+
+    assert live.callees(world.caller.id) is None
+    assert await live.learn(world.caller.id, within=1) == edges()
+
+
+async def test_a_machine_that_is_deleted_may_call_nobody(world: World, live: LiveSource) -> None:
+    await live.learn(world.caller.id, within=1)
+    world.emulator.delete_machine(world.caller)
+    live.forget(world.caller.id)
+
+    assert live.callees(world.caller.id) is None
+    assert await live.learn(world.caller.id, within=1) == edges()
+
+
+async def test_forgetting_one_machine_keeps_the_others(world: World, live: LiveSource) -> None:
+    await live.learn(world.caller.id, within=1)
+    await live.learn(world.stranger.id, within=1)
+    live.forget(world.caller.id)
+
+    assert live.callees(world.caller.id) is None
+    assert live.callees(world.stranger.id) == edges()
+
+
+async def test_in_an_outage_the_last_answer_is_used_for_so_long_and_no_longer(
+    world: World, live: LiveSource
+) -> None:
+    await live.learn(world.caller.id, within=1)
+    world.emulator.fail("GetMachine", status=500)
+    world.time.advance(MAX_STALE - 0.001)
+
+    assert await live.learn(world.caller.id, within=1) == edges(world.callee.id)
+    world.time.advance(0.002)
+    with pytest.raises(UnavailableError) as failed:
+        await live.learn(world.caller.id, within=1)
+    assert failed.value.code == "unavailable"
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(500, UnavailableError), (429, RateLimitedError), (401, UnauthorizedError)],
+)
+async def test_a_caller_that_was_never_read_is_not_guessed(
+    world: World, live: LiveSource, status: int, kind: type[BackendAPIError]
+) -> None:
+    world.emulator.fail("GetMachine", status=status, retry_after=9)
+
+    with pytest.raises(kind):
+        await live.learn(world.caller.id, within=1)
+    assert live.callees(world.caller.id) is None
+
+
+async def test_edges_in_use_are_refreshed_ahead_in_the_background(
+    world: World, live: LiveSource
+) -> None:
+    await live.learn(world.caller.id, within=1)
+    world.emulator.cut(world.caller, world.callee)
+    world.time.advance(TTL * 0.8)
+
+    assert live.callees(world.caller.id) == edges(world.callee.id)
+    async with asyncio.timeout(5):
+        while live.callees(world.caller.id) != edges():  # noqa: ASYNC110  no event tells of it
+            await asyncio.sleep(0)
+    assert reads(world) == 2

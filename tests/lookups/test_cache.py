@@ -1,0 +1,391 @@
+"""Verdicts: how long they are believed, who shares them, and what a flood does to them."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+from flooding import flood, little_memory
+from outcomes import accepts, at_once
+from upstreams import record
+
+from clerk_m2m import (
+    MachineIdentity,
+    ScopeGraph,
+    TokenInvalidError,
+    TokenMalformedError,
+    TokenTypeNotAcceptedError,
+    VerificationUnavailableError,
+    Verifier,
+)
+from clerk_m2m.emulator import Emulator
+from clerk_m2m.lookups.cache import MAX_IN_USE, VerdictCache
+from clerk_m2m.lookups.verdict import Answer, Refused, Verdict
+from clerk_m2m.observe.counters import Stats
+from harness import SIGNING_KEY, USER_ID, FakeTime, World, bearer, calling, protected
+
+TOKEN = "mt_" + "t" * 40
+
+# Lives
+
+
+@pytest.mark.parametrize(
+    ("left", "accepted_for"),
+    [
+        (None, math.inf),
+        (86_400, math.inf),
+        (61, 61),
+        (30, 30),
+        (1, 1),
+        (0.5, 0.5),
+        (0, 0),
+        (-4, 0),
+        (-6, None),
+        (-86_400, None),
+    ],
+)
+async def test_a_verdict_lives_no_longer_than_its_token_and_its_ttl(
+    world: World, left: float | None, accepted_for: float | None
+) -> None:
+    """`left` is the token's life in seconds; an answer that never changes stands in for Clerk."""
+    verifier = world.verifier()
+    expires_at = math.inf if left is None else world.time.wall + left
+    expiration = None if left is None else int(expires_at * 1000)
+    world.emulator.fail("verifyM2MToken", body=record(world, expiration=expiration))
+
+    assert await accepts(verifier, TOKEN) is (accepted_for is not None)
+    for _ in range(150):
+        world.time.advance(0.5)
+        calls = len(world.upstream.requests)
+        accepted = await accepts(verifier, TOKEN)
+        assert not (accepted and world.time.wall > expires_at + 5)
+        if world.time.wall >= expires_at and accepted:
+            # Within the leeway only Clerk itself may still say yes.
+            assert len(world.upstream.requests) > calls
+
+
+@pytest.mark.parametrize("cache_ttl", [0.0, 1.0, 60.0])
+async def test_no_verdict_outlives_the_ttl(world: World, cache_ttl: float) -> None:
+    verifier, token = world.verifier(world.settings(cache_ttl=cache_ttl)), world.token()
+    await verifier.verify(token)
+    world.emulator.fail("verifyM2MToken", status=500)
+
+    world.time.advance(cache_ttl)
+    with pytest.raises(VerificationUnavailableError) as refused:
+        await verifier.verify(token)
+    assert refused.value.code == "verification_unavailable"
+
+
+async def test_lives_of_verdicts_found_together_end_apart(world: World) -> None:
+    verifier, tokens = world.verifier(), [world.token() for _ in range(100)]
+    await asyncio.gather(*(verifier.verify(token) for token in tokens))
+    world.time.advance(57.0)
+    world.emulator.fail("verifyM2MToken", status=500)
+
+    answers = await asyncio.gather(
+        *(verifier.verify(token) for token in tokens), return_exceptions=True
+    )
+    alive = sum(isinstance(answer, MachineIdentity) for answer in answers)
+    assert 20 < alive < 80
+
+
+@pytest.mark.parametrize("jump", [3600.0, -3600.0])
+async def test_a_jump_of_the_wall_clock_changes_nothing_of_what_is_known(
+    world: World, jump: float
+) -> None:
+    verifier = world.verifier()
+    good, short = world.token(), world.token(seconds_until_expiration=20)
+    unknown = "mt_" + "x" * 40
+    for token in (good, short):
+        assert await accepts(verifier, token)
+    assert not await accepts(verifier, unknown)
+    calls = len(world.upstream.requests)
+
+    world.time.wall += jump
+    world.emulator.travel(-jump)  # Clerk's own clock did not jump
+    world.time.advance(9.0)
+    assert await accepts(verifier, good)
+    assert await accepts(verifier, short)
+    assert not await accepts(verifier, unknown)
+    assert len(world.upstream.requests) == calls
+    world.time.advance(11.0)
+    assert not await accepts(verifier, short)
+
+
+@pytest.mark.parametrize(
+    "exp",
+    [None, 0, -1, 1e30, float("inf"), 1_800_000_060_000, "1800000060", True, 1_799_999_990],
+    ids=str,
+)
+async def test_a_jwt_with_an_expiry_that_is_none_is_refused(world: World, exp: Any) -> None:
+    verifier = world.verifier(world.live_settings())
+    claims = {"sub": world.caller.id, "jti": "mt_" + "0" * 32, "iat": 1_799_999_000, "exp": exp}
+
+    assert not await accepts(verifier, world.emulator.sign_jwt(claims))
+
+
+@pytest.mark.parametrize("left", [1, 20, 59])
+async def test_a_jwt_is_accepted_no_longer_than_five_seconds_past_its_expiry(
+    world: World, left: int
+) -> None:
+    verifier = world.verifier(world.live_settings())
+    token = world.jwt(seconds_until_expiration=left)
+
+    assert await accepts(verifier, token)
+    world.time.advance(left + 4.5)
+    assert await accepts(verifier, token)
+    world.time.advance(0.5)
+    assert not await accepts(verifier, token)
+
+
+async def test_a_kept_jwt_is_not_accepted_past_its_expiry_when_the_wall_clock_jumps_back(
+    world: World,
+) -> None:
+    verifier = world.verifier(world.live_settings())
+    token = world.jwt(seconds_until_expiration=20)
+    assert await accepts(verifier, token)
+    offline = verifier.stats.offline
+
+    world.time.wall -= 5.0
+    world.time.advance(19.5)
+    assert await accepts(verifier, token)
+    assert verifier.stats.offline == offline
+    world.time.advance(0.5)
+    await accepts(verifier, token)
+    assert verifier.stats.offline == offline + 1  # checked again, not believed for longer
+
+
+# Who shares a verdict
+
+
+async def test_two_instances_never_share_a_verdict_for_equal_tokens(world: World) -> None:
+    other = Emulator(clock=world.time.now, signing_key=SIGNING_KEY)
+    theirs = other.add_machine("callee", id=world.callee.id)
+    here = world.verifier()
+    there = Verifier(
+        world.settings(machine_secret_key=theirs.secret_key, api_url="http://other.test"),
+        transport=httpx.ASGITransport(app=other),
+        clock=world.time.clock,
+    )
+    token = world.token()
+
+    for _ in range(2):
+        assert await accepts(here, token)
+        assert not await accepts(there, token)
+    assert here._key(token) != there._key(token)
+    await there.aclose()
+    other.close()
+
+
+async def test_two_services_with_their_own_keys_never_share_a_verdict(world: World) -> None:
+    other = world.emulator.add_machine("other callee")
+    here = world.verifier()
+    there = world.verifier(world.settings(machine_id=other.id, machine_secret_key=other.secret_key))
+    token = world.token()
+
+    for _ in range(2):
+        assert await accepts(here, token)
+        assert not await accepts(there, token)
+
+
+async def test_two_instances_never_share_a_key_set_for_equal_kids(world: World) -> None:
+    other = Emulator(clock=world.time.now)
+    graph = ScopeGraph({world.caller.id: [world.callee.id]})
+    claims = {"sub": world.caller.id, "jti": "mt_1", "iat": 1_799_999_999, "exp": 1_800_000_060}
+    verifiers, tokens = [], []
+    for name, emulator in (("here", world.emulator), ("there", other)):
+        settings = world.live_settings(graph=graph, api_url=f"http://{name}.test")
+        keys = [key | {"kid": "ins_same"} for key in emulator.jwks()["keys"]]
+        transport = httpx.MockTransport(
+            lambda _, keys=keys: httpx.Response(200, json={"keys": keys})
+        )
+        verifiers.append(Verifier(settings, transport=transport, clock=world.time.clock))
+        tokens.append(emulator.sign_jwt(claims, headers={"kid": "ins_same"}))
+    other.close()
+    world.verifiers += verifiers
+
+    for _ in range(2):
+        accepted = [[await accepts(verifier, token) for token in tokens] for verifier in verifiers]
+        assert accepted == [[True, False], [False, True]]
+
+
+async def test_a_string_taken_as_one_type_is_not_taken_as_another(world: World) -> None:
+    """What a credential is depends on its text alone, so one text can never be two of them."""
+    verifier = world.verifier(world.live_settings(api_key_header="x-api-key"))
+    opaque, jwt = world.token(), world.jwt()
+    key = world.emulator.add_api_key("key", subject=USER_ID).secret
+    async with calling(protected(verifier)) as client:
+        for token in (opaque, jwt, key):
+            assert (await client.get("/", headers=bearer(token))).status_code == 200
+        for token in (opaque, jwt):
+            answer = await client.get("/", headers={"x-api-key": token})
+            assert answer.json()["code"] == TokenTypeNotAcceptedError.code
+        assert (await client.get("/", headers={"x-api-key": key})).status_code == 200
+
+    assert len(verifier._verdicts) == 3
+
+
+async def test_a_handler_that_changes_an_identity_changes_no_other_request(world: World) -> None:
+    verifier, token = world.verifier(), world.token(claims={"list": [1], "nested": {"a": [{}]}})
+    first = await verifier.verify(token)
+    attempts: list[Callable[[], Any]] = [
+        lambda: setattr(first, "subject", world.stranger.id),
+        lambda: setattr(first, "scopes", frozenset()),
+        lambda: first.claims.update(x=1),  # type: ignore[attr-defined]
+        lambda: first.claims["list"].append(2),
+        lambda: first.claims["nested"].update(x=1),
+        lambda: first.claims["nested"]["a"][0].update(x=1),
+        lambda: first.scopes.add("x"),  # type: ignore[attr-defined]
+    ]
+
+    for attempt in attempts:
+        with pytest.raises((AttributeError, TypeError)):
+            attempt()
+    second = await verifier.verify(token)
+    assert (second.subject, second.claims["list"]) == (world.caller.id, (1,))
+    assert second.claims["nested"]["a"][0] == {}
+
+
+# Floods
+
+
+async def test_garbage_costs_the_callers_in_use_nothing(world: World) -> None:
+    await flood(world, garbage=10_000)
+
+
+def test_a_cache_of_the_default_size_full_of_garbage_holds_less_than_20_megabytes() -> None:
+    time = FakeTime()
+
+    async def never(_subject: str, _refresh: bool) -> Answer[Verdict]:
+        raise AssertionError("nothing is asked for here")
+
+    cache: VerdictCache[bytes, str, Verdict] = VerdictCache(
+        never, ttl=60.0, negative_ttl=10.0, maxsize=10_000, clock=time.clock, stats=Stats()
+    )
+    with little_memory():
+        for number in range(30_000):
+            refused = Refused("Clerk does not know the credential.")
+            cache.put(
+                number.to_bytes(16, "big"), Answer(value=refused, negative=True), generation=0
+            )
+        assert len(cache) == 10_000
+
+
+async def test_a_store_full_of_garbage_drops_garbage_and_no_good_verdict(world: World) -> None:
+    verifier = world.verifier(world.settings(cache_size=10))
+    tokens = [world.token() for _ in range(10)]
+    for token in tokens:
+        await verifier.verify(token)
+    for number in range(50):
+        assert not await accepts(verifier, f"mt_garbage{number:040}")
+
+    assert len(verifier._verdicts) == 20
+    for token in tokens:
+        at_once(verifier.verify(token))
+
+
+async def test_the_least_used_verdict_gives_way_where_the_store_is_full(world: World) -> None:
+    verifier = world.verifier(world.settings(cache_size=3))
+    first, *others = [world.token() for _ in range(5)]
+    for token in (first, *others):
+        await verifier.verify(token)
+        at_once(verifier.verify(first))
+
+    calls = world.emulator.calls["verifyM2MToken"]
+    await verifier.verify(others[0])
+    assert world.emulator.calls["verifyM2MToken"] == calls + 1
+
+
+@pytest.mark.parametrize(
+    "token",
+    ["mt_", "mt_short", "mt_" + "x" * 40 + ".", "ak_~", "oat_+", "x", "a.b.c", "..", "eyJ.e30.x"],
+)
+async def test_ill_formed_garbage_costs_no_call_and_no_memory(world: World, token: str) -> None:
+    verifier = world.verifier(world.live_settings())
+
+    with pytest.raises((TokenInvalidError, TokenMalformedError)) as refused:
+        await verifier.verify(token)
+    assert refused.value.code == "token_invalid"
+    assert world.upstream.requests == []
+    assert len(verifier._verdicts) == 0
+
+
+async def test_a_token_in_use_whose_entry_gave_way_is_refreshed_all_the_same(world: World) -> None:
+    verifier, token = world.verifier(world.settings(cache_size=2)), world.token()
+    await accepts(verifier, token)
+    await accepts(verifier, token)
+    for _ in range(4):
+        await accepts(verifier, world.token())
+
+    world.time.advance(50.0)  # due for a refresh, and fresh still
+    paid = verifier.stats.paid
+    identity = at_once(verifier.verify(token))
+    for _ in range(100):
+        await asyncio.sleep(0)  # lets the refresh in the background run to its end
+
+    assert identity.subject == world.caller.id
+    assert verifier.stats.refreshes == 1
+    assert verifier.stats.paid == paid + 1
+
+
+def test_more_values_in_use_than_stand_in_front_are_found_in_the_store() -> None:
+    time = FakeTime()
+    cache = VerdictCache[int, int, int](
+        nothing_to_load, ttl=60.0, maxsize=10_000, clock=time.clock, stats=Stats()
+    )
+    for number in range(MAX_IN_USE + 10):
+        cache.put(number, Answer(value=number), generation=0)
+
+    for _ in range(2):
+        assert [cache.lookup(n, n) for n in range(MAX_IN_USE + 10)] == [*range(MAX_IN_USE + 10)]
+
+
+def test_a_value_that_is_replaced_refused_or_invalidated_is_not_found_again() -> None:
+    time = FakeTime()
+    cache = VerdictCache[int, int, str](
+        nothing_to_load, ttl=60.0, negative_ttl=10.0, maxsize=10, clock=time.clock, stats=Stats()
+    )
+    cache.put(1, Answer(value="old"), generation=0)
+    assert cache.lookup(1, 1) == "old"
+    cache.put(1, Answer(value="new"), generation=0)
+    assert cache.lookup(1, 1) == "new"
+    cache.put(1, Answer(value="no", negative=True), generation=0)
+    assert cache.lookup(1, 1) == "no"
+    cache.put(1, Answer(value="yes"), generation=0)
+    assert cache.lookup(1, 1) == "yes"
+    cache.invalidate(lambda key, _value: key == 1)
+    assert cache.lookup(1, 1) is None
+
+
+async def nothing_to_load(_subject: Any, _refresh: bool) -> Answer[Any]:
+    raise AssertionError("nothing is to be looked up here")
+
+
+async def test_what_is_known_is_asked_for_again_however_many_strangers_stand_in_line() -> None:
+    time, let_go = FakeTime(), asyncio.Event()
+    asked_as_refresh: list[bool] = []
+
+    async def load(number: int, refresh: bool) -> Answer[str]:
+        if number:
+            await let_go.wait()
+        asked_as_refresh.append(refresh)
+        return Answer(value="new")
+
+    cache = VerdictCache[int, int, str](
+        load, ttl=60.0, stale_if_error=600.0, maxsize=10, clock=time.clock, stats=Stats()
+    )
+    cache.put(0, Answer(value="old"), generation=0)
+    time.advance(61.0)
+    crowd = [asyncio.ensure_future(cache.obtain(n, n, within=5.0)) for n in range(1, 1001)]
+    await asyncio.sleep(0)
+
+    assert await cache.obtain(0, 0, within=5.0) == "new"
+    assert asked_as_refresh == [True]
+    with pytest.raises(VerificationUnavailableError):
+        await cache.obtain(1001, 1001, within=5.0)
+    let_go.set()
+    await asyncio.gather(*crowd)

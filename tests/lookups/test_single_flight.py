@@ -1,0 +1,275 @@
+"""One verification for all who wait for it, whoever of them leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+from upstreams import eventually, quiet
+
+from clerk_m2m import Identity, MachineIdentity, VerificationUnavailableError, Verifier
+from clerk_m2m.errors import UnavailableError
+from clerk_m2m.lookups.cache import VerdictCache
+from clerk_m2m.lookups.verdict import Answer
+from clerk_m2m.observe.counters import Stats
+from clerk_m2m.tasks import abandoned
+from harness import FakeTime, World, bearer, calling, protected
+
+WAITERS = 10
+
+
+class HeldUpstream:
+    """Holds every call until it is let go, then answers it or raises."""
+
+    def __init__(self, world: World) -> None:
+        self.raises: Exception | None = None
+        self.calls = 0
+        self.let_go = asyncio.Event()
+        world.upstream.intercept = self._hold
+
+    async def _hold(self, _request: httpx.Request) -> None:
+        self.calls += 1
+        await self.let_go.wait()
+        if self.raises:
+            raise self.raises
+
+
+@asynccontextmanager
+async def waiting(
+    verifier: Verifier, token: str, upstream: HeldUpstream
+) -> AsyncIterator[list[asyncio.Task[Identity]]]:
+    """Ten requests that wait for one verification; nothing of it is left afterwards, or unheard."""
+    loop, known = asyncio.get_running_loop(), asyncio.all_tasks()
+    complaints: list[dict[str, Any]] = []
+    loop.set_exception_handler(lambda _loop, context: complaints.append(context))
+    waiters = [asyncio.create_task(verifier.verify(token)) for _ in range(WAITERS)]
+    await eventually(lambda: upstream.calls == 1)
+    yield waiters
+    upstream.let_go.set()
+    await asyncio.wait(waiters)
+    await quiet(known)
+    waiters.clear()
+    gc.collect()
+    await asyncio.sleep(0)
+    loop.set_exception_handler(None)
+    assert complaints == []
+
+
+def cancel(waiters: Sequence[asyncio.Task[Identity]], leavers: Sequence[int]) -> None:
+    for index in leavers:
+        waiters[index].cancel()
+
+
+@pytest.mark.parametrize(
+    "leavers",
+    [[0], [5], [WAITERS - 1], [0, 5], list(range(WAITERS - 1))],
+    ids=["the first", "a follower", "the last", "first and follower", "all but one"],
+)
+@pytest.mark.parametrize("times", [1, 2])
+async def test_whoever_leaves_the_others_are_answered_by_the_one_call(
+    world: World, leavers: list[int], times: int
+) -> None:
+    verifier, token, upstream = world.verifier(), world.token(), HeldUpstream(world)
+    async with waiting(verifier, token, upstream) as waiters:
+        for _ in range(times):
+            cancel(waiters, leavers)
+            await asyncio.sleep(0)
+        upstream.let_go.set()
+        answers = await asyncio.gather(*waiters, return_exceptions=True)
+        for index, answer in enumerate(answers):
+            left = index in leavers
+            assert isinstance(answer, asyncio.CancelledError if left else MachineIdentity)
+
+    assert upstream.calls == 1
+
+
+async def test_when_all_leave_the_call_ends_by_itself_and_its_verdict_is_kept(
+    world: World,
+) -> None:
+    verifier, token, upstream = world.verifier(), world.token(), HeldUpstream(world)
+    async with waiting(verifier, token, upstream) as waiters:
+        cancel(waiters, range(WAITERS))
+        await asyncio.sleep(0)
+
+    await verifier.verify(token)
+    assert (upstream.calls, verifier.stats.hits) == (1, 1)
+
+
+async def test_who_comes_when_all_have_left_joins_the_call_that_is_out(world: World) -> None:
+    verifier, token, upstream = world.verifier(), world.token(), HeldUpstream(world)
+    async with waiting(verifier, token, upstream) as waiters:
+        cancel(waiters, range(WAITERS))
+        await asyncio.sleep(0)
+        late = asyncio.create_task(verifier.verify(token))
+        await asyncio.sleep(0)
+        upstream.let_go.set()
+        assert isinstance(await late, MachineIdentity)
+
+    assert upstream.calls == 1
+
+
+async def test_when_the_call_fails_all_fail_once_and_together(world: World) -> None:
+    verifier, token, upstream = world.verifier(), world.token(), HeldUpstream(world)
+    upstream.raises = httpx.ReadError("reset")
+    async with waiting(verifier, token, upstream) as waiters:
+        upstream.let_go.set()
+        answers = await asyncio.gather(*waiters, return_exceptions=True)
+
+    assert {type(answer) for answer in answers} == {VerificationUnavailableError}
+    assert (upstream.calls, verifier.stats.unavailable) == (1, WAITERS)
+    upstream.raises = None
+    await verifier.verify(token)
+    assert upstream.calls == 2
+
+
+async def test_when_the_call_fails_and_nobody_waits_nothing_is_said_of_it(world: World) -> None:
+    verifier, token, upstream = world.verifier(), world.token(), HeldUpstream(world)
+    upstream.raises = httpx.ReadError("reset")
+    async with waiting(verifier, token, upstream) as waiters:
+        cancel(waiters, range(WAITERS))
+
+    assert upstream.calls == 1
+
+
+async def test_a_hanging_call_fails_all_at_the_deadline_and_leaves_nothing_in_flight(
+    world: World,
+) -> None:
+    verifier, token = world.verifier(world.settings(timeout=0.2)), world.token()
+    upstream = HeldUpstream(world)
+    begun = time.monotonic()
+    async with waiting(verifier, token, upstream) as waiters:
+        answers = await asyncio.gather(*waiters, return_exceptions=True)
+        assert {type(answer) for answer in answers} == {VerificationUnavailableError}
+        assert time.monotonic() - begun < 1.0
+        await quiet(set())
+
+    assert upstream.calls == 1
+
+
+async def test_different_tokens_do_not_wait_for_each_other(world: World) -> None:
+    verifier, held, other = world.verifier(), world.token(), world.token()
+    upstream = HeldUpstream(world)
+    async with waiting(verifier, held, upstream):
+        world.upstream.intercept = None
+        assert isinstance(await verifier.verify(other), MachineIdentity)
+
+
+async def test_those_who_have_left_do_not_stand_before_those_who_have_not(world: World) -> None:
+    verifier, known = world.verifier(world.settings(max_inflight=5)), asyncio.all_tasks()
+
+    async def take_a_while(_request: httpx.Request) -> None:
+        await asyncio.sleep(0.05)
+
+    world.upstream.intercept = take_a_while
+    leavers = [asyncio.create_task(verifier.verify(world.token())) for _ in range(300)]
+    await eventually(lambda: len(world.upstream.requests) == 4)
+    for leaver in leavers:
+        leaver.cancel()
+    begun = time.monotonic()
+
+    assert isinstance(await verifier.verify(world.token()), MachineIdentity)
+    assert time.monotonic() - begun < 1.0
+    await quiet(known)
+    assert len(world.upstream.requests) == 5
+
+
+async def test_who_joins_a_call_that_waits_for_its_turn_keeps_its_place(world: World) -> None:
+    verifier, token = world.verifier(world.settings(max_inflight=2)), world.token()
+    upstream = HeldUpstream(world)
+    first = asyncio.create_task(verifier.verify(world.token()))
+    await eventually(lambda: upstream.calls == 1)
+    leaver = asyncio.create_task(verifier.verify(token))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    leaver.cancel()
+    joiner = asyncio.create_task(verifier.verify(token))
+    await asyncio.sleep(0)
+    upstream.let_go.set()
+
+    assert isinstance(await joiner, MachineIdentity)
+    assert isinstance(await first, MachineIdentity)
+    assert upstream.calls == 2
+
+
+async def test_a_flight_that_gave_up_does_not_end_the_one_that_took_its_place() -> None:
+    turn, end, answer = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    loads = 0
+
+    async def load(_subject: str, _refresh: bool) -> Answer[str]:
+        nonlocal loads
+        loads += 1
+        if loads == 1:
+            await turn.wait()
+            assert abandoned.get()()
+            await end.wait()
+            raise UnavailableError("nobody waits")
+        await answer.wait()
+        return Answer(value="verdict")
+
+    clock = FakeTime().clock
+    cache: VerdictCache[str, str, str] = VerdictCache(
+        load, ttl=60.0, maxsize=10, clock=clock, stats=Stats()
+    )
+
+    async def obtain() -> str:
+        return await cache.obtain("key", "subject", within=2.0)
+
+    leaver = asyncio.create_task(obtain())
+    await eventually(lambda: loads == 1)
+    leaver.cancel()
+    await asyncio.sleep(0)
+    turn.set()
+    await asyncio.sleep(0)
+    second = asyncio.create_task(obtain())
+    await eventually(lambda: loads == 2)
+    end.set()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    third = asyncio.create_task(obtain())
+    await asyncio.sleep(0)
+    answer.set()
+    assert {await second, await third} == {"verdict"}
+    assert loads == 2
+
+
+async def test_requests_over_the_middleware_share_a_call_too(world: World) -> None:
+    verifier, token, upstream = world.verifier(), world.token(), HeldUpstream(world)
+    async with calling(protected(verifier)) as client:
+        requests = [
+            asyncio.create_task(client.get("/", headers=bearer(token))) for _ in range(WAITERS)
+        ]
+        await eventually(lambda: upstream.calls == 1)
+        requests[0].cancel()
+        await asyncio.sleep(0)
+        upstream.let_go.set()
+        answers = await asyncio.gather(*requests[1:])
+
+    assert {answer.status_code for answer in answers} == {200}
+    assert upstream.calls == 1
+
+
+async def test_a_crowd_of_different_tokens_is_bounded_and_refused_at_once(world: World) -> None:
+    verifier, upstream = world.verifier(world.settings(timeout=5.0)), HeldUpstream(world)
+    known = world.token()
+    upstream.let_go.set()
+    await verifier.verify(known)
+    upstream.let_go.clear()
+    crowd = [asyncio.create_task(verifier.verify(f"mt_{number:040}")) for number in range(1_000)]
+    await eventually(lambda: upstream.calls == 1 + 16)
+
+    with pytest.raises(VerificationUnavailableError) as refused:
+        await verifier.verify("mt_" + "z" * 40)
+    assert refused.value.code == "verification_unavailable"
+    world.time.advance(50.0)
+    await verifier.verify(known)  # due to be refreshed: the crowd does not prevent it
+    await eventually(lambda: upstream.calls == 1 + 16 + 1)
+    for each in crowd:
+        each.cancel()
+    upstream.let_go.set()
+    await quiet(asyncio.all_tasks() - set(crowd))

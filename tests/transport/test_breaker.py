@@ -1,0 +1,208 @@
+"""When Clerk is left alone: after failures in a row, and because it asked for it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+from upstreams import quiet
+
+from clerk_m2m import VerificationUnavailableError, Verifier
+from clerk_m2m.errors import RateLimitedError, UnavailableError
+from clerk_m2m.transport.breaker import Breaker
+from harness import FakeTime, World
+
+
+@pytest.fixture
+def time() -> FakeTime:
+    return FakeTime()
+
+
+@pytest.fixture
+def breaker(time: FakeTime) -> Breaker:
+    return Breaker(time.clock.monotonic)
+
+
+def fail(breaker: Breaker, times: int) -> None:
+    for _ in range(times):
+        breaker.enter()
+        breaker.failed()
+
+
+def test_four_failures_in_a_row_let_the_next_call_through(breaker: Breaker) -> None:
+    fail(breaker, 4)
+
+    breaker.enter()
+
+
+def test_failures_that_are_not_in_a_row_do_not_add_up(breaker: Breaker) -> None:
+    for _ in range(10):
+        fail(breaker, 4)
+        breaker.succeeded()
+
+    breaker.enter()
+
+
+def test_five_failures_in_a_row_leave_one_probe_a_second(breaker: Breaker, time: FakeTime) -> None:
+    fail(breaker, 5)
+
+    probes = 0
+    for _ in range(100):
+        time.advance(0.1)
+        try:
+            breaker.enter()
+        except UnavailableError:
+            continue
+        probes += 1
+        breaker.failed()
+    assert 9 <= probes <= 10
+
+
+def test_to_ask_whether_a_call_may_go_out_takes_no_probe(breaker: Breaker, time: FakeTime) -> None:
+    fail(breaker, 5)
+    time.advance(1.0)
+
+    breaker.check()
+    breaker.enter()
+    with pytest.raises(UnavailableError) as refused:
+        breaker.check()
+    assert refused.value.retry_after == 1.0
+
+
+def test_one_success_lets_everybody_through(breaker: Breaker) -> None:
+    fail(breaker, 5)
+    breaker.succeeded()
+
+    for _ in range(20):
+        breaker.enter()
+
+
+@pytest.mark.parametrize(("asked", "granted"), [(7, 7), (31, 30), (1e9, 30), (0, 0), (-1, 0)])
+def test_a_wish_to_be_left_alone_is_granted_for_30_seconds_at_most(
+    breaker: Breaker, time: FakeTime, asked: float, granted: float
+) -> None:
+    assert breaker.back_off(asked) == granted
+
+    if granted:
+        time.advance(granted - 0.25)
+        with pytest.raises(RateLimitedError) as refused:
+            breaker.enter()
+        assert refused.value.retry_after == 0.25
+        time.advance(0.25)
+    breaker.enter()
+
+
+def test_the_longest_of_several_wishes_holds(breaker: Breaker, time: FakeTime) -> None:
+    breaker.back_off(20)
+    time.advance(1)
+
+    assert breaker.back_off(1) == 19
+
+
+# In a verifier
+
+
+async def refused(verifier: Verifier, world: World) -> VerificationUnavailableError:
+    with pytest.raises(VerificationUnavailableError) as raised:
+        await verifier.verify(world.token())
+    assert raised.value.code == "verification_unavailable"
+    return raised.value
+
+
+FAULTS: list[dict[str, Any]] = [{"status": 500}, {"kind": "drop"}, {"kind": "html"}]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=str)
+async def test_a_dead_upstream_is_asked_five_times_and_then_once_a_second(
+    world: World, fault: dict[str, Any]
+) -> None:
+    verifier = world.verifier()
+    world.emulator.fail("verifyM2MToken", **fault)
+    for _ in range(20):
+        await refused(verifier, world)
+    assert len(world.upstream.requests) == 5
+
+    for _ in range(50):
+        world.time.advance(0.2)
+        await refused(verifier, world)
+    assert 5 + 9 <= len(world.upstream.requests) <= 5 + 10
+
+
+async def test_of_a_crowd_one_call_is_the_probe_and_it_is_not_repeated(world: World) -> None:
+    verifier = world.verifier()
+    world.emulator.fail("verifyM2MToken", status=503)
+    for _ in range(10):
+        await refused(verifier, world)
+    asked = len(world.upstream.requests)
+    world.time.advance(1.0)
+
+    await asyncio.gather(*(refused(verifier, world) for _ in range(50)))
+    assert len(world.upstream.requests) == asked + 1
+
+
+async def test_callers_are_let_in_again_within_two_seconds_of_the_upstreams_recovery(
+    world: World,
+) -> None:
+    verifier = world.verifier()
+    world.emulator.fail("verifyM2MToken", status=500)
+    for _ in range(60):
+        await refused(verifier, world)
+        world.time.advance(0.9)
+    world.emulator.clear_faults()
+    recovered_at = world.time.monotonic
+
+    token = world.token()
+    while True:
+        try:
+            await verifier.verify(token)
+            break
+        except VerificationUnavailableError:
+            world.time.advance(0.1)
+    assert world.time.monotonic - recovered_at <= 2.0
+    await asyncio.gather(*(verifier.verify(world.token()) for _ in range(20)))
+
+
+async def test_a_crowd_that_hangs_does_not_delay_the_answer_to_those_who_come_later(
+    world: World,
+) -> None:
+    verifier, never = world.verifier(world.settings(timeout=0.3)), asyncio.Event()
+    known = asyncio.all_tasks()
+
+    async def hang(_request: httpx.Request) -> None:
+        await never.wait()
+
+    world.upstream.intercept = hang
+    await asyncio.gather(*(refused(verifier, world) for _ in range(100)))
+    asked = len(world.upstream.requests)
+    assert asked <= 16  # no slot was free for the others, and what nobody waits for is not sent
+    await quiet(known)
+
+    async with asyncio.timeout(0.25):
+        await asyncio.gather(*(refused(verifier, world) for _ in range(100)))
+    assert len(world.upstream.requests) == asked
+
+
+async def test_a_breaker_of_one_verifier_is_none_of_anothers_business(world: World) -> None:
+    one, other = world.verifier(), world.verifier()
+    world.emulator.fail("verifyM2MToken", status=500, times=5)
+    for _ in range(6):
+        await refused(one, world)
+
+    await other.verify(world.token())
+
+
+@pytest.mark.parametrize(("blame", "open_now"), [(True, True), (False, False)])
+def test_a_call_that_stood_in_line_too_long_is_not_held_against_clerk(
+    breaker: Breaker, blame: bool, open_now: bool
+) -> None:
+    for _ in range(5):
+        with pytest.raises(UnavailableError), breaker.judging(blame=blame):
+            raise UnavailableError("no answer in time")
+
+    if open_now:
+        with pytest.raises(UnavailableError):
+            breaker.check()
+    else:
+        breaker.check()
