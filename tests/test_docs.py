@@ -9,10 +9,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from clerk_m2m import ScopeGraph
-from harness import Instance, bearer, calling
+from harness import Instance, bearer, serve
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -49,7 +50,8 @@ async def test_the_app_of_the_readme_protects_its_routes(instance: Instance) -> 
         exec(compile(block, str(README), "exec"), namespace)
     assert len(blocks(README, "python")[0].split("@app.get")[0].splitlines()) < 20
 
-    async with calling(namespace["app"]) as client:
+    # On a server, whose shutdown closes the connections of the middleware.
+    async with serve(namespace["app"]) as origin, httpx.AsyncClient(base_url=origin) as client:
         healthz = await client.get("/healthz")
         orders = await client.get("/orders", headers=bearer(instance.token()))
         missing = await client.get("/orders")
