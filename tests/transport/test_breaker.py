@@ -167,7 +167,7 @@ async def test_callers_are_let_in_again_within_two_seconds_of_the_upstreams_reco
 async def test_a_crowd_that_hangs_does_not_delay_the_answer_to_those_who_come_later(
     world: World,
 ) -> None:
-    verifier, never = world.verifier(world.settings(timeout=0.3)), asyncio.Event()
+    verifier, never = world.verifier(world.settings(timeout=1.0)), asyncio.Event()
     known = asyncio.all_tasks()
 
     async def hang(_request: httpx.Request) -> None:
@@ -179,7 +179,7 @@ async def test_a_crowd_that_hangs_does_not_delay_the_answer_to_those_who_come_la
     assert asked <= 16  # no slot was free for the others, and what nobody waits for is not sent
     await quiet(known)
 
-    async with asyncio.timeout(0.25):
+    async with asyncio.timeout(0.9):  # less than the deadline of a call: nobody waits for one
         await asyncio.gather(*(refused(verifier, world) for _ in range(100)))
     assert len(world.upstream.requests) == asked
 
