@@ -36,8 +36,8 @@ def _fill(verifier: Verifier, verdicts: int) -> None:
     """
     for number in range(verdicts):
         record = read_m2m_token(json.loads(endless.verified(endless.machine_id(number))))
-        key, cache = verifier._key(endless.new_token()), verifier._verdicts
-        cache.put(key, Answer(value=_identity(record)), generation=cache.generation)
+        digest, cache = verifier._digest(endless.new_token()), verifier._verdicts
+        cache.put(digest, Answer(value=_identity(record)), asked_at=0)
 
 
 async def _hit(verifier: Verifier, tokens: list[str], times: int) -> float:

@@ -17,11 +17,13 @@ from clerk_m2m.decision import Decision, Reason
 from clerk_m2m.errors import (
     AnswerTooLargeError,
     BackendAPIError,
+    BackendUnavailableError,
     ClerkM2MError,
     ConfigurationError,
     ConflictError,
     FieldError,
     InvalidRequestError,
+    KeyRefusedError,
     MiddlewareMissingError,
     NotFoundError,
     PermissionDeniedError,
@@ -33,8 +35,6 @@ from clerk_m2m.errors import (
     TokenMissingError,
     TokenTypeNotAcceptedError,
     TokenUnavailableError,
-    UnauthorizedError,
-    UnavailableError,
     VerificationUnavailableError,
     VerifierMisconfiguredError,
 )
@@ -54,7 +54,9 @@ if TYPE_CHECKING:
     )
     from clerk_m2m.asgi.middleware import MachineAuthMiddleware
     from clerk_m2m.backend_api.client import ClerkClient
+    from clerk_m2m.graph.source import GraphSource
     from clerk_m2m.outbound.auth import MachineTokenAuth
+    from clerk_m2m.verification.outcome import CredentialVerifier
     from clerk_m2m.verification.verifier import Verifier
 
 __version__ = "0.1.0"
@@ -63,16 +65,20 @@ __all__ = [
     "AnswerTooLargeError",
     "ApiKeyIdentity",
     "BackendAPIError",
+    "BackendUnavailableError",
     "ClerkClient",
     "ClerkM2MError",
     "Clock",
     "ConfigurationError",
     "ConflictError",
+    "CredentialVerifier",
     "Decision",
     "FieldError",
+    "GraphSource",
     "Guard",
     "Identity",
     "InvalidRequestError",
+    "KeyRefusedError",
     "MachineAuthMiddleware",
     "MachineIdentity",
     "MachineTokenAuth",
@@ -94,8 +100,6 @@ __all__ = [
     "TokenType",
     "TokenTypeNotAcceptedError",
     "TokenUnavailableError",
-    "UnauthorizedError",
-    "UnavailableError",
     "VerificationUnavailableError",
     "Verifier",
     "VerifierMisconfiguredError",
@@ -109,6 +113,8 @@ __all__ = [
 # Imported when first used. They bring httpx, starlette and (the guards) FastAPI, and pytest imports
 # this package at the start of every run where it is installed, for its fixtures.
 _LAZY = {
+    "CredentialVerifier": "clerk_m2m.verification.outcome",
+    "GraphSource": "clerk_m2m.graph.source",
     "ClerkClient": "clerk_m2m.backend_api.client",
     "Guard": "clerk_m2m.asgi.guards",
     "MachineAuthMiddleware": "clerk_m2m.asgi.middleware",

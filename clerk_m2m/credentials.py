@@ -18,13 +18,13 @@ import json
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeAlias
 
 from clerk_m2m.errors import TokenInvalidError, TokenMalformedError, TokenTypeNotAcceptedError
-from clerk_m2m.identity import MACHINE_ID, NO_CLAIMS
+from clerk_m2m.identity import MACHINE_ID, TokenClass, TokenType
+from clerk_m2m.secret import Secret
 
 MAX_CREDENTIAL_BYTES: Final = 8192
 
@@ -45,24 +45,74 @@ _OPAQUE = re.compile(r"(mt|oat)_[A-Za-z0-9_\-]{16,}|ak_[A-Za-z0-9\-._~+/]{16,}=*
 _JWT = re.compile(r"[A-Za-z0-9_\-]+\.[A-Za-z0-9_\-]*\.[A-Za-z0-9_\-]+")
 
 
-class TokenClass(StrEnum):
-    """What a credential claims to be, by its form. Nothing is verified yet."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """What is true of one kind of credential.
 
-    M2M_OPAQUE = "opaque M2M token"
-    M2M_JWT = "M2M JWT"
-    API_KEY = "API key"
-    OAUTH_OPAQUE = "opaque OAuth access token"
-    OAUTH_JWT = "OAuth access token JWT"
-    SESSION_JWT = "session JWT"
-    MALFORMED = "ill-formed machine credential"
-    UNKNOWN = "unknown credential"
+    `prefix` begins an opaque one; a JWT has none. `operation` verifies it at Clerk; a JWT is
+    verified offline and has none. `keys` are the settings that may hold the key for that operation:
+    the first one that is set is used.
+    """
+
+    token_type: TokenType
+    prefix: str | None = None
+    operation: str | None = None
+    keys: tuple[str, ...] = ()
 
 
-_BY_PREFIX = {
-    "mt": TokenClass.M2M_OPAQUE,
-    "ak": TokenClass.API_KEY,
-    "oat": TokenClass.OAUTH_OPAQUE,
+KINDS: Final[Mapping[TokenClass, Kind]] = {
+    TokenClass.M2M_OPAQUE: Kind(
+        token_type=TokenType.M2M_TOKEN,
+        prefix="mt",
+        operation="verifyM2MToken",
+        keys=("machine_secret_key", "secret_key"),
+    ),
+    TokenClass.M2M_JWT: Kind(token_type=TokenType.M2M_TOKEN),
+    TokenClass.API_KEY: Kind(
+        token_type=TokenType.API_KEY,
+        prefix="ak",
+        operation="verifyApiKey",
+        keys=("secret_key",),
+    ),
+    TokenClass.OAUTH_OPAQUE: Kind(
+        token_type=TokenType.OAUTH_TOKEN,
+        prefix="oat",
+        operation="verifyOAuthAccessToken",
+        keys=("secret_key",),
+    ),
+    TokenClass.OAUTH_JWT: Kind(token_type=TokenType.OAUTH_TOKEN),
 }
+_BY_PREFIX: Final = {kind.prefix: each for each, kind in KINDS.items() if kind.prefix}
+
+
+@dataclass(frozen=True, slots=True)
+class UnverifiedJWT:
+    """The three parts of a compact JWS (RFC 7515 section 7.1), decoded and not yet believed."""
+
+    header: Mapping[str, Any]
+    payload: bytes = field(repr=False)
+    signing_input: bytes = field(repr=False)
+    signature: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class OpaqueCredential:
+    """A credential that says nothing of itself: Clerk must be asked about `token`."""
+
+    token_class: TokenClass
+    token: Secret
+
+
+@dataclass(frozen=True, slots=True)
+class JWTCredential:
+    """A JWT taken apart; its parts and its claims are not verified."""
+
+    token_class: TokenClass
+    jwt: UnverifiedJWT
+    claims: Mapping[str, Any] = field(repr=False)
+
+
+Credential: TypeAlias = OpaqueCredential | JWTCredential
 
 
 def extract(
@@ -117,27 +167,44 @@ def _api_key(value: bytes) -> str:
     return match[1].decode("ascii")
 
 
-def classify(token: str) -> TokenClass:
-    """Tell what a credential claims to be from its form alone; no network call, no key."""
-    return inspect(token).token_class
+def parse(token: Secret) -> Credential:
+    """Tell what a credential claims to be from its form alone, and take a JWT apart on the way.
 
-
-def inspect(token: str) -> Credential:
-    """Classify a credential, and take a JWT apart on the way.
-
-    The category (`cat`) and the subject of a JWT are read unverified: they choose the checks that
-    follow, and open nothing.
+    The category (`cat`) and the subject of a JWT are read unverified: they only select which checks
+    run; they grant no access. Raises `TokenInvalidError` for what has no form of Clerk's.
     """
-    prefix, mark, _ = token.partition("_")
+    parsed = _parse(token)
+    if isinstance(parsed, TokenClass):
+        raise TokenInvalidError(
+            "The credential has no form that Clerk gives to one.", token_class=parsed
+        )
+    return parsed
+
+
+def _parse(token: Secret) -> Credential | TokenClass:
+    # Nothing is raised here: tracebacks may show the locals of this frame.
+    text = token.reveal()
+    prefix, mark, _ = text.partition("_")
     if mark and prefix in _BY_PREFIX:
-        whole = _OPAQUE.fullmatch(token)
-        return Credential(_BY_PREFIX[prefix] if whole else TokenClass.MALFORMED)
+        whole = _OPAQUE.fullmatch(text)
+        return OpaqueCredential(_BY_PREFIX[prefix], token) if whole else TokenClass.MALFORMED
     try:
-        jwt = split_jwt(token)
+        jwt = split_jwt(text)
         claims = load_object(jwt.payload)
     except TokenInvalidError:
-        return Credential(TokenClass.UNKNOWN)
-    return Credential(classify_jwt(jwt.header, claims), jwt, claims)
+        return TokenClass.UNKNOWN
+    token_class = classify_jwt(jwt.header, claims)
+    if token_class is TokenClass.UNKNOWN:
+        return token_class
+    return JWTCredential(token_class, jwt, claims)
+
+
+def jwt_of(token: str) -> UnverifiedJWT | None:
+    """Take a JWT apart; None for what is none."""
+    try:
+        return split_jwt(token)
+    except TokenInvalidError:
+        return None
 
 
 def classify_jwt(header: Mapping[str, Any], claims: Mapping[str, Any]) -> TokenClass:
@@ -160,25 +227,6 @@ def classify_jwt(header: Mapping[str, Any], claims: Mapping[str, Any]) -> TokenC
     if MACHINE_ID.fullmatch(subject):
         return TokenClass.M2M_JWT
     return TokenClass.SESSION_JWT if category is None else TokenClass.UNKNOWN
-
-
-@dataclass(frozen=True, slots=True)
-class UnverifiedJWT:
-    """The three parts of a compact JWS (RFC 7515 section 7.1), decoded and not yet believed."""
-
-    header: Mapping[str, Any]
-    payload: bytes = field(repr=False)
-    signing_input: bytes = field(repr=False)
-    signature: bytes = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Credential:
-    """What a credential claims to be; of a JWT also its parts and its claims, not yet believed."""
-
-    token_class: TokenClass
-    jwt: UnverifiedJWT | None = None
-    claims: Mapping[str, Any] = field(default_factory=lambda: NO_CLAIMS, repr=False)
 
 
 def split_jwt(token: str) -> UnverifiedJWT:

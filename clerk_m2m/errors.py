@@ -14,11 +14,11 @@
     │       └── VerifierMisconfiguredError 503  verifier_misconfigured
     ├── BackendAPIError                    what Clerk's Backend API answered to a call of ours
     │   ├── InvalidRequestError            400 or 422, with the fields at fault
-    │   ├── UnauthorizedError              401 or 403: our own key was refused
+    │   ├── KeyRefusedError                401 or 403: our own key was refused
     │   ├── NotFoundError                  404
     │   ├── ConflictError                  409
     │   ├── RateLimitedError               429, with `retry_after`
-    │   └── UnavailableError               timeout, unreachable, 5xx, or nonsense
+    │   └── BackendUnavailableError        timeout, unreachable, 5xx, or nonsense
     │       └── AnswerTooLargeError        the answer is over the size limit
     └── TokenUnavailableError              the caller's side could not get a token to send
 
@@ -34,16 +34,19 @@ from dataclasses import dataclass
 from typing import ClassVar, Final
 
 from clerk_m2m.decision import Decision
+from clerk_m2m.identity import TokenClass
 from clerk_m2m.secret import without_credentials
 
 __all__ = [
     "AnswerTooLargeError",
     "BackendAPIError",
+    "BackendUnavailableError",
     "ClerkM2MError",
     "ConfigurationError",
     "ConflictError",
     "FieldError",
     "InvalidRequestError",
+    "KeyRefusedError",
     "MiddlewareMissingError",
     "NotFoundError",
     "PermissionDeniedError",
@@ -55,8 +58,6 @@ __all__ = [
     "TokenMissingError",
     "TokenTypeNotAcceptedError",
     "TokenUnavailableError",
-    "UnauthorizedError",
-    "UnavailableError",
     "VerificationUnavailableError",
     "VerifierMisconfiguredError",
 ]
@@ -96,7 +97,8 @@ class RefusalError(ClerkM2MError):
     """A request is refused: `status` and `code` answer it, `detail` says why in a sentence.
 
     `bearer_error` is the `error` of the Bearer challenge (RFC 6750 section 3.1); None sends the
-    challenge without one (section 3: no credential was presented). `from_verifier` is True on what
+    challenge without one (section 3: no credential was presented). `token_class` is what the
+    credential claimed to be, None where that is not known. `from_verifier` is True on what
     `Verifier.verify` raised. When a handler called it, the refusal is about another credential than
     the caller's, and the middleware does not answer the request with it.
     """
@@ -106,8 +108,9 @@ class RefusalError(ClerkM2MError):
     challenged: ClassVar[bool] = True
     default_detail: ClassVar[str] = "The request was refused."
 
-    def __init__(self, detail: str | None = None) -> None:
+    def __init__(self, detail: str | None = None, *, token_class: TokenClass | None = None) -> None:
         self.detail = detail or self.default_detail
+        self.token_class = token_class
         super().__init__(self.detail)
 
 
@@ -242,10 +245,10 @@ class InvalidRequestError(BackendAPIError):
     status = 400
 
 
-class UnauthorizedError(BackendAPIError):
+class KeyRefusedError(BackendAPIError):
     """Clerk refused the key that the call was made with (401 or 403)."""
 
-    code = "unauthorized"
+    code = "key_refused"
     status = 401
 
 
@@ -270,14 +273,14 @@ class RateLimitedError(BackendAPIError):
     status = 429
 
 
-class UnavailableError(BackendAPIError):
+class BackendUnavailableError(BackendAPIError):
     """Clerk timed out, could not be reached, answered 5xx, or answered nonsense."""
 
-    code = "unavailable"
+    code = "backend_unavailable"
     status = 503
 
 
-class AnswerTooLargeError(UnavailableError):
+class AnswerTooLargeError(BackendUnavailableError):
     """Clerk's answer is over the size limit: ask for less at once."""
 
     code = "answer_too_large"

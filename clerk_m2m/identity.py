@@ -26,6 +26,19 @@ class TokenType(StrEnum):
     OAUTH_TOKEN = "oauth_token"
 
 
+class TokenClass(StrEnum):
+    """What a credential claims to be, by its form. Nothing is verified yet."""
+
+    M2M_OPAQUE = "opaque M2M token"
+    M2M_JWT = "M2M JWT"
+    API_KEY = "API key"
+    OAUTH_OPAQUE = "opaque OAuth access token"
+    OAUTH_JWT = "OAuth access token JWT"
+    SESSION_JWT = "session JWT"
+    MALFORMED = "ill-formed machine credential"
+    UNKNOWN = "unknown credential"
+
+
 def freeze(value: Any) -> Any:
     """Give a read-only copy of parsed JSON: mappings become proxies, lists become tuples."""
     # Without recursion: how deep the claims nest is the choice of whoever minted the credential.

@@ -21,12 +21,13 @@ from clerk_m2m.environment import (
 )
 from clerk_m2m.errors import ConfigurationError
 from clerk_m2m.graph.scope_graph import ScopeGraph
+from clerk_m2m.graph.source import GraphSource, checked_source
 from clerk_m2m.identity import MACHINE_ID, TokenType
 from clerk_m2m.secret import Secret, is_credential
 
 LIVE: Final = "live"
 
-Graph: TypeAlias = ScopeGraph | Mapping[str, Iterable[str]] | str | os.PathLike[str]
+Graph: TypeAlias = ScopeGraph | GraphSource | Mapping[str, Iterable[str]] | str | os.PathLike[str]
 
 _ENVIRONMENT: Final = {
     "machine_id": "CLERK_MACHINE_ID",
@@ -67,9 +68,10 @@ class Settings:
     is no machine key. `jwt_key` (a PEM public key) or `jwks_url` lets JWTs be verified without it.
     `allow_http` lets `api_url` and `jwks_url` be plain http off loopback, for an emulator.
     `accepts` names the credential types taken: "m2m_token", "api_key", "oauth_token". `graph` is a
-    `ScopeGraph`, a mapping of machine id to machine ids, the path of a TOML file, or "live"; None
-    means "live" where `secret_key` is given, else no graph. `graph_ttl` is how long an answer of it
-    counts, `graph_max_stale` how long the last one may be used while there is no other.
+    `ScopeGraph`, a mapping of machine id to machine ids, the path of a TOML file, "live", or a
+    `GraphSource` of your own; None means "live" where `secret_key` is given, else no graph.
+    `graph_ttl` is how long an answer of it counts, `graph_max_stale` how long the last one may be
+    used while there is no other.
     `api_key_header` names a header that may carry an API key. `oauth_audience`, a string or a list
     of them, is what this service is called in the `aud` of an OAuth access token: with it, a token
     must name one of them; without it, a token that names any is refused (RFC 9068 section 4).
@@ -91,7 +93,7 @@ class Settings:
     accepts: frozenset[TokenType]
     api_key_header: str | None
     oauth_audience: frozenset[str] | None
-    graph: ScopeGraph | Path | Literal["live"] | None
+    graph: ScopeGraph | GraphSource | Path | Literal["live"] | None
     graph_ttl: float
     graph_max_stale: float
     cache_ttl: float
@@ -294,7 +296,9 @@ def _oauth_audience(value: str | Iterable[str] | None) -> frozenset[str] | None:
     return frozenset(audience)
 
 
-def _graph(value: Graph | None, *, live: bool) -> ScopeGraph | Path | Literal["live"] | None:
+def _graph(
+    value: Graph | None, *, live: bool
+) -> ScopeGraph | GraphSource | Path | Literal["live"] | None:
     if value is None:
         return LIVE if live else None
     if value == LIVE:
@@ -305,7 +309,12 @@ def _graph(value: Graph | None, *, live: bool) -> ScopeGraph | Path | Literal["l
         return ScopeGraph(value)
     if isinstance(value, str | os.PathLike):
         return Path(value)
-    raise ConfigurationError('graph must be a ScopeGraph, a mapping, a path or "live".')
+    if isinstance(value, GraphSource):
+        return checked_source(value)
+    raise ConfigurationError(
+        'graph must be a ScopeGraph, a mapping, a path, "live", or an object with allows() and '
+        "fetch()."
+    )
 
 
 def _seconds(name: str, value: object, *, least: float = 0.0, most: float = math.inf) -> float:

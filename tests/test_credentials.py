@@ -10,18 +10,30 @@ import pytest
 
 from clerk_m2m import TokenInvalidError, TokenMalformedError, TokenTypeNotAcceptedError
 from clerk_m2m.credentials import (
+    KINDS,
     MAX_CREDENTIAL_BYTES,
-    TokenClass,
-    classify,
+    OpaqueCredential,
     extract,
     load_object,
+    parse,
     split_jwt,
 )
+from clerk_m2m.identity import TokenClass, TokenType
+from clerk_m2m.secret import Secret
+from clerk_m2m.verification.online import OPERATIONS
 from harness import USER_ID, World
 
 API_KEY_HEADER = b"x-api-key"
 MACHINE = "mch_" + "m" * 27
 M2M_CAT, SESSION_CAT, TEMPLATE_CAT = "cl_B7d4PD333AAA", "cl_B7d4PD111AAA", "cl_B7d4PD222AAA"
+
+
+def classify(token: str) -> TokenClass | None:
+    """What a credential claims to be, by its form alone."""
+    try:
+        return parse(Secret(token)).token_class
+    except TokenInvalidError as refusal:
+        return refusal.token_class
 
 
 def authorization(*values: bytes) -> list[tuple[bytes, bytes]]:
@@ -328,3 +340,18 @@ def test_a_jwt_has_one_spelling_only(token: str) -> None:
         split_jwt(token)
 
     assert refused.value.code == "token_invalid"
+
+
+def test_every_kind_of_credential_has_all_its_rows() -> None:
+    """A new kind needs a row here, an operation if it is opaque, and a type that users name."""
+    no_kind = {TokenClass.SESSION_JWT, TokenClass.MALFORMED, TokenClass.UNKNOWN}
+
+    assert set(KINDS) == set(TokenClass) - no_kind
+    assert {kind.token_type for kind in KINDS.values()} == set(TokenType)
+    assert set(OPERATIONS) == {each for each, kind in KINDS.items() if kind.operation}
+    for token_class, kind in KINDS.items():
+        assert (kind.prefix is None) is (kind.operation is None) is (kind.keys == ())
+        if kind.prefix is not None:
+            credential = parse(Secret(f"{kind.prefix}_{'x' * 40}"))
+            assert isinstance(credential, OpaqueCredential)
+            assert credential.token_class is token_class

@@ -113,7 +113,7 @@ def test_an_address_is_kept_without_its_last_slash_and_a_header_in_lower_case() 
             "Set jwt_key or jwks_url, not both",
         ),
         ({"graph": "live"}, r'graph="live" needs secret_key \(CLERK_SECRET_KEY\)'),
-        ({"graph": 7}, 'graph must be a ScopeGraph, a mapping, a path or "live"'),
+        ({"graph": 7}, 'graph must be a ScopeGraph, a mapping, a path, "live", or an object'),
         ({"graph": {CALLER: ["billing"]}}, "'billing' in the scope graph is not a machine id"),
         ({"accepts": ["jwt"]}, '"m2m_token", "api_key", "oauth_token"'),
         ({"accepts": "m2m_token"}, "accepts must be a set of token types"),

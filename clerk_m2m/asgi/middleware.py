@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clerk_m2m.asgi.openapi import describe_refusals
 from clerk_m2m.asgi.refusals import Exchange, answer
-from clerk_m2m.credentials import TokenClass, classify, extract
+from clerk_m2m.credentials import extract
 from clerk_m2m.errors import (
     ConfigurationError,
     RefusalError,
@@ -22,8 +22,9 @@ from clerk_m2m.errors import (
     TokenTypeNotAcceptedError,
     VerificationUnavailableError,
 )
-from clerk_m2m.identity import Identity
+from clerk_m2m.identity import Identity, TokenClass
 from clerk_m2m.settings import Settings
+from clerk_m2m.verification.outcome import CredentialVerifier
 from clerk_m2m.verification.verifier import Verifier
 
 logger = logging.getLogger("clerk_m2m")
@@ -62,7 +63,7 @@ class MachineAuthMiddleware:
         app: ASGIApp,
         settings: Settings | None = None,
         *,
-        verifier: Verifier | None = None,
+        verifier: CredentialVerifier | None = None,
         required: bool = True,
         exclude: Iterable[str] = (),
         on_error: OnError | None = None,
@@ -70,7 +71,7 @@ class MachineAuthMiddleware:
         if settings is not None and verifier is not None:
             raise ConfigurationError("Give MachineAuthMiddleware settings or a verifier, not both.")
         self.app = app
-        self.verifier = verifier or _verifier(settings)
+        self.verifier: CredentialVerifier = verifier or _verifier(settings)
         self._required = required
         self._exclude = _paths(exclude)
         self._on_error = _synchronous(on_error)
@@ -125,8 +126,8 @@ class MachineAuthMiddleware:
             return None
         try:
             return await self.verifier.verify(token)
-        except (TokenInvalidError, TokenTypeNotAcceptedError):
-            if self._required or classify(token) not in _NOT_OURS:
+        except (TokenInvalidError, TokenTypeNotAcceptedError) as refusal:
+            if self._required or refusal.token_class not in _NOT_OURS:
                 raise
             return None
 

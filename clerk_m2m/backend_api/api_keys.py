@@ -5,22 +5,39 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
 
-from clerk_m2m.backend_api import parsing as wire
-from clerk_m2m.backend_api import resources as records
-from clerk_m2m.backend_api.operations import (
+from clerk_m2m.backend_api import parsing, resources
+from clerk_m2m.backend_api.calls import (
     UNSET,
-    OperationGroup,
+    Answered,
+    BackendAPI,
     Revocation,
     Unset,
     items,
+    reading,
     segment,
+    verifying,
     walk,
+    writing,
 )
 from clerk_m2m.secret import Secret
+from clerk_m2m.transport.http import Demand
 
 
-class ApiKeys(OperationGroup):
+async def verify_api_key(
+    api: BackendAPI, secret: Secret, *, demand: Demand | None = None
+) -> Answered[resources.ApiKey]:
+    """Ask Clerk about an API key (`verifyApiKey`); billed."""
+    url, key = "/v1/api_keys/verify", api.instance_key()
+    return await api.send(
+        verifying("verifyApiKey", url, key, {"secret": secret}), parsing.read_api_key, demand=demand
+    )
+
+
+class ApiKeys:
     """API keys of users, organizations and machines. Takes the instance's key."""
+
+    def __init__(self, api: BackendAPI) -> None:
+        self._api = api
 
     async def create(
         self,
@@ -32,7 +49,7 @@ class ApiKeys(OperationGroup):
         description: str | None = None,
         created_by: str | None = None,
         seconds_until_expiration: float | None = None,
-    ) -> records.CreatedApiKey:
+    ) -> resources.CreatedApiKey:
         """Create an API key for `subject` (`createApiKey`); gives its secret."""
         body = {
             "name": name,
@@ -43,9 +60,9 @@ class ApiKeys(OperationGroup):
             "created_by": created_by,
             "seconds_until_expiration": seconds_until_expiration,
         }
-        key = self._session.instance_key()
-        return wire.read_created_api_key(
-            await self._send("createApiKey", "POST", "/v1/api_keys", key, body)
+        key = self._api.instance_key()
+        return await self._api.run(
+            writing("createApiKey", "POST", "/v1/api_keys", key, body), parsing.read_created_api_key
         )
 
     async def list(
@@ -56,12 +73,12 @@ class ApiKeys(OperationGroup):
         limit: int = 10,
         offset: int = 0,
         query: str | None = None,
-    ) -> records.Page[records.ApiKey]:
+    ) -> resources.Page[resources.ApiKey]:
         """Give a page of a subject's API keys (`getApiKeys`)."""
-        answer = await self._get(
+        call = reading(
             "getApiKeys",
             "/v1/api_keys",
-            self._session.instance_key(),
+            self._api.instance_key(),
             {
                 "subject": subject,
                 "include_invalid": include_invalid,
@@ -69,15 +86,18 @@ class ApiKeys(OperationGroup):
                 "offset": offset,
                 "query": query,
             },
+            items=limit,
         )
-        return wire.read_page(answer, "data", wire.read_api_key)
+        return await self._api.run(
+            call, lambda page: parsing.read_page(page, "data", parsing.read_api_key)
+        )
 
     async def iter(
         self, subject: str, *, include_invalid: bool = False, page_size: int = 100
-    ) -> AsyncIterator[records.ApiKey]:
+    ) -> AsyncIterator[resources.ApiKey]:
         """Walk all pages of a subject's API keys."""
 
-        async def page(limit: int, offset: int) -> records.Page[records.ApiKey]:
+        async def page(limit: int, offset: int) -> resources.Page[resources.ApiKey]:
             return await self.list(
                 subject, include_invalid=include_invalid, limit=limit, offset=offset
             )
@@ -85,10 +105,12 @@ class ApiKeys(OperationGroup):
         async for api_key in walk(page, page_size):
             yield api_key
 
-    async def get(self, api_key_id: str) -> records.ApiKey:
+    async def get(self, api_key_id: str) -> resources.ApiKey:
         """Give one API key (`getApiKey`)."""
         url = f"/v1/api_keys/{segment(api_key_id)}"
-        return wire.read_api_key(await self._get("getApiKey", url, self._session.instance_key()))
+        return await self._api.run(
+            reading("getApiKey", url, self._api.instance_key()), parsing.read_api_key
+        )
 
     async def update(
         self,
@@ -99,7 +121,7 @@ class ApiKeys(OperationGroup):
         description: str | Unset | None = UNSET,
         subject: str | Unset = UNSET,
         seconds_until_expiration: float | Unset | None = UNSET,
-    ) -> records.ApiKey:
+    ) -> resources.ApiKey:
         """Change an API key (`updateApiKey`); what is not given stays, None clears.
 
         Verdicts of the key are forgotten by the verifiers that listen, so that a permission taken
@@ -112,36 +134,36 @@ class ApiKeys(OperationGroup):
             "subject": subject,
             "seconds_until_expiration": seconds_until_expiration,
         }
-        url, key = f"/v1/api_keys/{segment(api_key_id)}", self._session.instance_key()
+        url, key = f"/v1/api_keys/{segment(api_key_id)}", self._api.instance_key()
         ends = Revocation(token_id=api_key_id)
-        answer = await self._send("updateApiKey", "PATCH", url, key, body, ends=ends)
-        return wire.read_api_key(answer)
+        call = writing("updateApiKey", "PATCH", url, key, body)
+        return await self._api.run(call, parsing.read_api_key, ends=ends)
 
     async def delete(self, api_key_id: str) -> None:
         """Delete an API key (`deleteApiKey`)."""
-        url, key = f"/v1/api_keys/{segment(api_key_id)}", self._session.instance_key()
+        url, key = f"/v1/api_keys/{segment(api_key_id)}", self._api.instance_key()
         ends = Revocation(token_id=api_key_id)
-        wire.read_deleted(await self._send("deleteApiKey", "DELETE", url, key, ends=ends))
+        await self._api.run(
+            writing("deleteApiKey", "DELETE", url, key), parsing.read_deleted, ends=ends
+        )
 
     async def get_secret(self, api_key_id: str) -> Secret:
         """Give an API key's secret (`getApiKeySecret`)."""
         url = f"/v1/api_keys/{segment(api_key_id)}/secret"
-        answer = await self._get("getApiKeySecret", url, self._session.instance_key())
-        return wire.read_secret(answer)
+        call = reading("getApiKeySecret", url, self._api.instance_key())
+        return await self._api.run(call, parsing.read_secret)
 
     async def revoke(
         self, api_key_id: str, *, revocation_reason: str | None = None
-    ) -> records.ApiKey:
+    ) -> resources.ApiKey:
         """Revoke an API key (`revokeApiKey`)."""
         url = f"/v1/api_keys/{segment(api_key_id)}/revoke"
-        body, key = {"revocation_reason": revocation_reason}, self._session.instance_key()
+        body, key = {"revocation_reason": revocation_reason}, self._api.instance_key()
         ends = Revocation(token_id=api_key_id)
-        answer = await self._send("revokeApiKey", "POST", url, key, body, ends=ends)
-        return wire.read_api_key(answer)
+        call = writing("revokeApiKey", "POST", url, key, body)
+        return await self._api.run(call, parsing.read_api_key, ends=ends)
 
-    async def verify(self, secret: str | Secret, *, background: bool = False) -> records.ApiKey:
+    async def verify(self, secret: str | Secret) -> resources.ApiKey:
         """Ask Clerk about an API key (`verifyApiKey`); billed. See `live` of the answer."""
         secret = Secret(secret)  # first of all: tracebacks may show the locals of this frame
-        url, key = "/v1/api_keys/verify", self._session.instance_key()
-        body = {"secret": secret}
-        return wire.read_api_key(await self._verify("verifyApiKey", url, key, body, background))
+        return (await verify_api_key(self._api, secret)).value

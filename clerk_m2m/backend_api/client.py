@@ -12,27 +12,16 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from clerk_m2m.backend_api.api_keys import ApiKeys
+from clerk_m2m.backend_api.calls import Revocation, open_api
 from clerk_m2m.backend_api.jwks import KeySets
 from clerk_m2m.backend_api.m2m_tokens import M2MTokens
 from clerk_m2m.backend_api.machines import Machines
 from clerk_m2m.backend_api.oauth_tokens import OAuthAccessTokens
-from clerk_m2m.backend_api.operations import Revocation, Session
-from clerk_m2m.environment import (
-    DEFAULT_API_URL,
-    bare_origin,
-    checked_flag,
-    checked_key,
-    hidden,
-    require_https,
-)
+from clerk_m2m.environment import DEFAULT_API_URL, hidden
 from clerk_m2m.secret import Secret
-from clerk_m2m.transport.http import HTTPClient
 
 if TYPE_CHECKING:
     import httpx
-
-    from clerk_m2m.clock import ServerClock
-    from clerk_m2m.transport.breaker import Breaker
 
 __all__ = ["ClerkClient", "Revocation"]
 
@@ -45,9 +34,7 @@ class ClerkClient:
     the total deadline of each call, in seconds; at most `max_inflight` calls are out at once.
     `api_url` may be plain http on loopback only, unless `allow_http` (for an emulator in a
     container), and never with a live instance's key. `transport` replaces the network, for tests,
-    and then any `api_url` will do. (`breaker` and `server_clock` are a verifier's: with the first,
-    a call that Clerk asks to wait fails at once; the second is told the `Date` of Clerk's answers.)
-    Raises `ConfigurationError`.
+    and then any `api_url` will do. Raises `ConfigurationError`.
     """
 
     def __init__(
@@ -60,47 +47,34 @@ class ClerkClient:
         timeout: float = 10.0,
         max_inflight: int = 20,
         transport: httpx.AsyncBaseTransport | None = None,
-        breaker: Breaker | None = None,
-        server_clock: ServerClock | None = None,
     ) -> None:
         # First of all: tracebacks may show the locals of this frame.
         secret_key, machine_secret_key = hidden(secret_key), hidden(machine_secret_key)
-        origin = bare_origin(api_url)
-        instance_key = checked_key("secret_key", "sk_", secret_key)
-        allow_http = checked_flag("allow_http", allow_http)
-        if transport is None:
-            require_https("api_url", origin, allow_http=allow_http, secret_key=instance_key)
-        session = Session(
-            HTTPClient(
-                api_url=origin,
-                timeout=timeout,
-                max_inflight=max_inflight,
-                breaker=breaker,
-                # A verifier (which has a breaker) answers at once; everybody else can wait.
-                waits=breaker is None,
-                server_clock=server_clock,
-                transport=transport,
-            ),
-            instance_key,
-            checked_key("machine_secret_key", "ak_", machine_secret_key),
+        self._api = api = open_api(
+            secret_key=secret_key,
+            machine_secret_key=machine_secret_key,
+            api_url=api_url,
+            allow_http=allow_http,
+            timeout=timeout,
+            max_inflight=max_inflight,
+            transport=transport,
         )
-        self._session = session
-        self.machines = Machines(session)
-        self.m2m_tokens = M2MTokens(session)
-        self.api_keys = ApiKeys(session)
-        self.oauth_access_tokens = OAuthAccessTokens(session)
-        self.jwks = KeySets(session)
+        self.machines = Machines(api)
+        self.m2m_tokens = M2MTokens(api)
+        self.api_keys = ApiKeys(api)
+        self.oauth_access_tokens = OAuthAccessTokens(api)
+        self.jwks = KeySets(api)
 
     def on_revocation(self, callback: Callable[[Revocation], None]) -> None:
-        """Have `callback` told of every revocation and deletion that this client makes, or tries.
+        """Call `callback` after every revoke or delete call, with what the call ended.
 
-        A call whose answer was lost counts too: it may have been carried out.
+        Also after calls whose response was lost: they may have succeeded.
         """
-        self._session.listeners.append(callback)
+        self._api.listeners.append(callback)
 
     async def aclose(self) -> None:
         """Close the connections of this event loop; the next call opens new ones."""
-        await self._session.http.aclose()
+        await self._api.aclose()
 
     async def __aenter__(self) -> Self:
         return self

@@ -5,19 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from clerk_m2m.backend_api import parsing as wire
-from clerk_m2m.backend_api.operations import (
-    OperationGroup,
-)
+from clerk_m2m.backend_api import parsing
+from clerk_m2m.backend_api.calls import Answered, BackendAPI, reading
+from clerk_m2m.transport.http import Demand
 
 
-class KeySets(OperationGroup):
+async def get_jwks(
+    api: BackendAPI, url: str | None = None, *, demand: Demand | None = None
+) -> Answered[Mapping[str, Any]]:
+    """Get the key set (`GetJWKS`): from a public `url`, else with the instance's key."""
+    key = None if url else api.instance_key()
+    call = reading("GetJWKS", url or "/v1/jwks", key)
+    return await api.send(call, parsing.read_jwks, demand=demand)
+
+
+class KeySets:
     """The keys that sign the instance's JWTs."""
+
+    def __init__(self, api: BackendAPI) -> None:
+        self._api = api
 
     async def get(self) -> Mapping[str, Any]:
         """Give the instance's JSON Web Key Set (`GetJWKS`, RFC 7517). Takes the instance's key."""
-        return wire.read_jwks(await self._get("GetJWKS", "/v1/jwks", self._session.instance_key()))
+        return (await get_jwks(self._api)).value
 
     async def get_public(self, url: str) -> Mapping[str, Any]:
         """Give the key set that the Frontend API publishes at `url`; sends no key."""
-        return wire.read_jwks(await self._get("GetJWKS", url, None))
+        return (await get_jwks(self._api, url)).value

@@ -5,15 +5,37 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Literal
 
-from clerk_m2m.backend_api import parsing as wire
-from clerk_m2m.backend_api import resources as records
-from clerk_m2m.backend_api.operations import UNSET, OperationGroup, Revocation, segment, walk
+from clerk_m2m.backend_api import parsing, resources
+from clerk_m2m.backend_api.calls import (
+    UNSET,
+    Answered,
+    BackendAPI,
+    Revocation,
+    reading,
+    segment,
+    verifying,
+    walk,
+    writing,
+)
 from clerk_m2m.environment import checked_key, hidden
 from clerk_m2m.secret import Secret
+from clerk_m2m.transport.http import Demand
 
 
-class M2MTokens(OperationGroup):
+async def verify_m2m_token(
+    api: BackendAPI, token: Secret, *, demand: Demand | None = None
+) -> Answered[resources.M2MToken]:
+    """Ask Clerk about an opaque M2M token (`verifyM2MToken`); billed."""
+    url, key = "/v1/m2m_tokens/verify", api.either_key()
+    call = verifying("verifyM2MToken", url, key, {"token": token})
+    return await api.send(call, parsing.read_m2m_token, demand=demand)
+
+
+class M2MTokens:
     """Tokens of machines."""
+
+    def __init__(self, api: BackendAPI) -> None:
+        self._api = api
 
     async def create(
         self,
@@ -23,7 +45,7 @@ class M2MTokens(OperationGroup):
         claims: Mapping[str, Any] | None = None,
         min_remaining_ttl_seconds: int | None = None,
         machine_secret_key: str | Secret | None = None,
-    ) -> records.CreatedM2MToken:
+    ) -> resources.CreatedM2MToken:
         """Mint a token (`createM2MToken`) for the machine whose secret key this client has.
 
         `seconds_until_expiration` None means the machine's default. With
@@ -43,9 +65,9 @@ class M2MTokens(OperationGroup):
             else min_remaining_ttl_seconds,
         }
         key = checked_key("machine_secret_key", "ak_", machine_secret_key)
-        key = key or self._session.machine_key()
-        answer = await self._send("createM2MToken", "POST", "/v1/m2m_tokens", key, body)
-        return wire.read_created_m2m_token(answer)
+        key = key or self._api.machine_key()
+        call = writing("createM2MToken", "POST", "/v1/m2m_tokens", key, body)
+        return await self._api.run(call, parsing.read_created_m2m_token)
 
     async def list(
         self,
@@ -55,12 +77,12 @@ class M2MTokens(OperationGroup):
         expired: bool = False,
         limit: int = 10,
         offset: int = 0,
-    ) -> records.Page[records.M2MToken]:
+    ) -> resources.Page[resources.M2MToken]:
         """Give a page of a machine's opaque tokens (`getM2MTokens`)."""
-        answer = await self._get(
+        call = reading(
             "getM2MTokens",
             "/v1/m2m_tokens",
-            self._session.either_key(),
+            self._api.either_key(),
             {
                 "subject": subject,
                 "revoked": revoked,
@@ -68,15 +90,23 @@ class M2MTokens(OperationGroup):
                 "limit": limit,
                 "offset": offset,
             },
+            items=limit,
         )
-        return wire.read_page(answer, "m2m_tokens", wire.read_m2m_token)
+        return await self._api.run(
+            call, lambda page: parsing.read_page(page, "m2m_tokens", parsing.read_m2m_token)
+        )
 
     async def iter(
-        self, subject: str, *, revoked: bool = False, expired: bool = False, page_size: int = 100
-    ) -> AsyncIterator[records.M2MToken]:
+        self,
+        subject: str,
+        *,
+        revoked: bool = False,
+        expired: bool = False,
+        page_size: int = 100,
+    ) -> AsyncIterator[resources.M2MToken]:
         """Walk all pages of a machine's opaque tokens."""
 
-        async def page(limit: int, offset: int) -> records.Page[records.M2MToken]:
+        async def page(limit: int, offset: int) -> resources.Page[resources.M2MToken]:
             return await self.list(
                 subject, revoked=revoked, expired=expired, limit=limit, offset=offset
             )
@@ -86,21 +116,18 @@ class M2MTokens(OperationGroup):
 
     async def revoke(
         self, token_id: str, *, revocation_reason: str | None = None
-    ) -> records.M2MToken:
+    ) -> resources.M2MToken:
         """Revoke an opaque token (`revokeM2MToken`). A JWT cannot be revoked at Clerk."""
         url = f"/v1/m2m_tokens/{segment(token_id)}/revoke"
-        body, key = {"revocation_reason": revocation_reason}, self._session.either_key()
+        body, key = {"revocation_reason": revocation_reason}, self._api.either_key()
         ends = Revocation(token_id=token_id)
-        answer = await self._send("revokeM2MToken", "POST", url, key, body, ends=ends)
-        return wire.read_m2m_token(answer)
+        call = writing("revokeM2MToken", "POST", url, key, body)
+        return await self._api.run(call, parsing.read_m2m_token, ends=ends)
 
-    async def verify(self, token: str | Secret, *, background: bool = False) -> records.M2MToken:
+    async def verify(self, token: str | Secret) -> resources.M2MToken:
         """Ask Clerk about an opaque token (`verifyM2MToken`); billed.
 
         An answer may still say `revoked` or `expired`: see `live`.
         """
         token = Secret(token)  # first of all: tracebacks may show the locals of this frame
-        url, key = "/v1/m2m_tokens/verify", self._session.either_key()
-        body = {"token": token}
-        answer = await self._verify("verifyM2MToken", url, key, body, background)
-        return wire.read_m2m_token(answer)
+        return (await verify_m2m_token(self._api, token)).value

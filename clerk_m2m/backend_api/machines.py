@@ -4,14 +4,37 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
 
-from clerk_m2m.backend_api import parsing as wire
-from clerk_m2m.backend_api import resources as records
-from clerk_m2m.backend_api.operations import UNSET, OperationGroup, Revocation, items, segment, walk
+from clerk_m2m.backend_api import parsing, resources
+from clerk_m2m.backend_api.calls import (
+    MAX_PAGE_SIZE,
+    UNSET,
+    Answered,
+    BackendAPI,
+    Revocation,
+    items,
+    reading,
+    segment,
+    walk,
+    writing,
+)
 from clerk_m2m.secret import Secret
+from clerk_m2m.transport.http import Demand
 
 
-class Machines(OperationGroup):
+async def get_machine(
+    api: BackendAPI, machine_id: str, *, demand: Demand | None = None
+) -> Answered[resources.Machine]:
+    """Get one machine with those that it may call (`GetMachine`)."""
+    url = f"/v1/machines/{segment(machine_id)}"
+    call = reading("GetMachine", url, api.instance_key(), items=4)
+    return await api.send(call, parsing.read_machine, demand=demand)
+
+
+class Machines:
     """Machines and the edges between them. Takes the instance's key."""
+
+    def __init__(self, api: BackendAPI) -> None:
+        self._api = api
 
     async def list(
         self,
@@ -20,10 +43,10 @@ class Machines(OperationGroup):
         offset: int = 0,
         query: str | None = None,
         order_by: str = "-created_at",
-    ) -> records.Page[records.Machine]:
+    ) -> resources.Page[resources.Machine]:
         """Give a page of machines (`ListMachines`); `query` is an exact id or part of a name."""
-        key = self._session.instance_key()
-        answer = await self._get(
+        key = self._api.instance_key()
+        call = reading(
             "ListMachines",
             "/v1/machines",
             key,
@@ -33,19 +56,26 @@ class Machines(OperationGroup):
                 "query": query,
                 "order_by": order_by,
             },
+            items=limit,
         )
-        return wire.read_page(answer, "data", wire.read_machine)
+        return await self._api.run(
+            call, lambda page: parsing.read_page(page, "data", parsing.read_machine)
+        )
 
     async def iter(
-        self, *, page_size: int = 100, query: str | None = None, order_by: str = "-created_at"
-    ) -> AsyncIterator[records.Machine]:
+        self,
+        *,
+        page_size: int = MAX_PAGE_SIZE,
+        query: str | None = None,
+        order_by: str = "-created_at",
+    ) -> AsyncIterator[resources.Machine]:
         """Walk all pages of machines.
 
         A machine with many scopes makes a large page: where one is over the size limit, the walk
         goes on with smaller ones.
         """
 
-        async def page(limit: int, offset: int) -> records.Page[records.Machine]:
+        async def page(limit: int, offset: int) -> resources.Page[resources.Machine]:
             return await self.list(limit=limit, offset=offset, query=query, order_by=order_by)
 
         async for machine in walk(page, page_size):
@@ -57,44 +87,47 @@ class Machines(OperationGroup):
         *,
         scoped_machines: Iterable[str] = (),
         default_token_ttl: int | None = None,
-    ) -> records.CreatedMachine:
+    ) -> resources.CreatedMachine:
         """Create a machine that may call `scoped_machines` (`CreateMachine`); gives its secret."""
         body = {
             "name": name,
             "scoped_machines": items("scoped_machines", scoped_machines),
             "default_token_ttl": UNSET if default_token_ttl is None else default_token_ttl,
         }
-        key = self._session.instance_key()
-        answer = await self._send("CreateMachine", "POST", "/v1/machines", key, body)
-        return wire.read_created_machine(answer)
+        key = self._api.instance_key()
+        call = writing("CreateMachine", "POST", "/v1/machines", key, body)
+        return await self._api.run(call, parsing.read_created_machine)
 
-    async def get(self, machine_id: str, *, background: bool = False) -> records.Machine:
+    async def get(self, machine_id: str) -> resources.Machine:
         """Give one machine with those that it may call (`GetMachine`)."""
-        url, key = f"/v1/machines/{segment(machine_id)}", self._session.instance_key()
-        return wire.read_machine(await self._get("GetMachine", url, key, background=background))
+        return (await get_machine(self._api, machine_id)).value
 
     async def update(
         self, machine_id: str, *, name: str | None = None, default_token_ttl: int | None = None
-    ) -> records.Machine:
+    ) -> resources.Machine:
         """Change a machine's name or default token life (`UpdateMachine`); None leaves it."""
         body = {
             "name": UNSET if name is None else name,
             "default_token_ttl": UNSET if default_token_ttl is None else default_token_ttl,
         }
-        url, key = f"/v1/machines/{segment(machine_id)}", self._session.instance_key()
-        return wire.read_machine(await self._send("UpdateMachine", "PATCH", url, key, body))
+        url, key = f"/v1/machines/{segment(machine_id)}", self._api.instance_key()
+        return await self._api.run(
+            writing("UpdateMachine", "PATCH", url, key, body), parsing.read_machine
+        )
 
     async def delete(self, machine_id: str) -> None:
         """Delete a machine with its edges and tokens (`DeleteMachine`)."""
-        url, key = f"/v1/machines/{segment(machine_id)}", self._session.instance_key()
+        url, key = f"/v1/machines/{segment(machine_id)}", self._api.instance_key()
         ends = Revocation(machine_id=machine_id)
-        wire.read_deleted(await self._send("DeleteMachine", "DELETE", url, key, ends=ends))
+        await self._api.run(
+            writing("DeleteMachine", "DELETE", url, key), parsing.read_deleted, ends=ends
+        )
 
     async def get_secret_key(self, machine_id: str) -> Secret:
         """Give a machine's secret key (`GetMachineSecretKey`)."""
         url = f"/v1/machines/{segment(machine_id)}/secret_key"
-        answer = await self._get("GetMachineSecretKey", url, self._session.instance_key())
-        return wire.read_secret(answer)
+        call = reading("GetMachineSecretKey", url, self._api.instance_key())
+        return await self._api.run(call, parsing.read_secret)
 
     async def rotate_secret_key(self, machine_id: str, *, previous_token_ttl: int) -> Secret:
         """Give a machine a new secret key (`RotateMachineSecretKey`).
@@ -103,19 +136,23 @@ class Machines(OperationGroup):
         """
         url = f"/v1/machines/{segment(machine_id)}/secret_key/rotate"
         body = {"previous_token_ttl": previous_token_ttl}
-        key = self._session.instance_key()
-        return wire.read_secret(await self._send("RotateMachineSecretKey", "POST", url, key, body))
+        key = self._api.instance_key()
+        return await self._api.run(
+            writing("RotateMachineSecretKey", "POST", url, key, body), parsing.read_secret
+        )
 
-    async def create_scope(self, caller: str, callee: str) -> records.MachineScope:
+    async def create_scope(self, caller: str, callee: str) -> resources.MachineScope:
         """Let `caller` call `callee` (`CreateMachineScope`), with tokens minted from now on."""
-        url, key = f"/v1/machines/{segment(caller)}/scopes", self._session.instance_key()
+        url, key = f"/v1/machines/{segment(caller)}/scopes", self._api.instance_key()
         body = {"to_machine_id": callee}
-        return wire.read_scope(await self._send("CreateMachineScope", "POST", url, key, body))
+        return await self._api.run(
+            writing("CreateMachineScope", "POST", url, key, body), parsing.read_scope
+        )
 
-    async def delete_scope(self, caller: str, callee: str) -> records.MachineScope:
+    async def delete_scope(self, caller: str, callee: str) -> resources.MachineScope:
         """Cut the edge from `caller` to `callee` (`DeleteMachineScope`)."""
         url = f"/v1/machines/{segment(caller)}/scopes/{segment(callee)}"
-        key = self._session.instance_key()
+        key = self._api.instance_key()
         ends = Revocation(caller=caller)
-        answer = await self._send("DeleteMachineScope", "DELETE", url, key, ends=ends)
-        return wire.read_scope(answer)
+        call = writing("DeleteMachineScope", "DELETE", url, key)
+        return await self._api.run(call, parsing.read_scope, ends=ends)

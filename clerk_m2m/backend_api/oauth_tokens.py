@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from clerk_m2m.backend_api import parsing as wire
-from clerk_m2m.backend_api import resources as records
-from clerk_m2m.backend_api.operations import (
-    OperationGroup,
-)
+from clerk_m2m.backend_api import parsing, resources
+from clerk_m2m.backend_api.calls import Answered, BackendAPI, verifying
 from clerk_m2m.secret import Secret
+from clerk_m2m.transport.http import Demand
 
 
-class OAuthAccessTokens(OperationGroup):
+async def verify_oauth_access_token(
+    api: BackendAPI, access_token: Secret, *, demand: Demand | None = None
+) -> Answered[resources.OAuthAccessToken | None]:
+    """Ask Clerk about an OAuth access token (`verifyOAuthAccessToken`); billed."""
+    url, key = "/v1/oauth_applications/access_tokens/verify", api.instance_key()
+    call = verifying("verifyOAuthAccessToken", url, key, {"access_token": access_token})
+    return await api.send(call, parsing.read_oauth_access_token, demand=demand)
+
+
+class OAuthAccessTokens:
     """OAuth access tokens. Takes the instance's key."""
 
-    async def verify(
-        self, access_token: str | Secret, *, background: bool = False
-    ) -> records.OAuthAccessToken | None:
+    def __init__(self, api: BackendAPI) -> None:
+        self._api = api
+
+    async def verify(self, access_token: str | Secret) -> resources.OAuthAccessToken | None:
         """Ask Clerk about an OAuth access token (`verifyOAuthAccessToken`); None: not active."""
-        # First of all: tracebacks may show the locals of this frame.
-        access_token = Secret(access_token)
-        url = "/v1/oauth_applications/access_tokens/verify"
-        body, key = {"access_token": access_token}, self._session.instance_key()
-        answer = await self._verify("verifyOAuthAccessToken", url, key, body, background)
-        return wire.read_oauth_access_token(answer)
+        access_token = Secret(access_token)  # first: tracebacks may show the locals of this frame
+        return (await verify_oauth_access_token(self._api, access_token)).value

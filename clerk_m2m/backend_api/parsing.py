@@ -2,10 +2,10 @@
 
 An answer is read strictly where a decision hangs on it (ids, flags, when a credential ends) and
 leniently elsewhere: a property that the contract does not know is passed over, and an instant that
-decides nothing is None where it is missing or wrong. Anything else raises `UnavailableError`,
-because an answer that makes no sense is no answer. Messages name the property, never its value, and
-the traceback ends at the `read_…` function: the frames below hold the answer in their locals, with
-whatever secret is in it.
+decides nothing is None where it is missing or wrong. Anything else raises
+`BackendUnavailableError`, because an answer that makes no sense is no answer. Messages name the
+property, never its value, and the traceback ends at the `read_…` function: the frames below hold
+the answer in their locals, with whatever secret is in it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from clerk_m2m.backend_api.resources import (
     Page,
     ScopedMachine,
 )
-from clerk_m2m.errors import FieldError, UnavailableError
+from clerk_m2m.errors import BackendUnavailableError
 from clerk_m2m.identity import MACHINE_ID, NO_CLAIMS, USER_ID, freeze, read_audience
 from clerk_m2m.secret import Secret
 
@@ -62,7 +62,7 @@ def _reader(read: Callable[Concatenate[Any, P], T]) -> Callable[Concatenate[Any,
     def reader(document: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return read(document, *args, **kwargs)
-        except UnavailableError as exc:
+        except BackendUnavailableError as exc:
             error = exc.with_traceback(None)
         raise error
 
@@ -70,13 +70,18 @@ def _reader(read: Callable[Concatenate[Any, P], T]) -> Callable[Concatenate[Any,
 
 
 class _Object:
-    """A JSON object being read; what is missing or of another type raises `UnavailableError`."""
+    """A JSON object being read.
+
+    What is missing or of another type raises `BackendUnavailableError`.
+    """
 
     def __init__(self, value: Any) -> None:
         if isinstance(value, Document):
             value = value.members
         if not isinstance(value, dict):
-            raise UnavailableError("Clerk's answer holds something else where an object belongs.")
+            raise BackendUnavailableError(
+                "Clerk's answer holds something else where an object belongs."
+            )
         self._value: dict[str, Any] = value
 
     def text(self, name: str, pattern: re.Pattern[str] | None = None) -> str:
@@ -169,8 +174,8 @@ def _is_number(value: Any) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _wrong(name: str) -> UnavailableError:
-    return UnavailableError(f"Clerk's answer lacks a valid {name!r}.")
+def _wrong(name: str) -> BackendUnavailableError:
+    return BackendUnavailableError(f"Clerk's answer lacks a valid {name!r}.")
 
 
 def _scoped_machine(item: _Object) -> dict[str, Any]:
@@ -339,35 +344,3 @@ def read_jwks(value: Any) -> Mapping[str, Any]:
     item = _Object(value)
     item.items("keys", lambda key: key)
     return item._value
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
-    """What an error answer of Clerk's says (schema `ClerkErrors`)."""
-
-    errors: tuple[FieldError, ...]
-    clerk_trace_id: str | None
-
-
-def read_problem(value: Any) -> Problem | None:
-    """Read schema `ClerkErrors`; None where the answer is not Clerk's at all."""
-    if not isinstance(value, dict) or not isinstance(value.get("errors"), list):
-        return None
-    errors = tuple(_field_error(entry) for entry in value["errors"] if isinstance(entry, dict))
-    trace_id = value.get("clerk_trace_id")
-    return Problem(errors=errors, clerk_trace_id=trace_id if isinstance(trace_id, str) else None)
-
-
-def _field_error(entry: dict[str, Any]) -> FieldError:
-    meta = entry.get("meta")
-    name = meta.get("param_name") if isinstance(meta, dict) else None
-    message = _text(entry.get("long_message")) or _text(entry.get("message"))
-    return FieldError(
-        code=_text(entry.get("code")),
-        message=message,
-        field=name if isinstance(name, str) else None,
-    )
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""

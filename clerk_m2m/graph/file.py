@@ -9,8 +9,8 @@ from typing import Final
 
 from clerk_m2m.clock import Clock
 from clerk_m2m.errors import (
+    BackendUnavailableError,
     ConfigurationError,
-    UnavailableError,
 )
 from clerk_m2m.graph.scope_graph import ScopeGraph
 
@@ -66,28 +66,25 @@ class FileSource:
         settled = self._is_settled(self._stamp_now())
         self._look_at = now + (ttl if settled else min(ttl, self.SECOND_LOOK))
 
-    def callees(self, caller: str) -> frozenset[str] | None:
-        """Give the machines that `caller` may call, or None while the file is unreadable."""
+    def allows(self, caller: str, callee: str) -> bool | None:
+        """Tell whether the file has the edge; None when it was unreadable for too long."""
         now = self._now()
         if now >= self._look_at:
             self._look_at = now + self._ttl
             self._look(now)
         if now - self._good_at > self._ttl + self._max_stale:
             return None
-        return self._graph.callees(caller)
+        return self._graph.allows(caller, callee)
 
-    async def learn(self, caller: str, *, within: float) -> frozenset[str]:
-        """Raise: only a readable file can tell."""
-        raise UnavailableError(
+    async def fetch(self, caller: str, callee: str, *, timeout: float) -> bool:
+        """Raise `BackendUnavailableError`: only a readable file can tell."""
+        raise BackendUnavailableError(
             f"The scope graph {self._path.name} has been unreadable for too long."
         )
 
-    def forget(self, machine_id: str) -> None:
+    def forget(self, caller: str) -> None:
         """Look at the file again before the next decision."""
         self._look_at = self._now()
-
-    async def aclose(self) -> None:
-        """Do nothing."""
 
     def _look(self, now: float) -> None:
         try:

@@ -2,64 +2,88 @@
 
 from __future__ import annotations
 
-from clerk_m2m.backend_api.client import ClerkClient
+from typing import Final
+
+from clerk_m2m.backend_api.calls import BackendAPI
+from clerk_m2m.backend_api.machines import get_machine
 from clerk_m2m.clock import Clock
 from clerk_m2m.errors import (
+    BackendUnavailableError,
     NotFoundError,
     RateLimitedError,
-    UnavailableError,
     VerificationUnavailableError,
 )
-from clerk_m2m.lookups.cache import VerdictCache
+from clerk_m2m.lookups.cache import Cache
+from clerk_m2m.lookups.invalidations import Invalidations
+from clerk_m2m.lookups.single_flight import Demand, Load
 from clerk_m2m.lookups.verdict import Answer
-from clerk_m2m.observe.counters import Stats
+
+# The longest `Settings.timeout`, in seconds: how long a read may be under way.
+MAX_TIMEOUT: Final = 60.0
 
 
 class LiveSource:
     """The graph as the Backend API knows it: `GetMachine` of each caller, once per `ttl` seconds.
 
-    In an outage the last good answer of a caller is kept for at most `max_stale` seconds after it
-    was given.
+    In an outage the last good answer about a caller is used for at most `max_stale` seconds after
+    it was given.
     """
 
     def __init__(
-        self, client: ClerkClient, *, ttl: float, max_stale: float, maxsize: int, clock: Clock
+        self, api: BackendAPI, *, ttl: float, max_stale: float, maxsize: int, clock: Clock
     ) -> None:
-        self._client = client
-        self._cache: VerdictCache[str, str, frozenset[str]] = VerdictCache(
-            self._load,
+        self._api = api
+        self._invalidations = Invalidations(clock)
+        # Nothing that was read before an invalidation lives longer than this.
+        self._lifetime = ttl + max_stale + MAX_TIMEOUT
+        self._cache: Cache[tuple[str, str], bool] = Cache(
             ttl=ttl,
             stale_if_error=max_stale,
             maxsize=maxsize,
             clock=clock,
-            stats=Stats(),
+            invalidations=self._invalidations,
+            names=lambda edge, _allowed: edge[:1],
         )
 
-    def callees(self, caller: str) -> frozenset[str] | None:
-        """Give the machines that `caller` may call, if they were read within the last `ttl` s."""
-        return self._cache.lookup(caller, caller)
+    def allows(self, caller: str, callee: str) -> bool | None:
+        """Tell whether the edge was there within the last `ttl` seconds."""
+        found = self._cache.read((caller, callee))
+        if found is None:
+            return None
+        allowed, due = found
+        if due:
+            self._cache.refresh((caller, callee), self._load(caller, callee))
+        return allowed
 
-    async def learn(self, caller: str, *, within: float) -> frozenset[str]:
-        """Read the machines that `caller` may call; concurrent readers share one call."""
+    async def fetch(self, caller: str, callee: str, *, timeout: float) -> bool:
+        """Read whether `caller` may call `callee`; concurrent requests share one call."""
+        edge = caller, callee
         try:
-            return await self._cache.obtain(caller, caller, within=within)
-        except (RateLimitedError, UnavailableError, VerificationUnavailableError):
-            known = self._cache.stale(caller)
+            allowed, _ = await self._cache.get_or_load(
+                edge, self._load(caller, callee), timeout=timeout
+            )
+        except (RateLimitedError, BackendUnavailableError, VerificationUnavailableError):
+            known = self._cache.stale(edge)
             if known is None:
                 raise
             return known
+        return allowed
 
-    def forget(self, machine_id: str) -> None:
-        """Read the edges of `machine_id` again before the next decision."""
-        self._cache.invalidate(lambda caller, _callees: caller == machine_id)
+    def forget(self, caller: str) -> None:
+        """Read the edges of `caller` again before the next decision."""
+        self._invalidations.add(caller, lifetime=self._lifetime)
 
     async def aclose(self) -> None:
-        """End the reads under way in this event loop."""
+        """Cancel the reads under way in this event loop."""
         await self._cache.aclose()
 
-    async def _load(self, caller: str, refresh: bool) -> Answer[frozenset[str]]:
-        try:
-            machine = await self._client.machines.get(caller, background=refresh)
-        except NotFoundError:
-            return Answer(value=frozenset())  # a machine that is gone may call nobody
-        return Answer(value=frozenset(callee.id for callee in machine.scoped_machines))
+    def _load(self, caller: str, callee: str) -> Load[Answer[bool]]:
+        async def load(demand: Demand) -> Answer[bool]:
+            try:
+                answered = await get_machine(self._api, caller, demand=demand)
+            except NotFoundError:
+                return Answer(value=False)  # a machine that is gone may call nobody
+            callees = answered.value.scoped_machines
+            return Answer(value=any(each.id == callee for each in callees))
+
+        return load

@@ -64,9 +64,15 @@ class ScopeGraph:
         """Give the machines that `caller` may call; empty for an unknown caller."""
         return self._callees.get(caller, frozenset())
 
+    def allows(self, caller: str, callee: str) -> bool:
+        """Tell whether there is an edge from `caller` to `callee`."""
+        return callee in self._callees.get(caller, ())
+
     def decide(self, caller: str, callee: str) -> Decision:
         """Tell whether `caller` may call `callee`, and why."""
-        return decide(caller, callee, self.callees(caller))
+        allowed = self.allows(caller, callee)
+        reason = Reason.ALLOWED if allowed else Reason.EDGE_MISSING
+        return Decision(caller=caller, callee=callee, reason=reason)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ScopeGraph) and self._callees == other._callees
@@ -77,12 +83,6 @@ class ScopeGraph:
     def __repr__(self) -> str:
         edges = sum(map(len, self._callees.values()))
         return f"<ScopeGraph: {len(self._callees)} callers, {edges} edges>"
-
-
-def decide(caller: str, callee: str, callees: frozenset[str]) -> Decision:
-    """Tell whether `caller` may call `callee`, given the machines that it may call."""
-    reason = Reason.ALLOWED if callee in callees else Reason.EDGE_MISSING
-    return Decision(caller=caller, callee=callee, reason=reason)
 
 
 def _document(text: str) -> dict[str, Any]:

@@ -1,29 +1,66 @@
-"""Where the edges of the scope graph come from: a value, a TOML file, or the Backend API."""
+"""What the verifier needs of a scope graph, wherever its edges come from; and a fixed graph."""
 
 from __future__ import annotations
 
-from typing import Protocol
+import inspect
+from typing import Protocol, runtime_checkable
 
+from clerk_m2m.errors import ConfigurationError, VerificationUnavailableError
 from clerk_m2m.graph.scope_graph import ScopeGraph
 
 
+@runtime_checkable
 class GraphSource(Protocol):
-    """Who may be called by a machine, as far as is known now."""
+    """Tells whether a machine may call another. `Settings(graph=…)` takes any object that does.
 
-    def callees(self, caller: str) -> frozenset[str] | None:
-        """Give the machines that `caller` may call, or None where that must be `learn`ed first."""
+    A source may also have `forget(caller)`, called when the edges of `caller` have changed, and the
+    coroutine function `aclose()`, called when the verifier is closed.
+    """
 
-    async def learn(self, caller: str, *, within: float) -> frozenset[str]:
-        """Find out whom `caller` may call, within so many seconds.
+    def allows(self, caller: str, callee: str) -> bool | None:
+        """Tell from memory whether `caller` may call `callee`; None where it must be fetched.
 
-        Raises `BackendAPIError` or `VerificationUnavailableError` where that cannot be found out.
+        Called on every request, so it must not block. Only True admits, and only None leads to
+        `fetch`.
         """
 
-    def forget(self, machine_id: str) -> None:
-        """Forget what is known of the edges that start at `machine_id`."""
+    async def fetch(self, caller: str, callee: str, *, timeout: float) -> bool:
+        """Find out whether `caller` may call `callee`, within `timeout` seconds.
 
-    async def aclose(self) -> None:
-        """End what is under way in this event loop."""
+        Raises `VerificationUnavailableError` or a `BackendAPIError` where that is not possible:
+        the request is then answered with 503. Only True admits.
+        """
+
+
+def checked_source(source: GraphSource) -> GraphSource:
+    """Give the source back; raises `ConfigurationError` where a forgotten `await` would admit."""
+    if inspect.iscoroutinefunction(source.allows):
+        raise ConfigurationError(
+            "graph: allows() is a coroutine function. It is called on every request and must "
+            "answer from memory; let fetch() do what takes time."
+        )
+    if not inspect.iscoroutinefunction(source.fetch):
+        raise ConfigurationError("graph: fetch() must be a coroutine function (async def).")
+    return source
+
+
+def known_edge(edge: object) -> bool | None:
+    """Give what `allows()` answered; raises like `fetched_edge` for what is not an answer."""
+    return None if edge is None else fetched_edge(edge)
+
+
+def fetched_edge(edge: object) -> bool:
+    """Give what `fetch()` answered, if it is True or False.
+
+    Anything else is a fault of the source, and lets nobody in: raises
+    `VerificationUnavailableError`.
+    """
+    if edge is True or edge is False:
+        return edge
+    if inspect.iscoroutine(edge):
+        edge.close()
+    fault = TypeError(f"The scope graph answered {type(edge).__name__} instead of True or False.")
+    raise VerificationUnavailableError from fault
 
 
 class StaticSource:
@@ -32,16 +69,10 @@ class StaticSource:
     def __init__(self, graph: ScopeGraph) -> None:
         self._graph = graph
 
-    def callees(self, caller: str) -> frozenset[str] | None:
-        """Give the machines that `caller` may call."""
-        return self._graph.callees(caller)
+    def allows(self, caller: str, callee: str) -> bool:
+        """Tell whether the graph has the edge."""
+        return self._graph.allows(caller, callee)
 
-    async def learn(self, caller: str, *, within: float) -> frozenset[str]:
-        """Give the machines that `caller` may call."""
-        return self._graph.callees(caller)
-
-    def forget(self, machine_id: str) -> None:
-        """Do nothing: the graph is not learned."""
-
-    async def aclose(self) -> None:
-        """Do nothing."""
+    async def fetch(self, caller: str, callee: str, *, timeout: float) -> bool:
+        """Tell whether the graph has the edge."""
+        return self._graph.allows(caller, callee)

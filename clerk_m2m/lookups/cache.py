@@ -1,15 +1,12 @@
-"""Verdicts by digest, each with its own life, and one shared look-up per key.
+"""What look-ups answered, each value with its own lifetime.
 
 Rules of this file:
 
-- A verdict's life is fixed once, at insertion, on the monotonic clock.
-- Verdicts that say no live in a store of their own, so that garbage never evicts a good one.
-- What could not be found out is never kept.
-- A look-up is a task of its own (a flight). Whoever waits for it may leave; it goes on, ends by
-  itself, and its result is kept for the next one. Only one that has to queue before it is sent, and
-  that nobody waits for any more, gives up its place (`abandoned`).
-- An invalidation beats a flight: nothing asked before it is used after it.
-- The stores are shared by all event loops and threads of the process; flights belong to a loop.
+- A value's lifetime is fixed once, when it is put in, on the monotonic clock.
+- Definitive noes live in a store of their own, so that garbage never evicts a good value.
+- A failed look-up is not kept.
+- A value that was asked for before an invalidation of its names is never given after it.
+- Event loops and threads share the stores; a look-up under way belongs to one event loop.
 
 Sole owner of `cachetools`.
 """
@@ -19,274 +16,219 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
-from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final, Generic, TypeVar
-from weakref import WeakKeyDictionary
 
 from cachetools import TLRUCache
 
 from clerk_m2m.clock import Clock
-from clerk_m2m.errors import VerificationUnavailableError
+from clerk_m2m.lookups.invalidations import Invalidations, Name
+from clerk_m2m.lookups.single_flight import Demand, Flight, SingleFlight
 from clerk_m2m.lookups.verdict import Answer
-from clerk_m2m.observe.counters import Stats
-from clerk_m2m.tasks import abandoned, detached
 
 K = TypeVar("K")
-S = TypeVar("S")
 V = TypeVar("V")
 
-JITTER: Final = 0.1  # the part of `ttl` by which lives differ, so that they do not end together
-REFRESH_FROM: Final = 0.75  # the part of its life after which a value in use is asked for again
-REFRESH_PAUSE: Final = 1.0  # seconds between two such attempts
-MAX_FLIGHTS: Final = 1000  # of one event loop
+JITTER: Final = 0.1  # the part of `ttl` by which lifetimes differ, so that they do not end together
+REFRESH_FROM: Final = 0.75  # the part of its lifetime after which a value in use is due
+REFRESH_PAUSE: Final = 1.0  # seconds between two attempts to refresh a value
 MAX_IN_USE: Final = 4096
 
 
 class _Entry(Generic[V]):
-    """A kept value: fresh until one instant, to be asked for again from another (monotonic s)."""
+    """A kept value: due for a refresh, at its end, and past use at three instants (monotonic s).
 
-    __slots__ = ("due_at", "ends_at", "fresh_until", "value")
+    `checked` is the number of the last invalidation that is known not to void the value.
+    """
 
-    def __init__(self, value: V, due_at: float, fresh_until: float, ends_at: float) -> None:
+    __slots__ = ("checked", "due_at", "ends_at", "fresh_until", "value")
+
+    def __init__(
+        self, value: V, due_at: float, fresh_until: float, ends_at: float, checked: int
+    ) -> None:
         self.value = value
         self.due_at = due_at
         self.fresh_until = fresh_until
         self.ends_at = ends_at
+        self.checked = checked
 
 
-@dataclass(slots=True, eq=False)
-class _Flight(Generic[K, S, V]):
-    """One look-up under way.
+class Cache(Generic[K, V]):
+    """A bounded store of answers by key, with one shared look-up for each key.
 
-    `generation` is the cache's when the answer was kept, -1 until then. `voided_by` are the
-    invalidations that came meanwhile: an answer that one of them picks is not kept.
-    """
-
-    subject: S = field(repr=False)
-    refresh: bool
-    waiters: int = 0
-    task: asyncio.Task[Answer[V]] = field(init=False)
-    voided_by: list[Callable[[K, V], bool]] = field(default_factory=list)
-    generation: int = -1
-
-
-class VerdictCache(Generic[K, S, V]):
-    """A bounded cache of what `load(subject)` answered, by key.
-
-    `ttl`, `negative_ttl` and `stale_if_error` are seconds, `maxsize` counts entries of each of the
-    two stores. `load` receives the subject and whether a value of the key is kept still,
-    so that it goes apart from what strangers bring.
+    `ttl`, `negative_ttl` and `stale_if_error` are seconds; `maxsize` counts the entries of each of
+    the two stores. `names(key, value)` gives the names by which `invalidations` may void a value.
     """
 
     def __init__(
         self,
-        load: Callable[[S, bool], Awaitable[Answer[V]]],
         *,
         ttl: float,
         maxsize: int,
         negative_ttl: float = 0.0,
         stale_if_error: float = 0.0,
         clock: Clock,
-        stats: Stats,
+        invalidations: Invalidations,
+        names: Callable[[K, V], Iterable[Name]],
     ) -> None:
-        self._load = load
         self._ttl = ttl
         self._negative_ttl = negative_ttl
         self._stale_if_error = stale_if_error
         self._now = clock.monotonic
-        self._stats = stats
+        self._invalidations = invalidations
+        self._names = names
         self._lock = threading.Lock()
         self._positive = self._store(maxsize)
         self._negative = self._store(maxsize)
-        # Positive entries in use, in front of the store: no lock, and a fifth of the time.
+        # Entries that were read since they were put in. Reading one here takes no lock and a fifth
+        # of the time of reading the store, and it stays when a flood evicts it from the store.
         self._in_use: dict[K, _Entry[V]] = {}
         self._max_in_use = min(MAX_IN_USE, maxsize)
-        self._flights: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[K, _Flight[K, S, V]]] = (
-            WeakKeyDictionary()
-        )
-        self.generation = 0
+        self._flights: SingleFlight[K, Answer[V]] = SingleFlight()
 
     def _store(self, maxsize: int) -> TLRUCache[K, _Entry[V]]:
         return TLRUCache(maxsize, ttu=lambda _key, entry, _now: entry.ends_at, timer=self._now)
 
     # Reading
 
-    def lookup(self, key: K, subject: S) -> V | None:
-        """Give the value kept for `key`, if it is fresh; one in use is refreshed in time."""
+    def read(self, key: K) -> tuple[V, bool] | None:
+        """Give the value of `key` while it is fresh, and whether it is due for a refresh.
+
+        A value is due once; until the next call that finds it due, at least 1 s passes.
+        """
         entry = self._in_use.get(key)
         if entry is None:
-            with self._lock:
-                entry = self._find(key)
-        if entry is None:
-            return None
-        if self._now() < entry.due_at:
-            return entry.value
-        return self._due(key, subject, entry)
+            entry = self._find(key)
+            if entry is None:
+                return None
+        now = self._now()
+        if now < entry.due_at and entry.checked == self._invalidations.number:
+            return entry.value, False
+        return self._read_closely(key, entry, now)
 
     def stale(self, key: K) -> V | None:
-        """Give the value kept for `key` even past its life, within `stale_if_error`."""
-        with self._lock:
-            entry = self._find(key)
-        return None if entry is None else entry.value
-
-    async def obtain(self, key: K, subject: S, *, within: float) -> V:
-        """Wait for the shared look-up of `key`, for `within` seconds at most.
-
-        Raises what the look-up raised, or `VerificationUnavailableError` when time runs out.
-        """
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + within
-        while True:
-            flight = self._join(loop, key, subject)
-            flight.waiters += 1
-            try:
-                # `wait` leaves the task alone when the waiter is cancelled or runs out of time.
-                await asyncio.wait({flight.task}, timeout=deadline - loop.time())
-            finally:
-                flight.waiters -= 1
-            if not flight.task.done() or flight.task.cancelled():
-                raise VerificationUnavailableError
-            answer = flight.task.result()
-            if flight.generation == self.generation:
-                return answer.value
-            # An invalidation came in between: only what has survived it, or is asked anew, counts.
-            value = self.lookup(key, subject)
-            if value is not None:
-                return value
+        """Give the value of `key` even past its lifetime, within `stale_if_error`."""
+        entry = self._find(key)
+        return None if entry is None or self._is_void(key, entry) else entry.value
 
     def _find(self, key: K) -> _Entry[V] | None:
-        try:
-            entry = self._positive[key]
-        except KeyError:
-            pass
-        else:
-            if len(self._in_use) >= self._max_in_use:
-                self._in_use.clear()
-            self._in_use[key] = entry
+        with self._lock:
+            entry = self._positive.get(key)
+            if entry is None:
+                return self._negative.get(key)
+            self._note_use(key, entry)
             return entry
-        try:
-            return self._negative[key]
-        except KeyError:
-            return None
 
-    def _due(self, key: K, subject: S, entry: _Entry[V]) -> V | None:
-        now = self._now()
+    def _note_use(self, key: K, entry: _Entry[V]) -> None:
+        in_use, now = self._in_use, self._now()
+        # Entries end in about the order in which they came: the oldest are looked at first.
+        while in_use:
+            oldest = next(iter(in_use))
+            if len(in_use) < self._max_in_use and now < in_use[oldest].ends_at:
+                break
+            del in_use[oldest]
+        in_use[key] = entry
+
+    def _read_closely(self, key: K, entry: _Entry[V], now: float) -> tuple[V, bool] | None:
         if now >= entry.fresh_until:
+            self._in_use.pop(key, None)
             return None
-        # Whether it succeeds or not, the next attempt for this entry comes a little later.
-        entry.due_at = min(now + REFRESH_PAUSE, entry.fresh_until)
-        self._stats.refreshes += 1
-        self._join(asyncio.get_running_loop(), key, subject, refresh=True)
-        return entry.value
+        if self._is_void(key, entry):
+            return None
+        due = now >= entry.due_at
+        if due:
+            # Whether it succeeds or not, the next refresh of this entry comes a little later.
+            entry.due_at = min(now + REFRESH_PAUSE, entry.fresh_until)
+        return entry.value, due
+
+    def _is_void(self, key: K, entry: _Entry[V]) -> bool:
+        number = self._invalidations.number
+        if entry.checked == number:
+            return False
+        if not self._invalidations.void(self._names(key, entry.value), entry.checked):
+            entry.checked = number
+            return False
+        with self._lock:
+            for store in (self._positive, self._negative):
+                if store.get(key) is entry:
+                    del store[key]
+            if self._in_use.get(key) is entry:
+                del self._in_use[key]
+        return True
 
     # Asking
 
+    async def get_or_load(
+        self, key: K, load: Callable[[Demand], Awaitable[Answer[V]]], *, timeout: float
+    ) -> tuple[V, bool]:
+        """Give what the shared look-up of `key` answers, and whether it was under way already.
+
+        Waits for `timeout` seconds at most. Raises what `load` raises, or
+        `VerificationUnavailableError` when time runs out.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        while True:
+            flight, shared = self._join(key, load, refresh=False)
+            answer = await flight.wait(deadline - loop.time())
+            if not self._invalidations.void(self._names(key, answer.value), flight.demand.asked_at):
+                return answer.value, shared
+            # It was invalidated meanwhile: only what has been asked since counts.
+            found = self.read(key)
+            if found is not None:
+                return found[0], shared
+
+    def refresh(self, key: K, load: Callable[[Demand], Awaitable[Answer[V]]]) -> None:
+        """Start a look-up of `key` that nobody waits for, unless one is under way."""
+        self._join(key, load, refresh=True)
+
+    async def aclose(self) -> None:
+        """Cancel the look-ups under way in this event loop."""
+        await self._flights.aclose()
+
     def _join(
-        self, loop: asyncio.AbstractEventLoop, key: K, subject: S, *, refresh: bool = False
-    ) -> _Flight[K, S, V]:
-        with self._lock:
-            flights = self._flights.setdefault(loop, {})
-            flight = flights.get(key)
-            if flight is not None:
-                self._stats.shared += not refresh
-                return flight
-            # What is kept, even past its life, is asked for apart from what strangers bring: their
-            # crowd must not pass for an outage, in which a stale answer would count. There are
-            # never more of these than entries.
-            refresh = refresh or key in self._positive
-            if len(flights) >= MAX_FLIGHTS and not refresh:
-                raise VerificationUnavailableError("Too many verifications are under way.")
-            flight = flights[key] = _Flight(subject, refresh)
-        flight.task = detached(self._fly(flights, flight, key))
-        return flight
-
-    async def _fly(
-        self, flights: dict[K, _Flight[K, S, V]], flight: _Flight[K, S, V], key: K
-    ) -> Answer[V]:
-        abandoned.set(lambda: self._gives_up(flights, flight, key))
-        try:
-            answer = await self._load(flight.subject, flight.refresh)
-            with self._lock:
-                if not any(match(key, answer.value) for match in flight.voided_by):
-                    self._keep(key, answer)
-                    flight.generation = self.generation
+        self, key: K, load: Callable[[Demand], Awaitable[Answer[V]]], *, refresh: bool
+    ) -> tuple[Flight[K, Answer[V]], bool]:
+        async def load_and_keep(demand: Demand) -> Answer[V]:
+            answer = await load(demand)
+            self.put(key, answer, asked_at=demand.asked_at)
             return answer
-        finally:
-            with self._lock:
-                if flights.get(key) is flight:
-                    del flights[key]
 
-    def _gives_up(
-        self, flights: dict[K, _Flight[K, S, V]], flight: _Flight[K, S, V], key: K
-    ) -> bool:
-        """End the joining of a flight that nobody waits for; tell whether it is one."""
-        if flight.refresh or flight.waiters:
-            return False
-        with self._lock:
-            flights.pop(key, None)
-        return True
+        # A key that is already in the store uses the slots reserved for refreshes, so that a flood
+        # of unknown tokens cannot block it. The flood would look like an outage otherwise, and
+        # stale values would be given. There are never more of these than entries.
+        known = refresh or key in self._positive
+        asked_at = self._invalidations.number
+        return self._flights.join(key, load_and_keep, asked_at=asked_at, refresh=known)
 
     # Keeping
 
-    def put(self, key: K, answer: Answer[V], *, generation: int) -> None:
-        """Keep an answer that was found without a look-up, begun at that `generation`.
+    def put(self, key: K, answer: Answer[V], *, asked_at: int) -> None:
+        """Keep an answer that was asked for when `asked_at` was the last invalidation.
 
-        Another thread may have invalidated it since: then it is not kept.
+        An answer that has been invalidated since is not kept, and replaces nothing.
         """
-        with self._lock:
-            if generation == self.generation:
-                self._keep(key, answer)
-
-    def _keep(self, key: K, answer: Answer[V]) -> None:
-        now = self._now()
-        self._in_use.pop(key, None)
-        if answer.negative:
-            self._positive.pop(key, None)
-            end = now + min(self._negative_ttl, answer.life)
-            self._negative[key] = _Entry(answer.value, end, end, end)
+        if self._invalidations.void(self._names(key, answer.value), asked_at):
             return
-        ttl = self._ttl * (1 - JITTER * random.random())  # noqa: S311  not a secret: it spreads load
-        end = now + min(ttl, answer.life)
-        due = now + ttl * REFRESH_FROM if answer.refresh and ttl < answer.life else end
-        ends_at = max(end, now + min(self._stale_if_error, answer.life))
-        if key in self._negative:  # cachetools raises inside `pop` of what is not there
-            self._negative.pop(key, None)
-        self._positive[key] = _Entry(answer.value, due, end, ends_at)
-
-    def invalidate(self, match: Callable[[K, V], bool]) -> None:
-        """Forget every value that `match(key, value)` picks, those being asked for included.
-
-        Reads every entry: an act of the operator's, not of a request's.
-        """
+        now = self._now()
         with self._lock:
-            self.generation += 1
-            self._in_use.clear()
-            for store in (self._positive, self._negative):
-                for key in list(_matching(store, match)):
-                    store.pop(key, None)
-            for flights in self._flights.values():
-                for flight in flights.values():
-                    flight.voided_by.append(match)
+            self._in_use.pop(key, None)
+            if answer.negative:
+                self._positive.pop(key, None)
+                end = now + min(self._negative_ttl, answer.lifetime)
+                self._negative[key] = _Entry(answer.value, end, end, end, asked_at)
+            else:
+                if key in self._negative:  # cachetools raises inside `pop` of what is not there
+                    self._negative.pop(key, None)
+                self._positive[key] = self._positive_entry(answer, now, asked_at)
+
+    def _positive_entry(self, answer: Answer[V], now: float, asked_at: int) -> _Entry[V]:
+        ttl = self._ttl * (1 - JITTER * random.random())  # noqa: S311  not a secret: spreads load
+        end = now + min(ttl, answer.lifetime)
+        due = now + ttl * REFRESH_FROM if answer.refresh and ttl < answer.lifetime else end
+        ends_at = max(end, now + min(self._stale_if_error, answer.lifetime))
+        return _Entry(answer.value, due, end, ends_at, asked_at)
 
     def __len__(self) -> int:
         with self._lock:
             return len(self._positive) + len(self._negative)
-
-    # Ending
-
-    async def aclose(self) -> None:
-        """End the look-ups under way in this event loop."""
-        with self._lock:
-            flights = self._flights.pop(asyncio.get_running_loop(), {})
-            tasks = [flight.task for flight in flights.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _matching(store: TLRUCache[K, _Entry[V]], match: Callable[[K, V], bool]) -> Iterator[K]:
-    for key in list(store):
-        entry = store.get(key)
-        if entry is not None and match(key, entry.value):
-            yield key

@@ -6,21 +6,21 @@ from dataclasses import dataclass
 from math import inf
 from typing import Generic, TypeAlias, TypeVar
 
-from clerk_m2m.identity import Identity
+from clerk_m2m.identity import Identity, TokenClass
 
 V = TypeVar("V")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer(Generic[V]):
-    """What an authority said. `life` is how long it may be believed at most, in seconds.
+    """What an authority said. `lifetime` is how long it may be believed at most, in seconds.
 
     `negative` marks a definitive no. `refresh` lets a value in use be asked for again before its
-    life ends.
+    lifetime ends.
     """
 
     value: V
-    life: float = inf
+    lifetime: float = inf
     negative: bool = False
     refresh: bool = True
 
@@ -30,6 +30,7 @@ class Refused:
     """A definitive no; `detail` says why in a sentence."""
 
     detail: str
+    token_class: TokenClass | None = None
 
 
 Verdict: TypeAlias = Identity | Refused

@@ -21,7 +21,7 @@ from clerk_m2m.environment import (
     machine_secret_key_from_env,
 )
 from clerk_m2m.errors import ConfigurationError, TokenUnavailableError
-from clerk_m2m.outbound.minting import Bearer, Mint, Order, SharedToken
+from clerk_m2m.outbound.minting import Bearer, Order, SharedToken, TokenMint
 from clerk_m2m.secret import Secret
 
 __all__ = ["MachineSecretKey", "MachineTokenAuth"]
@@ -87,7 +87,7 @@ class MachineTokenAuth(httpx.Auth):
         )
         order = _order(token_format, seconds_until_expiration, claims, min_remaining_ttl_seconds)
         self._token = SharedToken(
-            Mint(client, _key_source(machine_secret_key), order, clock), clock.monotonic
+            TokenMint(client, _key_source(machine_secret_key), order, clock), clock.monotonic
         )
         self._rejections = _Rejections()
 

@@ -27,11 +27,11 @@ from clerk_m2m.backend_api.client import ClerkClient
 from clerk_m2m.backend_api.resources import CreatedM2MToken
 from clerk_m2m.clock import LEEWAY, Clock
 from clerk_m2m.errors import (
+    BackendUnavailableError,
     ClerkM2MError,
+    KeyRefusedError,
     RateLimitedError,
     TokenUnavailableError,
-    UnauthorizedError,
-    UnavailableError,
 )
 from clerk_m2m.secret import Secret
 from clerk_m2m.tasks import detached
@@ -67,12 +67,12 @@ class Bearer:
 
     __slots__ = ("due_at", "ends_at", "header", "held")
 
-    def __init__(self, token: Secret, minted_at: float, life: float) -> None:
-        lead = min(life * LEAD, MAX_LEAD)
+    def __init__(self, token: Secret, minted_at: float, lifetime: float) -> None:
+        lead = min(lifetime * LEAD, MAX_LEAD)
         self.header = Secret(f"Bearer {token.reveal()}")
-        self.due_at = minted_at + life - lead
+        self.due_at = minted_at + lifetime - lead
         # The margin is for the way to the callee, and for its clock.
-        self.ends_at = minted_at + life - min(lead / 2, LEEWAY)
+        self.ends_at = minted_at + lifetime - min(lead / 2, LEEWAY)
         self.held = False
 
     def betters(self, other: Bearer) -> bool:
@@ -80,7 +80,7 @@ class Bearer:
         return self.header != other.header and self.ends_at > other.ends_at
 
 
-class Mint:
+class TokenMint:
     """Asks Clerk for a token (`createM2MToken`) with the key that `key` gives each time."""
 
     def __init__(
@@ -107,26 +107,28 @@ class Mint:
         minted_at, wall = self._clock.monotonic(), self._clock.wall()
         created = await self._create(reuse)
         if not created.live or not _B64TOKEN.fullmatch(created.token.reveal()):
-            raise UnavailableError("createM2MToken: Clerk gave a token that cannot be used.")
-        return Bearer(created.token, minted_at, self._life(created, wall, reuse))
+            raise BackendUnavailableError("createM2MToken: Clerk gave a token that cannot be used.")
+        return Bearer(created.token, minted_at, self._lifetime(created, wall, reuse))
 
-    def _life(self, created: CreatedM2MToken, wall: float, reuse: bool) -> float:
+    def _lifetime(self, created: CreatedM2MToken, wall: float, reuse: bool) -> float:
         if created.expires_at is None:
             return inf
-        life = (created.expires_at - created.created_at).total_seconds()
+        lifetime = (created.expires_at - created.created_at).total_seconds()
         if reuse:
             # It may be an old one: only our own clock tells its age, within what Clerk promised.
             left = created.expires_at.timestamp() - wall
-            life = min(life, max(left, self._order.min_remaining_ttl_seconds or 0.0))
-        if life <= 0:
-            raise UnavailableError("createM2MToken: Clerk gave a token without any life left.")
-        return life
+            lifetime = min(lifetime, max(left, self._order.min_remaining_ttl_seconds or 0.0))
+        if lifetime <= 0:
+            raise BackendUnavailableError(
+                "createM2MToken: Clerk gave a token without any life left."
+            )
+        return lifetime
 
     async def _create(self, reuse: bool) -> CreatedM2MToken:
         key = self._key()
         try:
             return await self._create_with(key, reuse)
-        except UnauthorizedError:
+        except KeyRefusedError:
             # The key may have been rotated meanwhile.
             rotated = self._key()
             if rotated == key:
@@ -262,7 +264,7 @@ class SharedToken:
         self._failure = _failure(exc, now)
         if now - self._logged_at >= LOG_PAUSE:
             self._logged_at = now
-            level = logging.ERROR if isinstance(exc, UnauthorizedError) else logging.WARNING
+            level = logging.ERROR if isinstance(exc, KeyRefusedError) else logging.WARNING
             logger.log(level, "No token could be minted: %s", self._failure.text)
 
     def _unavailable(self) -> TokenUnavailableError:
@@ -280,7 +282,7 @@ class SharedToken:
 
 def _failure(exc: Exception, now: float) -> _Failure:
     pause, text, helps = RETRY_PAUSE, str(exc), False
-    if isinstance(exc, RateLimitedError | UnavailableError):
+    if isinstance(exc, RateLimitedError | BackendUnavailableError):
         pause = min(max(exc.retry_after or 0.0, RETRY_PAUSE), MAX_RETRY_PAUSE)
         helps = True
     elif not isinstance(exc, ClerkM2MError):

@@ -22,7 +22,7 @@ from clerk_m2m.identity import (
     freeze,
 )
 from clerk_m2m.settings import Settings
-from clerk_m2m.verification.verifier import Verifier
+from clerk_m2m.verification.outcome import CredentialVerifier
 
 CALLEE_ID: Final = "mch_" + "callee".ljust(27, "0")
 CALLER_ID: Final = "mch_" + "caller".ljust(27, "0")
@@ -99,10 +99,10 @@ def oauth_identity(
     )
 
 
-def verifier_of(answer: Identity | RefusalError) -> Verifier:
+def verifier_of(answer: Identity | RefusalError) -> CredentialVerifier:
     """Make a verifier that finds `answer` for every token, and asks nobody.
 
-    For code that takes a `Verifier`. A refusal is raised instead: `VerificationUnavailableError()`
+    For code that takes a verifier. A refusal is raised instead: `VerificationUnavailableError()`
     shows what a service does while Clerk is down.
     """
     return _FixedVerifier(answer)
@@ -120,9 +120,11 @@ def as_caller(app: ASGIApp, caller: Identity | RefusalError | None) -> ASGIApp:
     return _Calling(_verified_by(verifier, app), None if caller is None else TOKEN)
 
 
-class _FixedVerifier(Verifier):
+class _FixedVerifier:
+    """A `CredentialVerifier` that asks nobody."""
+
     def __init__(self, answer: Identity | RefusalError) -> None:
-        super().__init__(Settings(machine_id=CALLEE_ID, machine_secret_key="ak_made_up"))
+        self.settings = Settings(machine_id=CALLEE_ID, machine_secret_key="ak_made_up")
         self._answer = answer
 
     async def verify(self, token: str) -> Identity:
@@ -132,6 +134,9 @@ class _FixedVerifier(Verifier):
             # One exception serves many requests: without this its traceback would grow.
             raise self._answer.with_traceback(None)
         return self._answer
+
+    async def aclose(self) -> None:
+        """Do nothing: nothing was opened."""
 
 
 class _Calling:
@@ -150,7 +155,7 @@ class _Calling:
         await self._app(scope, receive, send)
 
 
-def _verified_by(verifier: Verifier, app: ASGIApp) -> ASGIApp:
+def _verified_by(verifier: CredentialVerifier, app: ASGIApp) -> ASGIApp:
     if isinstance(app, MachineAuthMiddleware):
         middleware = copy(app)
         middleware.verifier = verifier
@@ -173,7 +178,7 @@ def _is_ours(entry: Middleware) -> bool:
     return isinstance(entry.cls, type) and issubclass(entry.cls, MachineAuthMiddleware)
 
 
-def _entry(verifier: Verifier, entry: Middleware) -> Middleware:
+def _entry(verifier: CredentialVerifier, entry: Middleware) -> Middleware:
     # What is positional there is the settings, which a verifier replaces.
     options = {name: value for name, value in entry.kwargs.items() if name != "settings"}
     of_class: Any = entry.cls

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from clerk_m2m.errors import BackendAPIError, RateLimitedError, UnavailableError
+from clerk_m2m.errors import BackendAPIError, BackendUnavailableError, RateLimitedError
 
 FAILURES_TO_OPEN: Final = 5
 PROBE_EVERY: Final = 1.0
@@ -28,14 +28,16 @@ class Breaker:
         self._silent_until = 0.0
 
     def check(self) -> None:
-        """Raise `RateLimitedError` or `UnavailableError` where no call may go out now."""
+        """Raise `RateLimitedError` or `BackendUnavailableError` where no call may go out now."""
         now = self._now()
         if now < self._silent_until:
             raise RateLimitedError(
                 "Clerk's rate limit was reached.", retry_after=self._silent_until - now
             )
         if self._failures >= FAILURES_TO_OPEN and now < self._next_probe:
-            raise UnavailableError("Clerk has not answered for a while.", retry_after=PROBE_EVERY)
+            raise BackendUnavailableError(
+                "Clerk has not answered for a while.", retry_after=PROBE_EVERY
+            )
 
     def enter(self) -> None:
         """Like `check`, for a call that goes out now: it is the probe where one is due."""
@@ -44,16 +46,17 @@ class Breaker:
             self._next_probe = self._now() + PROBE_EVERY
 
     @contextmanager
-    def judging(self, *, blame: bool = True) -> Iterator[None]:
-        """`enter`, and learn from what the call inside comes to; a refusal is an answer too.
+    def record(self, *, count_failure: bool = True) -> Iterator[None]:
+        """Run one call under the breaker and record its result. A 4xx counts as a success.
 
-        `blame` False does not count a failure: the call had too little time left to be fair.
+        With `count_failure=False` a failure is not counted, because the call spent most of its time
+        in our own queue.
         """
         self.enter()
         try:
             yield
-        except UnavailableError:
-            if blame:
+        except BackendUnavailableError:
+            if count_failure:
                 self.failed()
             raise
         except RateLimitedError as exc:

@@ -28,14 +28,14 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cached_property
 from math import inf
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import httpx
 
 from clerk_m2m.clock import ServerClock
-from clerk_m2m.errors import AnswerTooLargeError, UnavailableError
+from clerk_m2m.errors import AnswerTooLargeError, BackendUnavailableError
 from clerk_m2m.secret import Secret
-from clerk_m2m.tasks import abandoned, detached
+from clerk_m2m.tasks import PerLoop, detached
 from clerk_m2m.transport.breaker import Breaker
 from clerk_m2m.transport.sockets import deadline_pool, set_deadline
 
@@ -88,20 +88,33 @@ class Received:
     body: bytes = field(repr=False)
 
 
+class Demand(Protocol):
+    """Who wants a call; it stays up to date while the call is under way.
+
+    `refresh` calls use slots that are reserved for them. A call that has to queue for a slot asks
+    `give_up` before it is sent: True means that nobody waits for it any more.
+    """
+
+    @property
+    def refresh(self) -> bool: ...
+
+    def give_up(self) -> bool: ...
+
+
 @dataclass(slots=True)
 class _LoopState:
     """What belongs to one event loop."""
 
     client: httpx.AsyncClient
     slots: asyncio.Semaphore
-    background_slots: asyncio.Semaphore
+    refresh_slots: asyncio.Semaphore
     tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 
 
 class HTTPClient:
     """Sends calls to `api_url`. `timeout` is the total deadline of a call, in seconds.
 
-    At most `max_inflight` calls are out at once, a fifth of them kept for `background` ones.
+    At most `max_inflight` calls are out at once, a fifth of them reserved for refreshes.
     `waits` lets a repeatable call wait for a `Retry-After` that fits into its deadline.
     `server_clock` is told the `Date` of each good answer from `api_url`.
     """
@@ -124,31 +137,30 @@ class HTTPClient:
         self._waits = waits
         self._server_clock = server_clock
         self._transport = transport
-        self._loops: dict[asyncio.AbstractEventLoop, _LoopState] = {}
+        self._loops: PerLoop[_LoopState] = PerLoop(self._open)
 
     async def call(
-        self, call: Call, read: Callable[[Call, Received], T], *, background: bool = False
+        self, call: Call, read: Callable[[Call, Received], T], *, demand: Demand | None = None
     ) -> T:
         """Send a call and give what `read` makes of the answer.
 
         `read` raises the `BackendAPIError` that an answer means; no answer raises one here.
         """
-        loop = asyncio.get_running_loop()
-        state = self._state(loop)
-        deadline = loop.time() + self._timeout
-        slots = state.background_slots if background else state.slots
-        run = self._run(state.client, slots, call, read, deadline, abandoned.get())
-        task: asyncio.Task[T] = detached(run)
+        state = self._loops.get()
+        deadline = _now() + self._timeout
+        task: asyncio.Task[T] = detached(self._run(state, call, read, deadline, demand))
         state.tasks.add(task)
         task.add_done_callback(state.tasks.discard)
         await asyncio.wait({task}, timeout=self._timeout)
         if not task.done() or task.cancelled():
-            raise UnavailableError(f"{call.operation}: no answer within {self._timeout:g} s.")
+            raise BackendUnavailableError(
+                f"{call.operation}: no answer within {self._timeout:g} s."
+            )
         return task.result()
 
     async def aclose(self) -> None:
         """Close the client of this event loop; the next call opens another."""
-        state = self._loops.pop(asyncio.get_running_loop(), None)
+        state = self._loops.pop()
         if state is None:
             return
         for task in state.tasks:
@@ -156,24 +168,9 @@ class HTTPClient:
         await asyncio.gather(*state.tasks, return_exceptions=True)
         await state.client.aclose()
 
-    def _state(self, loop: asyncio.AbstractEventLoop) -> _LoopState:
-        state = self._loops.get(loop)
-        if state is None:
-            # A copy, made in one step: loops of other threads come and go meanwhile.
-            for other in list(self._loops):
-                if other.is_closed():
-                    self._loops.pop(other, None)
-            reserved = max(1, self._max_inflight // 5)
-            state = self._loops[loop] = _LoopState(
-                self._open(),
-                asyncio.Semaphore(max(1, self._max_inflight - reserved)),
-                asyncio.Semaphore(reserved),
-            )
-        return state
-
-    def _open(self) -> httpx.AsyncClient:
+    def _open(self) -> _LoopState:
         transport = self._transport or _DeadlineTransport(self._ssl_context, self._max_inflight)
-        return httpx.AsyncClient(
+        client = httpx.AsyncClient(
             base_url=self._api_url,
             transport=transport,
             follow_redirects=False,
@@ -185,6 +182,12 @@ class HTTPClient:
                 "User-Agent": "clerk-m2m",
             },
         )
+        reserved = max(1, self._max_inflight // 5)
+        return _LoopState(
+            client,
+            asyncio.Semaphore(max(1, self._max_inflight - reserved)),
+            asyncio.Semaphore(reserved),
+        )
 
     @cached_property
     def _ssl_context(self) -> ssl.SSLContext:
@@ -195,23 +198,24 @@ class HTTPClient:
 
     async def _run(
         self,
-        client: httpx.AsyncClient,
-        slots: asyncio.Semaphore,
+        state: _LoopState,
         call: Call,
         read: Callable[[Call, Received], T],
         deadline: float,
-        is_abandoned: Callable[[], bool],
+        demand: Demand | None,
     ) -> T:
         set_deadline(deadline)
         if self._breaker is not None:
             self._breaker.check()  # at once, not after a wait for a slot
+        slots = state.refresh_slots if demand is not None and demand.refresh else state.slots
         queued = slots.locked()
         async with slots:
-            if queued and (_now() >= deadline or is_abandoned()):
-                raise UnavailableError(f"{call.operation}: too many calls are under way.")
-            with self._breaker.judging(blame=not queued) if self._breaker else nullcontext():
+            if queued and (_now() >= deadline or (demand is not None and demand.give_up())):
+                raise BackendUnavailableError(f"{call.operation}: too many calls are under way.")
+            record = self._breaker.record(count_failure=not queued) if self._breaker else None
+            with record or nullcontext():
                 async with self._cut_off(call, deadline):
-                    received = await self._attempts(client, call, deadline)
+                    received = await self._attempts(state.client, call, deadline)
                     value = read(call, received)
                     self._note_date(call, received)
                     return value
@@ -224,12 +228,14 @@ class HTTPClient:
             async with asyncio.timeout_at(end):
                 yield
         except TimeoutError as exc:
-            raise UnavailableError(f"{call.operation}: the transport outlived its time.") from exc
+            raise BackendUnavailableError(
+                f"{call.operation}: the transport outlived its time."
+            ) from exc
 
     async def _attempts(self, client: httpx.AsyncClient, call: Call, deadline: float) -> Received:
         try:
             received = await _exchange(client, call, deadline)
-        except UnavailableError as exc:
+        except BackendUnavailableError as exc:
             # Nothing was sent, so nothing can happen twice.
             unsent = isinstance(exc.__cause__, httpx.ConnectError | httpx.ConnectTimeout)
             pause = _jitter() if unsent else inf
@@ -274,7 +280,9 @@ async def _exchange(client: httpx.AsyncClient, call: Call, deadline: float) -> R
             await response.aclose()
     except (httpx.HTTPError, OSError) as exc:
         reason = type(exc).__name__
-        raise UnavailableError(f"{call.operation}: Clerk did not answer ({reason}).") from exc
+        raise BackendUnavailableError(
+            f"{call.operation}: Clerk did not answer ({reason})."
+        ) from exc
 
 
 def _now() -> float:
@@ -294,7 +302,7 @@ class _Body(bytearray):
 
 async def _read(response: httpx.Response, call: Call, deadline: float) -> Received:
     if response.headers.get("content-encoding", "identity") != "identity":
-        raise UnavailableError(f"{call.operation}: Clerk sent a compressed answer.")
+        raise BackendUnavailableError(f"{call.operation}: Clerk sent a compressed answer.")
     body = _Body()
     async for chunk in response.aiter_bytes():
         body += chunk
@@ -304,7 +312,7 @@ async def _read(response: httpx.Response, call: Call, deadline: float) -> Receiv
                 f"{call.operation}: Clerk's answer is over {call.max_bytes} bytes."
             )
         if _now() >= deadline:
-            raise UnavailableError(f"{call.operation}: Clerk's answer took too long.")
+            raise BackendUnavailableError(f"{call.operation}: Clerk's answer took too long.")
     return Received(status=response.status_code, headers=response.headers, body=bytes(body))
 
 

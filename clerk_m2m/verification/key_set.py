@@ -7,22 +7,24 @@ import math
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from clerk_m2m.backend_api.calls import Answered
 from clerk_m2m.clock import Clock
 from clerk_m2m.errors import (
     BackendAPIError,
-    UnavailableError,
+    BackendUnavailableError,
     VerificationUnavailableError,
 )
-from clerk_m2m.lookups.cache import VerdictCache
+from clerk_m2m.lookups.cache import Cache
+from clerk_m2m.lookups.invalidations import Invalidations
+from clerk_m2m.lookups.single_flight import Demand
 from clerk_m2m.lookups.verdict import Answer
-from clerk_m2m.observe.counters import Stats
 from clerk_m2m.verification.signature import Keys, required_kid, usable_keys
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 logger = logging.getLogger("clerk_m2m")
-KEY_SET_LIFE: Final = 240.0
+KEY_SET_LIFETIME: Final = 240.0
 FETCH_PAUSE: Final = 25.0
 FIRST_FETCH_PAUSE: Final = 1.0
 
@@ -37,7 +39,7 @@ class KeySet:
 
     def __init__(
         self,
-        fetch: Callable[[], Awaitable[Mapping[str, Any]]] | None,
+        fetch: Callable[..., Awaitable[Answered[Mapping[str, Any]]]],
         *,
         fixed: RSAPublicKey | None = None,
         clock: Clock,
@@ -47,16 +49,16 @@ class KeySet:
         self._now = clock.monotonic
         self._next_attempt_at = -math.inf
         self._last_attempt_failed = False
-        self._cache: VerdictCache[str, None, Keys] = VerdictCache(
-            self._load,
-            ttl=KEY_SET_LIFE,
+        self._cache: Cache[str, Keys] = Cache(
+            ttl=KEY_SET_LIFETIME,
             maxsize=1,
             stale_if_error=math.inf,
             clock=clock,
-            stats=Stats(),
+            invalidations=Invalidations(clock),
+            names=lambda _key, _keys: (),
         )
 
-    async def find(self, kid: str | None, *, within: float) -> tuple[RSAPublicKey, ...]:
+    async def find(self, kid: str | None, *, timeout: float) -> tuple[RSAPublicKey, ...]:
         """Give the keys that may have signed a token of that `kid`; none where it is unknown.
 
         Raises `TokenInvalidError` where a `kid` is needed to choose a key and there is none, and
@@ -65,9 +67,9 @@ class KeySet:
         if self._fixed is not None:
             return (self._fixed,)
         kid = required_kid(kid)
-        keys = self._cache.lookup("", None)
+        keys = self._fresh()
         if keys is None or kid not in keys:
-            keys = await self._fetched(kid, within)
+            keys = await self._fetched(kid, timeout)
         return keys.get(kid, ())
 
     def at_hand(self, kid: str | None) -> tuple[RSAPublicKey, ...]:
@@ -77,9 +79,19 @@ class KeySet:
         keys = self._cache.stale("")
         return () if keys is None or kid is None else keys.get(kid, ())
 
-    async def _fetched(self, kid: str, within: float) -> Keys:
+    def _fresh(self) -> Keys | None:
+        found = self._cache.read("")
+        if found is None:
+            return None
+        keys, due = found
+        if due:
+            self._cache.refresh("", self._load)
+        return keys
+
+    async def _fetched(self, kid: str, timeout: float) -> Keys:
         try:
-            return await self._cache.obtain("", None, within=within)
+            fetched, _ = await self._cache.get_or_load("", self._load, timeout=timeout)
+            return fetched
         except (BackendAPIError, VerificationUnavailableError) as exc:
             keys = self._cache.stale("")
             too_soon = isinstance(exc, _TooSoonError) and not self._last_attempt_failed
@@ -87,14 +99,13 @@ class KeySet:
                 return keys
             raise
 
-    async def _load(self, _subject: None, _refresh: bool) -> Answer[Keys]:
-        assert self._fetch is not None  # noqa: S101  a fixed set is never loaded
+    async def _load(self, demand: Demand) -> Answer[Keys]:
         if self._now() < self._next_attempt_at:
             raise _TooSoonError("The key set was asked for a moment ago.")
         try:
-            keys = usable_keys(await self._fetch())
+            keys = usable_keys((await self._fetch(demand=demand)).value)
             if not keys:
-                raise UnavailableError("The key set holds no usable key.")
+                raise BackendUnavailableError("The key set holds no usable key.")
         except BackendAPIError as exc:
             logger.warning("The key set could not be fetched: %s", exc)
             self._attempted(failed=True)
@@ -108,9 +119,9 @@ class KeySet:
         self._next_attempt_at = self._now() + (FETCH_PAUSE if has_keys else FIRST_FETCH_PAUSE)
 
     async def aclose(self) -> None:
-        """End a fetch under way in this event loop."""
+        """Cancel a fetch under way in this event loop."""
         await self._cache.aclose()
 
 
-class _TooSoonError(UnavailableError):
+class _TooSoonError(BackendUnavailableError):
     """The key set is not asked for again so soon."""

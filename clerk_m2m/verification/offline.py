@@ -6,16 +6,22 @@ are custom claims, chosen by the caller. They stay among the claims and never be
 
 from __future__ import annotations
 
-import logging
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-from clerk_m2m.clock import LEEWAY, Clock, ServerClock
-from clerk_m2m.credentials import Credential, TokenClass, UnverifiedJWT
+from clerk_m2m.clock import LEEWAY, Clock
+from clerk_m2m.credentials import JWTCredential, UnverifiedJWT, load_object
 from clerk_m2m.errors import TokenInvalidError
-from clerk_m2m.identity import USER_ID, MachineIdentity, OAuthIdentity, freeze, read_audience
+from clerk_m2m.identity import (
+    USER_ID,
+    MachineIdentity,
+    OAuthIdentity,
+    TokenClass,
+    freeze,
+    read_audience,
+)
+from clerk_m2m.lookups.invalidations import Invalidations
 from clerk_m2m.lookups.verdict import Answer, Verdict
 from clerk_m2m.verification.key_set import KeySet
 from clerk_m2m.verification.policy import WRONG_AUDIENCE, matches_audience
@@ -27,23 +33,16 @@ from clerk_m2m.verification.signature import (
     read_claims,
 )
 
-logger = logging.getLogger("clerk_m2m")
-
-K = TypeVar("K")
-V = TypeVar("V")
-
-MAX_DENIED: Final = 100_000  # of each kind
 # With the key set's 240 s, a key that is taken out is refused within 300 s.
-VERDICT_LIFE: Final = 60.0
+VERDICT_LIFETIME: Final = 60.0
 _REGISTERED: Final = frozenset({"iss", "sub", "exp", "nbf", "iat", "jti"})
 
 
-class OfflineVerifier:
-    """Verifies M2M and OAuth JWTs with the instance's keys, and remembers which are denied.
+class OfflineVerification:
+    """Verifies M2M and OAuth JWTs with the instance's keys.
 
-    A JWT cannot be revoked at Clerk, so this process denies it: by its digest or its id for as long
-    as it lives, or by its machine for all that were minted until then. `audience` is whom OAuth
-    tokens must be meant for. `server_clock` tells the instant of a denial.
+    A JWT cannot be revoked at Clerk, so this process denies those that were invalidated.
+    `audience` are the names of this service, one of which OAuth tokens must be meant for.
     """
 
     def __init__(
@@ -52,20 +51,15 @@ class OfflineVerifier:
         *,
         audience: frozenset[str],
         clock: Clock,
-        server_clock: ServerClock,
+        invalidations: Invalidations,
     ) -> None:
         self._keys = keys
         self._audience = audience
         self._wall = clock.wall
-        self._server_clock = server_clock
-        self._denied_ids: dict[str, None] = {}
-        self._denied_digests: dict[bytes, None] = {}
-        self._denied_unverified: dict[bytes, None] = {}  # digests too
-        self._denied_machines: dict[str, float] = {}
-        self._lock = threading.Lock()
+        self._invalidations = invalidations
 
     async def verify(
-        self, credential: Credential, digest: bytes, *, within: float
+        self, credential: JWTCredential, digest: bytes, *, timeout: float
     ) -> Answer[Verdict]:
         """Give the identity of a JWT's holder and how long it may be believed.
 
@@ -73,7 +67,6 @@ class OfflineVerifier:
         `VerificationUnavailableError` where the keys cannot be had.
         """
         jwt = credential.jwt
-        assert jwt is not None  # noqa: S101  the class says that it is one
         # All that can be refused without a key is refused before one is looked up.
         claims = read_claims(credential.claims)
         check_times(claims, self._wall())
@@ -82,64 +75,40 @@ class OfflineVerifier:
             grant = _read_grant(claims)
             if not matches_audience(grant.audience, self._audience):
                 raise TokenInvalidError(WRONG_AUDIENCE)
-        check_signature(jwt, await self._keys.find(key_id(jwt), within=within))
+        check_signature(jwt, await self._keys.find(key_id(jwt), timeout=timeout))
         # From here on nothing waits, so neither the end nor a denial can slip in between.
         now = self._wall()
         check_times(claims, now)
         self._refuse_denied(claims, digest)
         # Only now: to copy what a stranger put into the claims costs more than all of the above.
         identity: Verdict = _machine(claims) if grant is None else _oauth(claims, grant)
-        life = min(max(claims.expires_at - now, 0.0), VERDICT_LIFE)
-        return Answer(value=identity, life=life, refresh=False)
+        lifetime = min(max(claims.expires_at - now, 0.0), VERDICT_LIFETIME)
+        return Answer(value=identity, lifetime=lifetime, refresh=False)
 
-    def deny_jwt(self, jwt: UnverifiedJWT, digest: bytes) -> None:
-        """Refuse this very JWT from now on; nothing that it says of itself is believed.
+    def remaining(self, jwt: UnverifiedJWT) -> float | None:
+        """Give for how many seconds a JWT may still be accepted, by the keys at hand.
 
-        One whose signature no key at hand can confirm may be a stranger's: it is kept apart, so
-        that a flood of those never displaces the denial of a genuine token.
+        None where none of them verifies its signature: then nothing that it says is believed.
         """
-        verified = True
         try:
             check_signature(jwt, self._keys.at_hand(key_id(jwt)))
+            claims = read_claims(load_object(jwt.payload))
         except TokenInvalidError:
-            verified = False
-        with self._lock:
-            _deny(self._denied_digests if verified else self._denied_unverified, digest, None)
-
-    def deny_token(self, token_id: str) -> None:
-        """Refuse the JWT of this id from now on; the oldest of 100,000 denials gives way."""
-        with self._lock:
-            _deny(self._denied_ids, token_id, None)
-
-    def deny_machine(self, machine_id: str) -> None:
-        """Refuse the JWTs that this machine has minted until now, by this host's clock or Clerk's.
-
-        Clerk's clock may be ahead by the leeway, so those of the next 5 s are refused too.
-        """
-        with self._lock:
-            _deny(self._denied_machines, machine_id, self._server_clock.latest() + LEEWAY)
+            return None
+        return claims.expires_at + LEEWAY - self._wall()
 
     async def aclose(self) -> None:
-        """End a fetch of the key set under way in this event loop."""
+        """Cancel a fetch of the key set under way in this event loop."""
         await self._keys.aclose()
 
     def _refuse_denied(self, claims: Claims, digest: bytes) -> None:
-        denied_until = self._denied_machines.get(claims.subject)
-        if (
-            claims.token_id in self._denied_ids
-            or digest in self._denied_digests
-            or digest in self._denied_unverified
-            or (denied_until is not None and claims.issued_at <= denied_until)
+        if self._invalidations.deny(
+            digest=digest,
+            token_id=claims.token_id,
+            machine_id=claims.subject,
+            issued_at=claims.issued_at,
         ):
             raise TokenInvalidError("The JWT was invalidated at this service.")
-
-
-def _deny(denials: dict[K, V], name: K, value: V) -> None:
-    denials.pop(name, None)  # a denial that is renewed is the youngest again
-    denials[name] = value
-    if len(denials) > MAX_DENIED:
-        logger.error("More than %d JWTs are denied: the oldest denial was dropped.", MAX_DENIED)
-        del denials[next(iter(denials))]
 
 
 def _machine(claims: Claims) -> MachineIdentity:

@@ -1,4 +1,4 @@
-"""Verification at Clerk's endpoints: a credential to an identity, or a definitive no.
+"""Verification at Clerk: an opaque credential to an identity, or to a definitive no.
 
 A 404, or a 400 for a well-formed credential, is a definitive no; so is a 200 that says `revoked`,
 `expired` or `active: false` (the contract leaves open which of them comes). Everything else that is
@@ -7,115 +7,136 @@ not an identity raises, and is never kept.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
+from functools import lru_cache
 from math import inf
+from typing import Any, Final, Protocol, TypeAlias
 
-from clerk_m2m.backend_api.client import ClerkClient
+from clerk_m2m.backend_api.api_keys import verify_api_key
+from clerk_m2m.backend_api.calls import Answered, BackendAPI
+from clerk_m2m.backend_api.m2m_tokens import verify_m2m_token
+from clerk_m2m.backend_api.oauth_tokens import verify_oauth_access_token
 from clerk_m2m.backend_api.resources import ApiKey, M2MToken, OAuthAccessToken
 from clerk_m2m.clock import LEEWAY, Clock
-from clerk_m2m.credentials import TokenClass, classify
+from clerk_m2m.credentials import OpaqueCredential
 from clerk_m2m.errors import InvalidRequestError, NotFoundError
-from clerk_m2m.identity import ApiKeyIdentity, Identity, MachineIdentity, OAuthIdentity
+from clerk_m2m.identity import (
+    ApiKeyIdentity,
+    Identity,
+    MachineIdentity,
+    OAuthIdentity,
+    TokenClass,
+)
+from clerk_m2m.lookups.single_flight import Demand
 from clerk_m2m.lookups.verdict import Answer, Refused, Verdict
 from clerk_m2m.observe.counters import Stats
-from clerk_m2m.secret import Secret
 from clerk_m2m.verification.policy import WRONG_AUDIENCE, matches_audience
 
+_Resource: TypeAlias = M2MToken | ApiKey | OAuthAccessToken
+_Verify: TypeAlias = Callable[..., Awaitable[Answered[Any]]]
 
-class EndpointVerifier:
+# One row for each kind of opaque credential: the operation that verifies it.
+OPERATIONS: Final[Mapping[TokenClass, _Verify]] = {
+    TokenClass.M2M_OPAQUE: verify_m2m_token,
+    TokenClass.API_KEY: verify_api_key,
+    TokenClass.OAUTH_OPAQUE: verify_oauth_access_token,
+}
+
+
+class Ask(Protocol):
+    """Finds out about an opaque credential; `demand` tells who wants to know."""
+
+    async def __call__(self, credential: OpaqueCredential, demand: Demand) -> Answer[Verdict]:
+        """Give the verdict; raises `BackendAPIError` where there is none."""
+
+
+class OnlineVerification:
     """Asks Clerk about opaque credentials of the three types. Each question is billed.
 
-    `audience` is whom OAuth tokens must be meant for.
+    `audience` are the names of this service, one of which OAuth tokens must be meant for.
     """
 
     def __init__(
-        self, client: ClerkClient, *, audience: frozenset[str], clock: Clock, stats: Stats
+        self, api: BackendAPI, *, audience: frozenset[str], clock: Clock, stats: Stats
     ) -> None:
-        self._client = client
+        self._api = api
         self._audience = audience
         self._clock = clock
         self._stats = stats
 
-    def ask(self, token: str | Secret, refresh: bool) -> Awaitable[Answer[Verdict]]:
+    async def __call__(self, credential: OpaqueCredential, demand: Demand) -> Answer[Verdict]:
         """Give Clerk's verdict; raises `BackendAPIError` where there is none."""
-        # A refresh brings the text itself. Nothing below may have it in the locals of a frame.
-        return self._verdict(Secret(token), refresh)
-
-    async def _verdict(self, token: Secret, refresh: bool) -> Answer[Verdict]:
+        verify = OPERATIONS[credential.token_class]
         try:
-            record = await self._ask(token, refresh)
+            answered = await verify(self._api, credential.token, demand=demand)
         except (NotFoundError, InvalidRequestError) as exc:
             if exc.status not in (400, 404):
                 raise
             self._stats.paid += 1
-            return _no("Clerk does not know the credential, or it may not be used here.")
+            detail = "Clerk does not know the credential, or it may not be used here."
+            return _no(credential, detail)
         self._stats.paid += 1
-        if record is None:
-            return _no("The credential is not active.")
-        if record.revoked:
-            return _no("The credential was revoked.")
-        remaining = self._remaining(record.expires_at)
-        if record.expired or remaining <= -LEEWAY:
-            return _no("The credential has expired.")
-        if not self._is_meant_for_us(record):
-            return _no(WRONG_AUDIENCE)
-        return Answer(value=_identity(record), life=max(remaining, 0.0))
+        return self._verdict(credential, answered.value)
 
-    async def _ask(
-        self, token: Secret, refresh: bool
-    ) -> M2MToken | ApiKey | OAuthAccessToken | None:
-        match classify(token.reveal()):
-            case TokenClass.M2M_OPAQUE:
-                return await self._client.m2m_tokens.verify(token, background=refresh)
-            case TokenClass.API_KEY:
-                return await self._client.api_keys.verify(token, background=refresh)
-            case _:
-                return await self._client.oauth_access_tokens.verify(token, background=refresh)
-
-    def _is_meant_for_us(self, record: M2MToken | ApiKey | OAuthAccessToken) -> bool:
-        if not isinstance(record, OAuthAccessToken):
-            return True
-        return matches_audience(record.audience, self._audience)
+    def _verdict(self, credential: OpaqueCredential, found: _Resource | None) -> Answer[Verdict]:
+        if found is None:
+            return _no(credential, "The credential is not active.")
+        if found.revoked:
+            return _no(credential, "The credential was revoked.")
+        remaining = self._remaining(found.expires_at)
+        if found.expired or remaining <= -LEEWAY:
+            return _no(credential, "The credential has expired.")
+        if isinstance(found, OAuthAccessToken) and not matches_audience(
+            found.audience, self._audience
+        ):
+            return _no(credential, WRONG_AUDIENCE)
+        return Answer(value=_identity(found), lifetime=max(remaining, 0.0))
 
     def _remaining(self, expires_at: datetime | None) -> float:
         """Seconds of life left by the wall clock, read this once."""
         return inf if expires_at is None else expires_at.timestamp() - self._clock.wall()
 
 
-def _no(detail: str) -> Answer[Verdict]:
-    return Answer(value=Refused(detail), negative=True)
+def _no(credential: OpaqueCredential, detail: str) -> Answer[Verdict]:
+    return Answer(value=Refused(detail, credential.token_class), negative=True)
 
 
-def _identity(record: M2MToken | ApiKey | OAuthAccessToken) -> Identity:
-    scopes = frozenset(record.scopes)
-    expires_at = record.expires_at.timestamp() if record.expires_at else None
-    match record:
+@lru_cache(maxsize=1024)
+def _scopes(scopes: tuple[str, ...]) -> frozenset[str]:
+    """Give the set of some scopes; equal ones share one set, which is a quarter of an entry."""
+    return frozenset(scopes)
+
+
+def _identity(found: _Resource) -> Identity:
+    scopes = _scopes(found.scopes)
+    expires_at = found.expires_at.timestamp() if found.expires_at else None
+    match found:
         case M2MToken():
             return MachineIdentity(
-                token_id=record.id,
+                token_id=found.id,
                 token_format="opaque",
-                subject=record.subject,
+                subject=found.subject,
                 scopes=scopes,
-                claims=record.claims,
+                claims=found.claims,
                 expires_at=expires_at,
             )
         case ApiKey():
             return ApiKeyIdentity(
-                token_id=record.id,
-                name=record.name,
-                subject=record.subject,
+                token_id=found.id,
+                name=found.name,
+                subject=found.subject,
                 scopes=scopes,
-                claims=record.claims,
+                claims=found.claims,
                 expires_at=expires_at,
             )
         case OAuthAccessToken():
             return OAuthIdentity(
-                token_id=record.id,
-                client_id=record.client_id,
-                audience=record.audience,
-                actor=record.actor,
-                subject=record.subject,
+                token_id=found.id,
+                client_id=found.client_id,
+                audience=found.audience,
+                actor=found.actor,
+                subject=found.subject,
                 scopes=scopes,
                 expires_at=expires_at,
             )

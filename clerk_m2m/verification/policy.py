@@ -1,17 +1,45 @@
-"""What is accepted and who may call, as tables and pure functions."""
+"""What is accepted and who may call, as tables and pure functions. No I/O, no clock."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping
+from typing import Final
 
+from clerk_m2m.credentials import KINDS
 from clerk_m2m.decision import Reason
-from clerk_m2m.identity import Identity, MachineIdentity
+from clerk_m2m.identity import Identity, MachineIdentity, TokenClass
+from clerk_m2m.settings import Settings
 
 WRONG_AUDIENCE: Final = "The access token is not meant for this service."
 
+_ALLOWED: Final = Reason.ALLOWED  # read on every request, and slow to read off its class
+
+
+def not_accepted(settings: Settings) -> Mapping[TokenClass, str]:
+    """Give the classes of credential that a service does not take, each with the reason."""
+    reasons = {each: _why_not_accepted(each, settings) for each in TokenClass}
+    return {each: reason for each, reason in reasons.items() if reason is not None}
+
+
+def _why_not_accepted(token_class: TokenClass, settings: Settings) -> str | None:
+    kind = KINDS.get(token_class)
+    if kind is None or kind.token_type not in settings.accepts:
+        return (
+            f"This service does not accept a credential of the type {token_class}. "
+            f"It accepts: {', '.join(sorted(settings.accepts))}."
+        )
+    if token_class is TokenClass.M2M_JWT and settings.graph is None:
+        return (
+            "This service has no scope graph, and JWTs need one: a JWT carries no scopes that can "
+            "be trusted. Send an opaque token."
+        )
+    if kind.keys and not any(getattr(settings, name) for name in kind.keys):
+        return f"This service has no key to verify an {token_class} with. Send a JWT."
+    return None
+
 
 def matches_audience(audience: tuple[str, ...], ours: frozenset[str]) -> bool:
-    """Tell whether a token is meant for this service (RFC 9068 section 4).
+    """Tell whether an OAuth access token is meant for this service (RFC 9068 section 4).
 
     A token that names its audience must name one of ours, whether we have any or not. One that
     names none is good only where we have none.
@@ -19,13 +47,13 @@ def matches_audience(audience: tuple[str, ...], ours: frozenset[str]) -> bool:
     return not (audience or ours) or not ours.isdisjoint(audience)
 
 
-if TYPE_CHECKING:
-    pass
-_ALLOWED: Final = Reason.ALLOWED  # read on every request, and slow to read off its class
+def needs_edge(identity: Identity) -> bool:
+    """Tell whether the scope graph decides about this caller: it does about every machine."""
+    return identity.subject.startswith("mch_")
 
 
-def policy(identity: Identity, callee: str, callees: frozenset[str] | None) -> Reason:
-    """Decide whether `identity` may call `callee`, given whom it may call now (None: no graph).
+def decide(identity: Identity, callee: str, edge: bool | None) -> Reason:
+    """Decide whether `identity` may call `callee`; `edge` is the graph's answer, None without one.
 
     An opaque token's scopes are attested by Clerk's server. A JWT's claims are chosen by its caller
     and never looked at. API keys and OAuth tokens of users are the guards' business.
@@ -33,10 +61,10 @@ def policy(identity: Identity, callee: str, callees: frozenset[str] | None) -> R
     if isinstance(identity, MachineIdentity) and identity.token_format == "opaque":
         if callee not in identity.scopes:
             return Reason.TOKEN_SCOPE_MISSING
-        if callees is None:
+        if edge is None:
             return _ALLOWED
-    elif not identity.subject.startswith("mch_"):
+    elif not needs_edge(identity):
         return _ALLOWED
-    if callees is None:
+    if edge is None:
         return Reason.NO_GRAPH
-    return _ALLOWED if callee in callees else Reason.EDGE_MISSING
+    return _ALLOWED if edge is True else Reason.EDGE_MISSING

@@ -1,9 +1,9 @@
-"""From a token to an identity: the cache, then Clerk or the key set, then the scope policy.
+"""From a token to an identity, or to the refusal that it deserves.
 
-Every policy decision of the package is in this file, but for the audience of an OAuth token, which
-is checked with the token. The order never changes: what the credential is, whether it is good,
-whether its holder may call this service. What could not be found out raises
-`VerificationUnavailableError`: it never passes, and never counts against the caller.
+The order never changes: what the credential is, whether it is good, whether its holder may call
+this service. A cached verdict answers the second question without a call. The third is asked on
+every request, after the cache. If Clerk cannot be asked, `VerificationUnavailableError` (503) is
+raised: the request is not let in, and the caller is not told that its token is bad.
 """
 
 from __future__ import annotations
@@ -14,56 +14,47 @@ from dataclasses import replace
 from functools import partial
 from hashlib import blake2b
 from math import inf
-from typing import TYPE_CHECKING, Final
+from secrets import token_bytes
+from typing import TYPE_CHECKING, Final, assert_never
 
-from clerk_m2m.backend_api.client import ClerkClient, Revocation
+from clerk_m2m.backend_api.calls import Revocation
+from clerk_m2m.backend_api.client import ClerkClient
 from clerk_m2m.clock import Clock, ServerClock
-from clerk_m2m.credentials import TokenClass, inspect
-from clerk_m2m.decision import Decision
-from clerk_m2m.environment import require_https
+from clerk_m2m.credentials import JWTCredential, OpaqueCredential, jwt_of, parse
+from clerk_m2m.decision import Decision, Reason
 from clerk_m2m.errors import (
     BackendAPIError,
+    BackendUnavailableError,
+    KeyRefusedError,
     RateLimitedError,
     RefusalError,
     ScopeDeniedError,
     TokenInvalidError,
     TokenTypeNotAcceptedError,
-    UnauthorizedError,
-    UnavailableError,
     VerificationUnavailableError,
     VerifierMisconfiguredError,
 )
-from clerk_m2m.graph.file import FileSource
-from clerk_m2m.graph.live import LiveSource
-from clerk_m2m.graph.scope_graph import ScopeGraph
-from clerk_m2m.graph.source import GraphSource, StaticSource
-from clerk_m2m.identity import Identity, TokenType
-from clerk_m2m.lookups.cache import VerdictCache
+from clerk_m2m.graph.source import fetched_edge, known_edge
+from clerk_m2m.identity import Identity
+from clerk_m2m.lookups.cache import Cache
+from clerk_m2m.lookups.invalidations import Invalidations, Name
 from clerk_m2m.lookups.verdict import Refused, Verdict
 from clerk_m2m.observe.counters import Stats
 from clerk_m2m.secret import Secret
 from clerk_m2m.settings import Settings
-from clerk_m2m.transport.breaker import MAX_BACK_OFF, Breaker
-from clerk_m2m.verification.online import EndpointVerifier
-from clerk_m2m.verification.policy import _ALLOWED, policy
+from clerk_m2m.transport.breaker import MAX_BACK_OFF
+from clerk_m2m.verification import parts
+from clerk_m2m.verification.online import Ask, OnlineVerification
+from clerk_m2m.verification.outcome import Outcome, Source
+from clerk_m2m.verification.policy import decide, needs_edge, not_accepted
 
 if TYPE_CHECKING:
     import httpx
 
-    from clerk_m2m.verification.offline import OfflineVerifier
-
 logger = logging.getLogger("clerk_m2m")
 
 MISCONFIGURED_LOG_PAUSE: Final = 60.0
-
-_TYPE_OF: Final = {
-    TokenClass.M2M_OPAQUE: TokenType.M2M_TOKEN,
-    TokenClass.M2M_JWT: TokenType.M2M_TOKEN,
-    TokenClass.API_KEY: TokenType.API_KEY,
-    TokenClass.OAUTH_OPAQUE: TokenType.OAUTH_TOKEN,
-    TokenClass.OAUTH_JWT: TokenType.OAUTH_TOKEN,
-}
-_JWT_CLASSES: Final = frozenset({TokenClass.M2M_JWT, TokenClass.OAUTH_JWT})
+_ALLOWED: Final = Reason.ALLOWED  # read on every request, and slow to read off its class
 
 
 class Verifier:
@@ -85,37 +76,34 @@ class Verifier:
         self.settings = settings = settings or Settings.from_env()
         self.stats = Stats()
         self._clock = clock = clock or Clock()
-        if transport is None and settings.jwks_url:
-            require_https(
-                "jwks_url",
-                settings.jwks_url,
-                allow_http=settings.allow_http,
-                secret_key=settings.secret_key,
-            )
+        if transport is None:
+            parts.require_https_for_keys(settings)
         self._server_clock = server_clock = ServerClock(clock)
-        self._client = _client(settings, transport, clock, server_clock)
+        self._api = parts.backend_api(settings, transport, clock, server_clock)
         # The key set has a breaker of its own: `jwks_url` is another host, and whether it answers
         # says nothing of the endpoints.
-        self._key_client = _client(settings, transport, clock, server_clock)
-        self._graph = _graph_source(settings, self._client, clock)
-        self._offline = self._offline_verifier()
-        endpoints = EndpointVerifier(
-            self._client,
+        self._key_api = parts.backend_api(settings, transport, clock, server_clock)
+        self._graph = parts.graph_source(settings, self._api, clock)
+        self._callee = settings.machine_id
+        self._not_accepted = not_accepted(settings)
+        self._invalidations = invalidations = Invalidations(clock)
+        self._offline = parts.offline_verification(settings, self._key_api, invalidations, clock)
+        self._ask: Ask = OnlineVerification(
+            self._api,
             audience=settings.oauth_audience or frozenset(),
             clock=clock,
             stats=self.stats,
         )
-        self._verdicts: VerdictCache[bytes, str | Secret, Verdict] = VerdictCache(
-            endpoints.ask,
+        self._verdicts: Cache[bytes, Verdict] = Cache(
             ttl=settings.cache_ttl,
             negative_ttl=settings.negative_ttl,
             maxsize=settings.cache_size,
             stale_if_error=settings.stale_if_error,
             clock=clock,
-            stats=self.stats,
+            invalidations=invalidations,
+            names=_names,
         )
-        self._callee = settings.machine_id
-        self._digest_key = _digest_key(settings)
+        self._digest_key = token_bytes(32)
         self._logged_at = -inf
 
     async def verify(self, token: str) -> Identity:
@@ -125,114 +113,148 @@ class Verifier:
         `ScopeDeniedError`, or `VerificationUnavailableError` where it could not be found out.
         """
         try:
-            key = self._key(token)
-            verdict = self._verdicts.lookup(key, token)
-            if verdict is not None:
+            digest = self._digest(token)
+            found = self._verdicts.read(digest)
+            if found is not None:
+                verdict, due = found
+                if due:
+                    self._refresh(digest, Secret(token))
                 self.stats.hits += 1
                 identity = self._admit(verdict)
                 if identity is not None:
                     return identity
             # From here on the token is in no local of a frame, which tracebacks may show.
-            return await self._verify_with_calls(key, Secret(token))
+            outcome = await self._find_out(digest, Secret(token))
+            if outcome.identity is None:
+                raise outcome.refusal or VerificationUnavailableError()
+            return outcome.identity
         except RefusalError as refusal:
             refusal.from_verifier = True
             raise
 
-    def _admit(self, verdict: Verdict) -> Identity | None:
-        """Apply a verdict and the scope policy; None where the caller's edges are not known yet."""
-        if isinstance(verdict, Refused):
-            raise TokenInvalidError(verdict.detail)
-        callees = None
-        if self._graph is not None and verdict.subject.startswith("mch_"):
-            callees = self._graph.callees(verdict.subject)
-            if callees is None:
-                return None
-        return self._authorize(verdict, callees)
+    async def _find_out(self, digest: bytes, token: Secret) -> Outcome:
+        """Verify where the verdict is not cached, or the caller's edge is not known yet."""
+        try:
+            return await self._verify_and_authorize(digest, token)
+        except VerificationUnavailableError as refusal:
+            self.stats.unavailable += 1
+            return Outcome(refusal=refusal)
+        except BackendAPIError as exc:
+            self.stats.unavailable += 1
+            return Outcome(refusal=self._unavailable(exc))
+        except RefusalError as refusal:
+            return Outcome(refusal=refusal)
 
-    def _authorize(self, identity: Identity, callees: frozenset[str] | None) -> Identity:
-        reason = policy(identity, self._callee, callees)
+    async def _verify_and_authorize(self, digest: bytes, token: Secret) -> Outcome:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.settings.timeout
+        while True:
+            number = self._invalidations.number
+            verdict, source = await self._verdict(digest, token, timeout=deadline - loop.time())
+            if isinstance(verdict, Refused):
+                raise _invalid(verdict)
+            graph, edge = self._graph, None
+            if graph is not None and needs_edge(verdict):
+                edge = known_edge(graph.allows(verdict.subject, self._callee))
+                if edge is None:
+                    timeout = deadline - loop.time()
+                    edge = fetched_edge(
+                        await graph.fetch(verdict.subject, self._callee, timeout=timeout)
+                    )
+                    if number != self._invalidations.number:
+                        continue  # something was invalidated while the graph was read
+            return Outcome(identity=self._authorize(verdict, edge), source=source)
+
+    async def _verdict(
+        self, digest: bytes, token: Secret, *, timeout: float
+    ) -> tuple[Verdict, Source]:
+        """Give the verdict on a token: the cached one, or that of a verification."""
+        found = self._verdicts.read(digest)
+        if found is not None:
+            return found[0], Source.CACHE
+        credential = parse(token)
+        token_class = credential.token_class
+        if token_class in self._not_accepted:
+            raise TokenTypeNotAcceptedError(
+                self._not_accepted[token_class], token_class=token_class
+            )
+        match credential:
+            case JWTCredential():
+                return await self._verify_offline(digest, credential, timeout=timeout)
+            case OpaqueCredential():
+                return await self._verify_online(digest, credential, timeout=timeout)
+            case _:
+                assert_never(credential)
+
+    async def _verify_offline(
+        self, digest: bytes, credential: JWTCredential, *, timeout: float
+    ) -> tuple[Verdict, Source]:
+        if self._offline is None:
+            raise TokenTypeNotAcceptedError(
+                "This service has no key set to verify JWTs with. Send an opaque token.",
+                token_class=credential.token_class,
+            )
+        number = self._invalidations.number
+        answer = await self._offline.verify(credential, digest, timeout=timeout)
+        self.stats.offline += 1
+        self._verdicts.put(digest, answer, asked_at=number)
+        return answer.value, Source.OFFLINE
+
+    async def _verify_online(
+        self, digest: bytes, credential: OpaqueCredential, *, timeout: float
+    ) -> tuple[Verdict, Source]:
+        try:
+            verdict, shared = await self._verdicts.get_or_load(
+                digest, partial(self._ask, credential), timeout=timeout
+            )
+        except (RateLimitedError, BackendUnavailableError, VerificationUnavailableError):
+            known = self._verdicts.stale(digest)
+            if known is None or isinstance(known, Refused):
+                raise
+            self.stats.stale += 1
+            return replace(known, stale=True), Source.STALE
+        self.stats.shared += shared
+        return verdict, Source.SHARED if shared else Source.ONLINE
+
+    def _refresh(self, digest: bytes, token: Secret) -> None:
+        credential = parse(token)
+        if isinstance(credential, OpaqueCredential):
+            self.stats.refreshes += 1
+            self._verdicts.refresh(digest, partial(self._ask, credential))
+
+    def _admit(self, verdict: Verdict) -> Identity | None:
+        """Apply a cached verdict and the scope policy; None where the edge is not known yet."""
+        if isinstance(verdict, Refused):
+            raise _invalid(verdict)
+        edge = None
+        if self._graph is not None and needs_edge(verdict):
+            edge = known_edge(self._graph.allows(verdict.subject, self._callee))
+            if edge is None:
+                return None
+        return self._authorize(verdict, edge)
+
+    def _authorize(self, identity: Identity, edge: bool | None) -> Identity:
+        reason = decide(identity, self._callee, edge)
         if reason is _ALLOWED:
             return identity
         raise ScopeDeniedError(
             Decision(caller=identity.subject, callee=self._callee, reason=reason)
         )
 
-    async def _verify_with_calls(self, key: bytes, token: Secret) -> Identity:
-        try:
-            return await self._find_out(key, token)
-        except VerificationUnavailableError:
-            self.stats.unavailable += 1
-            raise
-        except BackendAPIError as exc:
-            self.stats.unavailable += 1
-            raise self._unavailable(exc) from exc
-
-    async def _find_out(self, key: bytes, token: Secret) -> Identity:
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self.settings.timeout
-        while True:
-            generation = self._verdicts.generation
-            verdict = self._verdicts.lookup(key, token)
-            if verdict is None:
-                verdict = await self._ask(key, token, within=deadline - loop.time())
-            identity = self._admit(verdict)
-            if identity is not None:
-                return identity
-            assert self._graph is not None and not isinstance(verdict, Refused)  # noqa: S101, PT018
-            callees = await self._graph.learn(verdict.subject, within=deadline - loop.time())
-            if generation == self._verdicts.generation:
-                return self._authorize(verdict, callees)
-            # Something was invalidated while the graph was read: begin again.
-
-    async def _ask(self, key: bytes, token: Secret, *, within: float) -> Verdict:
-        credential = inspect(token.reveal())
-        self._require_accepted(credential.token_class)
-        if credential.token_class in _JWT_CLASSES:
-            assert self._offline is not None  # noqa: S101  else it has just been refused
-            generation = self._verdicts.generation
-            answer = await self._offline.verify(credential, key, within=within)
-            self.stats.offline += 1
-            self._verdicts.put(key, answer, generation=generation)
-            return answer.value
-        try:
-            return await self._verdicts.obtain(key, token, within=within)
-        except (RateLimitedError, UnavailableError, VerificationUnavailableError):
-            verdict = self._verdicts.stale(key)
-            if verdict is None or isinstance(verdict, Refused):
-                raise
-            self.stats.stale += 1
-            return replace(verdict, stale=True)
-
-    def _require_accepted(self, token_class: TokenClass) -> None:
-        """Refuse what this service does not take, before any network call."""
-        if token_class in (TokenClass.UNKNOWN, TokenClass.MALFORMED):
-            raise TokenInvalidError("The credential has no form that Clerk gives to one.")
-        settings, graph = self.settings, self._graph
-        token_type = _TYPE_OF.get(token_class)
-        if token_type not in settings.accepts:
-            accepted = ", ".join(sorted(settings.accepts))
-            raise TokenTypeNotAcceptedError(
-                f"This service does not accept a credential of the type {token_class}. "
-                f"It accepts: {accepted}."
-            )
-        if token_class is TokenClass.M2M_JWT and graph is None:
-            raise TokenTypeNotAcceptedError(
-                "This service has no scope graph, and JWTs need one: a JWT carries no scopes that "
-                "can be trusted. Send an opaque token."
-            )
-        if token_class in _JWT_CLASSES:
-            if self._offline is None:
-                raise TokenTypeNotAcceptedError(
-                    "This service has no key set to verify JWTs with. Send an opaque token."
-                )
-            return
-        key = settings.secret_key
-        if token_class is TokenClass.M2M_OPAQUE:
-            key = settings.machine_secret_key or key
-        if key is None:
-            raise TokenTypeNotAcceptedError(
-                f"This service has no key to verify an {token_class} with. Send a JWT."
-            )
+    def _unavailable(self, exc: BackendAPIError) -> VerificationUnavailableError:
+        """Give the refusal that a failed call means to the caller; the failure is its cause."""
+        refusal: VerificationUnavailableError
+        if isinstance(exc, KeyRefusedError):
+            now = self._clock.monotonic()
+            if now - self._logged_at >= MISCONFIGURED_LOG_PAUSE:
+                self._logged_at = now
+                logger.error("Clerk refused this service's own key, so nobody gets in: %s", exc)
+            refusal = VerifierMisconfiguredError()
+        else:
+            retry_after = min(exc.retry_after or 1.0, MAX_BACK_OFF)
+            refusal = VerificationUnavailableError(retry_after=retry_after)
+        refusal.__cause__ = exc
+        return refusal
 
     def invalidate(
         self,
@@ -249,132 +271,80 @@ class Verifier:
         by `machine_id` those minted until now (and for 5 s more, the leeway for clocks).
         """
         if token is not None and token_id is None and machine_id is None:
-            ended = self._key(token)
-            self._deny_jwt(token, ended)
-            self._verdicts.invalidate(lambda key, _verdict: key == ended)
+            self._invalidate_token(token)
         elif token_id is not None and token is None and machine_id is None:
-            if self._offline is not None and not token_id.startswith("ak_"):  # no id of a JWT
-                self._offline.deny_token(token_id)
-            self._verdicts.invalidate(lambda _key, verdict: _has_id(verdict, token_id))
+            never_a_jwt = self._offline is None or token_id.startswith("ak_")
+            self._invalidations.add(
+                token_id, lifetime=self._opaque_lifetime if never_a_jwt else inf
+            )
         elif machine_id is not None and token is None and token_id is None:
-            if self._offline is not None:
-                self._offline.deny_machine(machine_id)
-            if self._graph is not None:
-                self._graph.forget(machine_id)
-            self._verdicts.invalidate(lambda _key, verdict: _has_subject(verdict, machine_id))
+            self._invalidations.add(
+                machine_id,
+                lifetime=self._opaque_lifetime if self._offline is None else inf,
+                instant=self._server_clock.latest(),
+            )
+            self._forget(machine_id)
         else:
             raise TypeError("invalidate() takes exactly one of token, token_id and machine_id")
 
     def watch(self, client: ClerkClient) -> None:
         """Invalidate whatever `client` revokes or deletes from now on."""
 
-        def forget(revocation: Revocation) -> None:
+        def invalidate(revocation: Revocation) -> None:
             if revocation.token_id is not None:
                 self.invalidate(token_id=revocation.token_id)
             if revocation.machine_id is not None:
                 self.invalidate(machine_id=revocation.machine_id)
-            if revocation.caller is not None and self._graph is not None:
-                self._graph.forget(revocation.caller)
+            if revocation.caller is not None:
+                self._forget(revocation.caller)
 
-        client.on_revocation(forget)
+        client.on_revocation(invalidate)
 
     async def aclose(self) -> None:
         """Close the connections of this event loop; the next verification opens new ones."""
         await self._verdicts.aclose()
-        if self._graph is not None:
-            await self._graph.aclose()
+        if (close_graph := getattr(self._graph, "aclose", None)) is not None:
+            await close_graph()
         if self._offline is not None:
             await self._offline.aclose()
-        await self._client.aclose()
-        await self._key_client.aclose()
+        await self._api.aclose()
+        await self._key_api.aclose()
 
-    def _key(self, token: str) -> bytes:
-        # The class of a credential is a function of its text, so equal keys mean equal classes.
+    def _invalidate_token(self, token: str) -> None:
+        digest, lifetime = self._digest(token), self._opaque_lifetime
+        jwt = jwt_of(token)
+        if self._offline is None or jwt is None:
+            self._invalidations.add(digest, lifetime=lifetime)
+            return
+        left = self._offline.remaining(jwt)
+        if left is None:
+            self._invalidations.add_unproven(digest)
+        else:
+            self._invalidations.add(digest, lifetime=max(left, lifetime))
+
+    @property
+    def _opaque_lifetime(self) -> float:
+        """How long an opaque token's verdict may live that was asked for before now, in seconds."""
+        settings = self.settings
+        return max(settings.cache_ttl, settings.stale_if_error) + settings.timeout
+
+    def _forget(self, caller: str) -> None:
+        forget = getattr(self._graph, "forget", None)
+        if forget is not None:
+            forget(caller)
+
+    def _digest(self, token: str) -> bytes:
+        # The class of a credential is a function of its text, so equal digests mean equal classes.
         # The key goes before the token: BLAKE2 has no length extension, and needs one block less.
         text = self._digest_key + token.encode("utf-8", "surrogatepass")
         return blake2b(text, digest_size=16).digest()
 
-    def _deny_jwt(self, token: str, digest: bytes) -> None:
-        jwt = inspect(token).jwt
-        if self._offline is not None and jwt is not None:
-            self._offline.deny_jwt(jwt, digest)
 
-    def _unavailable(self, exc: BackendAPIError) -> VerificationUnavailableError:
-        if isinstance(exc, UnauthorizedError):
-            now = self._clock.monotonic()
-            if now - self._logged_at >= MISCONFIGURED_LOG_PAUSE:
-                self._logged_at = now
-                logger.error("Clerk refused this service's own key, so nobody gets in: %s", exc)
-            return VerifierMisconfiguredError()
-        return VerificationUnavailableError(
-            retry_after=min(exc.retry_after or 1.0, MAX_BACK_OFF),
-        )
-
-    def _offline_verifier(self) -> OfflineVerifier | None:
-        settings = self.settings
-        m2m = TokenType.M2M_TOKEN in settings.accepts and self._graph is not None
-        oauth = TokenType.OAUTH_TOKEN in settings.accepts
-        if not (settings.verifies_jwts and (m2m or oauth)):
-            return None
-        # PyJWT and cryptography take a while to import, and a service without JWTs needs neither.
-        from clerk_m2m.verification import key_set, offline, signature
-
-        jwks, url = self._key_client.jwks, settings.jwks_url
-        fetch = partial(jwks.get_public, url) if url else jwks.get
-        fixed = signature.key_from_pem(settings.jwt_key) if settings.jwt_key else None
-        keys = key_set.KeySet(fetch, fixed=fixed, clock=self._clock)
-        return offline.OfflineVerifier(
-            keys,
-            audience=settings.oauth_audience or frozenset(),
-            clock=self._clock,
-            server_clock=self._server_clock,
-        )
+def _names(digest: bytes, verdict: Verdict) -> tuple[Name, ...]:
+    if isinstance(verdict, Refused):
+        return (digest,)
+    return digest, verdict.token_id, verdict.subject
 
 
-def _client(
-    settings: Settings,
-    transport: httpx.AsyncBaseTransport | None,
-    clock: Clock,
-    server_clock: ServerClock,
-) -> ClerkClient:
-    return ClerkClient(
-        secret_key=settings.secret_key,
-        machine_secret_key=settings.machine_secret_key,
-        api_url=settings.api_url,
-        allow_http=settings.allow_http,
-        timeout=settings.timeout,
-        max_inflight=settings.max_inflight,
-        transport=transport,
-        breaker=Breaker(clock.monotonic),
-        server_clock=server_clock,
-    )
-
-
-def _graph_source(settings: Settings, client: ClerkClient, clock: Clock) -> GraphSource | None:
-    ttl, max_stale = settings.graph_ttl, settings.graph_max_stale
-    match settings.graph:
-        case None:
-            return None
-        case ScopeGraph() as graph:
-            return StaticSource(graph)
-        case "live":
-            return LiveSource(
-                client, ttl=ttl, max_stale=max_stale, maxsize=settings.cache_size, clock=clock
-            )
-        case path:
-            return FileSource(path, ttl=ttl, max_stale=max_stale, clock=clock)
-
-
-def _digest_key(settings: Settings) -> bytes:
-    """Two verifiers share no verdict unless instance, callee and keys are the same."""
-    secrets = (settings.machine_secret_key, settings.secret_key)
-    parts = [settings.api_url, settings.machine_id, *(s.reveal() if s else "" for s in secrets)]
-    return blake2b("\0".join(parts).encode(), digest_size=32).digest()
-
-
-def _has_id(verdict: Verdict, token_id: str) -> bool:
-    return not isinstance(verdict, Refused) and verdict.token_id == token_id
-
-
-def _has_subject(verdict: Verdict, subject: str) -> bool:
-    return not isinstance(verdict, Refused) and verdict.subject == subject
+def _invalid(verdict: Refused) -> TokenInvalidError:
+    return TokenInvalidError(verdict.detail, token_class=verdict.token_class)

@@ -16,15 +16,15 @@ import pytest_asyncio
 from clerk_m2m import (
     AnswerTooLargeError,
     BackendAPIError,
+    BackendUnavailableError,
     ClerkClient,
     ConfigurationError,
     ConflictError,
     InvalidRequestError,
+    KeyRefusedError,
     NotFoundError,
     RateLimitedError,
     Secret,
-    UnauthorizedError,
-    UnavailableError,
 )
 from clerk_m2m.backend_api.client import Revocation
 from clerk_m2m.backend_api.resources import CreatedM2MToken, Machine, Page
@@ -157,7 +157,7 @@ async def test_all_machines_are_walked_page_by_page(world: World, clerk: ClerkCl
     assert world.emulator.calls["ListMachines"] == 3
 
 
-async def test_a_walk_asks_for_less_where_a_page_is_too_large(
+async def test_a_walk_takes_500_machines_with_many_edges_in_one_page(
     world: World, clerk: ClerkClient
 ) -> None:
     for number in range(20):
@@ -172,8 +172,7 @@ async def test_a_walk_asks_for_less_where_a_page_is_too_large(
     walked = [machine.name async for machine in clerk.machines.iter(order_by="+name")]
 
     limits = [int(request.url.params["limit"]) for request in world.upstream.requests]
-    assert limits[0] == 100
-    assert set(limits[1:]) == {25}
+    assert limits == [500]
     assert walked == sorted(walked)
     assert len(walked) == 23 + 108
 
@@ -181,14 +180,14 @@ async def test_a_walk_asks_for_less_where_a_page_is_too_large(
 async def test_a_walk_gives_up_where_one_item_alone_is_too_large(
     world: World, clerk: ClerkClient
 ) -> None:
-    world.emulator.fail("ListMachines", kind="oversize")
+    world.emulator.fail("ListMachines", body=b" " * (33 * 1024 * 1024))
 
     with pytest.raises(AnswerTooLargeError) as failed:
         _ = [machine async for machine in clerk.machines.iter()]
 
     assert failed.value.code == "answer_too_large"
-    assert world.emulator.calls["ListMachines"] == 4  # 100, 25, 6, 1 and no less
-    assert isinstance(failed.value, UnavailableError)
+    assert world.emulator.calls["ListMachines"] == 5  # 500, 125, 31, 7, 1 and no less
+    assert isinstance(failed.value, BackendUnavailableError)
 
 
 # M2M tokens
@@ -498,15 +497,15 @@ async def test_a_revocation_is_told_of_unless_clerk_has_clearly_refused_it(
     ("status", "kind", "code"),
     [
         (400, InvalidRequestError, "invalid_request"),
-        (401, UnauthorizedError, "unauthorized"),
-        (403, UnauthorizedError, "unauthorized"),
+        (401, KeyRefusedError, "key_refused"),
+        (403, KeyRefusedError, "key_refused"),
         (404, NotFoundError, "not_found"),
         (409, ConflictError, "conflict"),
         (422, InvalidRequestError, "invalid_request"),
         (429, RateLimitedError, "rate_limited"),
-        (402, UnavailableError, "unavailable"),
-        (418, UnavailableError, "unavailable"),
-        (500, UnavailableError, "unavailable"),
+        (402, BackendUnavailableError, "backend_unavailable"),
+        (418, BackendUnavailableError, "backend_unavailable"),
+        (500, BackendUnavailableError, "backend_unavailable"),
     ],
 )
 async def test_a_status_becomes_the_error_of_its_meaning(
@@ -534,10 +533,10 @@ async def test_the_fields_at_fault_are_named(clerk: ClerkClient) -> None:
 @pytest.mark.parametrize("status", [400, 404, 409, 422])
 async def test_an_answer_that_is_not_clerks_decides_nothing(status: int) -> None:
     clerk, _ = answering(httpx.Response(status, text="<html>gateway</html>"))
-    with pytest.raises(UnavailableError) as failed:
+    with pytest.raises(BackendUnavailableError) as failed:
         await clerk.m2m_tokens.create()
 
-    assert (failed.value.code, failed.value.status) == ("unavailable", status)
+    assert (failed.value.code, failed.value.status) == ("backend_unavailable", status)
 
 
 @pytest.mark.parametrize(
@@ -559,34 +558,34 @@ async def test_an_answer_that_is_not_clerks_decides_nothing(status: int) -> None
 )
 async def test_an_answer_that_makes_no_sense_is_no_answer(answer: httpx.Response) -> None:
     clerk, asked = answering(answer)
-    with pytest.raises(UnavailableError) as failed:
+    with pytest.raises(BackendUnavailableError) as failed:
         await clerk.m2m_tokens.create()
 
-    assert failed.value.code == "unavailable"
+    assert failed.value.code == "backend_unavailable"
     assert len(asked) == 1
 
 
 async def test_a_compressed_answer_is_refused_unread() -> None:
     answer = httpx.Response(200, headers={"Content-Encoding": "gzip"}, content=b"")
     clerk, _ = answering(answer)
-    with pytest.raises(UnavailableError, match="compressed") as failed:
+    with pytest.raises(BackendUnavailableError, match="compressed") as failed:
         await clerk.m2m_tokens.create()
 
-    assert failed.value.code == "unavailable"
+    assert failed.value.code == "backend_unavailable"
 
 
 @pytest.mark.parametrize("size", [64 * 1024, 64 * 1024 + 1])
 async def test_an_answer_is_read_up_to_64_kib_and_a_list_further(size: int) -> None:
     body = b"[" + b" " * (size - 2) + b"]"
     clerk, _ = answering(httpx.Response(200, content=body), httpx.Response(200, content=body))
-    with pytest.raises(UnavailableError) as one:
+    with pytest.raises(BackendUnavailableError) as one:
         await clerk.m2m_tokens.create()
-    with pytest.raises(UnavailableError) as several:
+    with pytest.raises(BackendUnavailableError) as several:
         await clerk.machines.list()
 
     too_large = size > 64 * 1024
-    assert one.value.code == ("answer_too_large" if too_large else "unavailable")
-    assert several.value.code == "unavailable"
+    assert one.value.code == ("answer_too_large" if too_large else "backend_unavailable")
+    assert several.value.code == "backend_unavailable"
 
 
 async def test_no_error_text_repeats_a_secret_that_the_upstream_echoes() -> None:
@@ -619,7 +618,7 @@ async def test_a_read_is_repeated_once_after_a_gateways_error(status: int) -> No
 
 async def test_a_verification_is_repeated_once_and_no_more() -> None:
     clerk, asked = answering(failing(503), failing(503))
-    with pytest.raises(UnavailableError) as failed:
+    with pytest.raises(BackendUnavailableError) as failed:
         await clerk.m2m_tokens.verify("mt_1")
 
     assert failed.value.status == 503
@@ -631,10 +630,10 @@ async def test_a_read_is_not_repeated_where_that_does_not_help(
     answer: httpx.Response | Exception,
 ) -> None:
     clerk, asked = answering(answer)
-    with pytest.raises(UnavailableError) as failed:
+    with pytest.raises(BackendUnavailableError) as failed:
         await clerk.jwks.get()
 
-    assert failed.value.code == "unavailable"
+    assert failed.value.code == "backend_unavailable"
     assert len(asked) == 1
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from clerk_m2m import UnavailableError
+from clerk_m2m import BackendUnavailableError
 from clerk_m2m.backend_api import parsing as wire
+from clerk_m2m.backend_api.problems import read_problem
 from clerk_m2m.backend_api.resources import MachineScope
 from clerk_m2m.errors import FieldError
 from harness import USER_ID
@@ -285,24 +286,24 @@ def test_a_property_that_decides_is_not_guessed_and_not_repeated(
     read: Callable[[Any], Any], whole: dict[str, Any], name: str, value: object
 ) -> None:
     read(whole)
-    with pytest.raises(UnavailableError) as failed:
+    with pytest.raises(BackendUnavailableError) as failed:
         read(changed(whole, name, value))
 
-    assert failed.value.code == "unavailable"
+    assert failed.value.code == "backend_unavailable"
     assert str(failed.value).startswith("Clerk's answer ")
     assert str(value) not in str(failed.value)
 
 
 @pytest.mark.parametrize("value", [None, [], "text", 7, True])
 def test_what_is_no_object_makes_no_sense(value: object) -> None:
-    with pytest.raises(UnavailableError) as failed:
+    with pytest.raises(BackendUnavailableError) as failed:
         wire.read_m2m_token(value)
 
-    assert failed.value.code == "unavailable"
+    assert failed.value.code == "backend_unavailable"
 
 
 def test_an_error_answer_is_read_field_by_field() -> None:
-    problem = wire.read_problem(
+    problem = read_problem(
         {
             "errors": [
                 {
@@ -330,11 +331,11 @@ def test_an_error_answer_is_read_field_by_field() -> None:
 
 @pytest.mark.parametrize("value", [None, [], {}, {"errors": {}}, {"error": "other"}, "text"])
 def test_an_error_answer_in_another_shape_is_not_clerks(value: object) -> None:
-    assert wire.read_problem(value) is None
+    assert read_problem(value) is None
 
 
 def test_a_trace_id_that_is_no_text_is_left_out() -> None:
-    problem = wire.read_problem({"errors": [], "clerk_trace_id": 7})
+    problem = read_problem({"errors": [], "clerk_trace_id": 7})
 
     assert problem is not None
     assert problem.clerk_trace_id is None

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from clerk_m2m import ConfigurationError, Decision, Reason, ScopeGraph
-from clerk_m2m.graph.scope_graph import decide
 from clerk_m2m.observe.counters import Stats
 
 ORDERS, BILLING, AUDIT = ("mch_" + letter * 27 for letter in "oba")
@@ -36,7 +35,7 @@ def test_a_decision_says_why_and_names_the_edge_that_was_missing() -> None:
 
 
 def test_an_allowed_decision_has_no_missing_edge() -> None:
-    allowed = decide(ORDERS, BILLING, frozenset({BILLING}))
+    allowed = ScopeGraph({ORDERS: [BILLING]}).decide(ORDERS, BILLING)
 
     assert allowed.missing_edge is None
     assert str(allowed) == f"{ORDERS} may call {BILLING}."

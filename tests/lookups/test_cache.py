@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import httpx
@@ -23,9 +23,10 @@ from clerk_m2m import (
     Verifier,
 )
 from clerk_m2m.emulator import Emulator
-from clerk_m2m.lookups.cache import MAX_IN_USE, VerdictCache
+from clerk_m2m.lookups.cache import MAX_IN_USE, Cache
+from clerk_m2m.lookups.invalidations import Invalidations
+from clerk_m2m.lookups.single_flight import Demand
 from clerk_m2m.lookups.verdict import Answer, Refused, Verdict
-from clerk_m2m.observe.counters import Stats
 from harness import SIGNING_KEY, USER_ID, FakeTime, World, bearer, calling, protected
 
 TOKEN = "mt_" + "t" * 40
@@ -176,7 +177,7 @@ async def test_two_instances_never_share_a_verdict_for_equal_tokens(world: World
     for _ in range(2):
         assert await accepts(here, token)
         assert not await accepts(there, token)
-    assert here._key(token) != there._key(token)
+    assert here._digest(token) != there._digest(token)
     await there.aclose()
     other.close()
 
@@ -260,18 +261,11 @@ async def test_garbage_costs_the_callers_in_use_nothing(world: World) -> None:
 def test_a_cache_of_the_default_size_full_of_garbage_holds_less_than_20_megabytes() -> None:
     time = FakeTime()
 
-    async def never(_subject: str, _refresh: bool) -> Answer[Verdict]:
-        raise AssertionError("nothing is asked for here")
-
-    cache: VerdictCache[bytes, str, Verdict] = VerdictCache(
-        never, ttl=60.0, negative_ttl=10.0, maxsize=10_000, clock=time.clock, stats=Stats()
-    )
+    cache: Cache[bytes, Verdict] = open_cache(time, maxsize=10_000)
     with little_memory():
         for number in range(30_000):
             refused = Refused("Clerk does not know the credential.")
-            cache.put(
-                number.to_bytes(16, "big"), Answer(value=refused, negative=True), generation=0
-            )
+            cache.put(number.to_bytes(16, "big"), Answer(value=refused, negative=True), asked_at=0)
         assert len(cache) == 10_000
 
 
@@ -332,60 +326,96 @@ async def test_a_token_in_use_whose_entry_gave_way_is_refreshed_all_the_same(wor
     assert verifier.stats.paid == paid + 1
 
 
-def test_more_values_in_use_than_stand_in_front_are_found_in_the_store() -> None:
-    time = FakeTime()
-    cache = VerdictCache[int, int, int](
-        nothing_to_load, ttl=60.0, maxsize=10_000, clock=time.clock, stats=Stats()
+def open_cache(time: FakeTime, maxsize: int = 10, stale_if_error: float = 0.0) -> Cache[Any, Any]:
+    """A cache with a table of its own; a value is voided by its key."""
+    return Cache(
+        ttl=60.0,
+        negative_ttl=10.0,
+        maxsize=maxsize,
+        stale_if_error=stale_if_error,
+        clock=time.clock,
+        invalidations=Invalidations(time.clock),
+        names=lambda key, _value: (key,),
     )
+
+
+def test_more_values_than_are_kept_in_front_of_the_store_are_found_in_the_store() -> None:
+    cache = open_cache(FakeTime(), maxsize=10_000)
     for number in range(MAX_IN_USE + 10):
-        cache.put(number, Answer(value=number), generation=0)
+        cache.put(number, Answer(value=number), asked_at=0)
 
     for _ in range(2):
-        assert [cache.lookup(n, n) for n in range(MAX_IN_USE + 10)] == [*range(MAX_IN_USE + 10)]
+        found = [cache.read(number) for number in range(MAX_IN_USE + 10)]
+        assert found == [(number, False) for number in range(MAX_IN_USE + 10)]
+    assert len(cache._in_use) == MAX_IN_USE
+
+
+def test_in_front_of_the_store_are_no_values_that_have_ended() -> None:
+    time = FakeTime()
+    cache = open_cache(time, maxsize=10_000)
+    for number in range(100):
+        cache.put(number, Answer(value=number), asked_at=0)
+        cache.read(number)
+    time.advance(61.0)
+    cache.put("new", Answer(value="new"), asked_at=0)
+    cache.read("new")
+
+    assert list(cache._in_use) == ["new"]
 
 
 def test_a_value_that_is_replaced_refused_or_invalidated_is_not_found_again() -> None:
-    time = FakeTime()
-    cache = VerdictCache[int, int, str](
-        nothing_to_load, ttl=60.0, negative_ttl=10.0, maxsize=10, clock=time.clock, stats=Stats()
-    )
-    cache.put(1, Answer(value="old"), generation=0)
-    assert cache.lookup(1, 1) == "old"
-    cache.put(1, Answer(value="new"), generation=0)
-    assert cache.lookup(1, 1) == "new"
-    cache.put(1, Answer(value="no", negative=True), generation=0)
-    assert cache.lookup(1, 1) == "no"
-    cache.put(1, Answer(value="yes"), generation=0)
-    assert cache.lookup(1, 1) == "yes"
-    cache.invalidate(lambda key, _value: key == 1)
-    assert cache.lookup(1, 1) is None
+    cache = open_cache(FakeTime())
+    for value, negative in (("old", False), ("new", False), ("no", True), ("yes", False)):
+        cache.put("key", Answer(value=value, negative=negative), asked_at=0)
+        assert cache.read("key") == (value, False)
+    cache._invalidations.add("key")
+    assert cache.read("key") is None
+    assert cache.stale("key") is None
+    assert len(cache) == 0
 
 
-async def nothing_to_load(_subject: Any, _refresh: bool) -> Answer[Any]:
-    raise AssertionError("nothing is to be looked up here")
+def test_an_answer_that_was_asked_for_before_an_invalidation_replaces_nothing() -> None:
+    cache = open_cache(FakeTime())
+    cache._invalidations.add("key")
+    cache.put("key", Answer(value="new"), asked_at=1)
+    cache.put("key", Answer(value="old"), asked_at=0)
+
+    assert cache.read("key") == ("new", False)
 
 
-async def test_what_is_known_is_asked_for_again_however_many_strangers_stand_in_line() -> None:
+def test_an_invalidation_of_another_name_voids_nothing() -> None:
+    cache = open_cache(FakeTime())
+    cache.put("key", Answer(value="value"), asked_at=0)
+    cache._invalidations.add("other")
+
+    assert cache.read("key") == ("value", False)
+
+
+async def test_a_key_in_the_store_is_looked_up_however_many_unknown_keys_wait() -> None:
     time, let_go = FakeTime(), asyncio.Event()
     asked_as_refresh: list[bool] = []
 
-    async def load(number: int, refresh: bool) -> Answer[str]:
-        if number:
-            await let_go.wait()
-        asked_as_refresh.append(refresh)
-        return Answer(value="new")
+    def load_of(number: int) -> Callable[[Demand], Awaitable[Answer[str]]]:
+        async def load(demand: Demand) -> Answer[str]:
+            if number:
+                await let_go.wait()
+            asked_as_refresh.append(demand.refresh)
+            return Answer(value="new")
 
-    cache = VerdictCache[int, int, str](
-        load, ttl=60.0, stale_if_error=600.0, maxsize=10, clock=time.clock, stats=Stats()
-    )
-    cache.put(0, Answer(value="old"), generation=0)
+        return load
+
+    cache = open_cache(time, stale_if_error=600.0)
+    cache.put(0, Answer(value="old"), asked_at=0)
     time.advance(61.0)
-    crowd = [asyncio.ensure_future(cache.obtain(n, n, within=5.0)) for n in range(1, 1001)]
+    crowd = [
+        asyncio.ensure_future(cache.get_or_load(n, load_of(n), timeout=5.0)) for n in range(1, 1001)
+    ]
     await asyncio.sleep(0)
 
-    assert await cache.obtain(0, 0, within=5.0) == "new"
+    assert await cache.get_or_load(0, load_of(0), timeout=5.0) == ("new", False)
     assert asked_as_refresh == [True]
-    with pytest.raises(VerificationUnavailableError):
-        await cache.obtain(1001, 1001, within=5.0)
+    with pytest.raises(VerificationUnavailableError) as refused:
+        await cache.get_or_load(1001, load_of(1001), timeout=5.0)
+    assert refused.value.code == "verification_unavailable"
     let_go.set()
     await asyncio.gather(*crowd)

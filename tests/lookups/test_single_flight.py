@@ -14,11 +14,11 @@ import pytest
 from upstreams import eventually, quiet
 
 from clerk_m2m import Identity, MachineIdentity, VerificationUnavailableError, Verifier
-from clerk_m2m.errors import UnavailableError
-from clerk_m2m.lookups.cache import VerdictCache
+from clerk_m2m.errors import BackendUnavailableError
+from clerk_m2m.lookups.cache import Cache
+from clerk_m2m.lookups.invalidations import Invalidations
+from clerk_m2m.lookups.single_flight import Demand
 from clerk_m2m.lookups.verdict import Answer
-from clerk_m2m.observe.counters import Stats
-from clerk_m2m.tasks import abandoned
 from harness import FakeTime, World, bearer, calling, protected
 
 WAITERS = 10
@@ -201,24 +201,28 @@ async def test_a_flight_that_gave_up_does_not_end_the_one_that_took_its_place() 
     turn, end, answer = asyncio.Event(), asyncio.Event(), asyncio.Event()
     loads = 0
 
-    async def load(_subject: str, _refresh: bool) -> Answer[str]:
+    async def load(demand: Demand) -> Answer[str]:
         nonlocal loads
         loads += 1
         if loads == 1:
             await turn.wait()
-            assert abandoned.get()()
+            assert demand.give_up()
             await end.wait()
-            raise UnavailableError("nobody waits")
+            raise BackendUnavailableError("nobody waits")
         await answer.wait()
         return Answer(value="verdict")
 
     clock = FakeTime().clock
-    cache: VerdictCache[str, str, str] = VerdictCache(
-        load, ttl=60.0, maxsize=10, clock=clock, stats=Stats()
+    cache: Cache[str, str] = Cache(
+        ttl=60.0,
+        maxsize=10,
+        clock=clock,
+        invalidations=Invalidations(clock),
+        names=lambda key, _value: (key,),
     )
 
     async def obtain() -> str:
-        return await cache.obtain("key", "subject", within=2.0)
+        return (await cache.get_or_load("key", load, timeout=2.0))[0]
 
     leaver = asyncio.create_task(obtain())
     await eventually(lambda: loads == 1)

@@ -22,16 +22,16 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from clerk_m2m import (
+    BackendUnavailableError,
     ClerkClient,
     Clock,
     ConfigurationError,
     InvalidRequestError,
+    KeyRefusedError,
     MachineTokenAuth,
     RateLimitedError,
     Secret,
     TokenUnavailableError,
-    UnauthorizedError,
-    UnavailableError,
 )
 from harness import API_URL, FakeTime, World, protected, serve
 
@@ -650,20 +650,20 @@ async def test_calls_wait_for_the_new_token_while_one_that_was_rejected_is_repla
 @pytest.mark.parametrize(
     ("fault", "cause", "retry_after"),
     [
-        ({"status": 500}, UnavailableError, 1.0),
-        ({"status": 503, "retry_after": 7}, UnavailableError, 7.0),
+        ({"status": 500}, BackendUnavailableError, 1.0),
+        ({"status": 503, "retry_after": 7}, BackendUnavailableError, 7.0),
         ({"status": 429, "retry_after": 7}, RateLimitedError, 7.0),
         ({"status": 429, "retry_after": 3600}, RateLimitedError, 30.0),
-        ({"kind": "drop"}, UnavailableError, 1.0),
-        ({"kind": "hang"}, UnavailableError, 1.0),
-        ({"kind": "malformed_json"}, UnavailableError, 1.0),
-        ({"kind": "wrong_shape"}, UnavailableError, 1.0),
-        ({"kind": "html"}, UnavailableError, 1.0),
-        ({"kind": "oversize"}, UnavailableError, 1.0),
-        ({"kind": "expired"}, UnavailableError, 1.0),
-        ({"kind": "revoked"}, UnavailableError, 1.0),
-        ({"status": 401}, UnauthorizedError, None),
-        ({"status": 403}, UnauthorizedError, None),
+        ({"kind": "drop"}, BackendUnavailableError, 1.0),
+        ({"kind": "hang"}, BackendUnavailableError, 1.0),
+        ({"kind": "malformed_json"}, BackendUnavailableError, 1.0),
+        ({"kind": "wrong_shape"}, BackendUnavailableError, 1.0),
+        ({"kind": "html"}, BackendUnavailableError, 1.0),
+        ({"kind": "oversize"}, BackendUnavailableError, 1.0),
+        ({"kind": "expired"}, BackendUnavailableError, 1.0),
+        ({"kind": "revoked"}, BackendUnavailableError, 1.0),
+        ({"status": 401}, KeyRefusedError, None),
+        ({"status": 403}, KeyRefusedError, None),
         ({"status": 400}, InvalidRequestError, None),
     ],
 )
@@ -697,7 +697,7 @@ async def test_a_token_that_makes_no_sense_is_not_sent(world: World, given: dict
         with pytest.raises(TokenUnavailableError) as unavailable:
             await client.get("/")
 
-    assert isinstance(unavailable.value.__cause__, UnavailableError)
+    assert isinstance(unavailable.value.__cause__, BackendUnavailableError)
     assert callee.credentials == []
 
 
@@ -1129,7 +1129,7 @@ async def test_a_key_that_is_refused_and_has_not_changed_is_used_once(world: Wor
         with pytest.raises(TokenUnavailableError) as unavailable:
             await client.get("/")
 
-    assert isinstance(unavailable.value.__cause__, UnauthorizedError)
+    assert isinstance(unavailable.value.__cause__, KeyRefusedError)
     assert len(asked) == 2
     assert mints(world) == 1
 

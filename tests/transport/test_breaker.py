@@ -10,7 +10,7 @@ import pytest
 from upstreams import quiet
 
 from clerk_m2m import VerificationUnavailableError, Verifier
-from clerk_m2m.errors import RateLimitedError, UnavailableError
+from clerk_m2m.errors import BackendUnavailableError, RateLimitedError
 from clerk_m2m.transport.breaker import Breaker
 from harness import FakeTime, World
 
@@ -53,7 +53,7 @@ def test_five_failures_in_a_row_leave_one_probe_a_second(breaker: Breaker, time:
         time.advance(0.1)
         try:
             breaker.enter()
-        except UnavailableError:
+        except BackendUnavailableError:
             continue
         probes += 1
         breaker.failed()
@@ -66,7 +66,7 @@ def test_to_ask_whether_a_call_may_go_out_takes_no_probe(breaker: Breaker, time:
 
     breaker.check()
     breaker.enter()
-    with pytest.raises(UnavailableError) as refused:
+    with pytest.raises(BackendUnavailableError) as refused:
         breaker.check()
     assert refused.value.retry_after == 1.0
 
@@ -198,11 +198,11 @@ def test_a_call_that_stood_in_line_too_long_is_not_held_against_clerk(
     breaker: Breaker, blame: bool, open_now: bool
 ) -> None:
     for _ in range(5):
-        with pytest.raises(UnavailableError), breaker.judging(blame=blame):
-            raise UnavailableError("no answer in time")
+        with pytest.raises(BackendUnavailableError), breaker.record(count_failure=blame):
+            raise BackendUnavailableError("no answer in time")
 
     if open_now:
-        with pytest.raises(UnavailableError):
+        with pytest.raises(BackendUnavailableError):
             breaker.check()
     else:
         breaker.check()

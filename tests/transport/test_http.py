@@ -24,15 +24,15 @@ from upstreams import (
 )
 
 from clerk_m2m import ClerkClient, VerificationUnavailableError
-from clerk_m2m.backend_api.calls import outcome
+from clerk_m2m.backend_api.calls import document_of
 from clerk_m2m.backend_api.parsing import Document
 from clerk_m2m.clock import ServerClock
 from clerk_m2m.errors import (
     BackendAPIError,
+    BackendUnavailableError,
     InvalidRequestError,
     NotFoundError,
     RateLimitedError,
-    UnavailableError,
 )
 from clerk_m2m.secret import Secret
 from clerk_m2m.transport.breaker import Breaker
@@ -41,6 +41,19 @@ from harness import API_URL, FakeTime, World
 
 QUESTION = Call(operation="verifyM2MToken", method="POST", url="/v1/x", body={}, repeatable=True)
 CHANGE = Call(operation="createM2MToken", method="POST", url="/v1/x", body={})
+
+
+class Refresh:
+    """The demand of a refresh: nobody waits, and it never gives up its place."""
+
+    refresh = True
+
+    def give_up(self) -> bool:
+        """Stay in the queue."""
+        return False
+
+
+REFRESH = Refresh()
 
 Answering = Callable[[httpx.Request], httpx.Response]
 
@@ -94,7 +107,7 @@ class Clocks:
         call = replace(QUESTION, url=url)
         async with http_client(lambda _: answer, server_clock=self.server_clock) as client:
             with suppress(BackendAPIError):
-                await client.call(call, outcome)
+                await client.call(call, document_of)
 
 
 async def test_clerks_clock_is_its_last_date_and_what_has_passed_since() -> None:
@@ -136,7 +149,7 @@ async def test_a_call_that_may_be_repeated_is_repeated_once_after_a_pause(
 ) -> None:
     script = Script(first, 200)
     async with http_client(script) as client:
-        assert await client.call(QUESTION, outcome) == Document({})
+        assert await client.call(QUESTION, document_of) == Document({})
 
     assert len(script.requests) == 2
     assert script.times[1] - script.times[0] < 0.5
@@ -146,8 +159,8 @@ async def test_a_call_that_may_be_repeated_is_repeated_once_after_a_pause(
 async def test_there_is_no_second_retry(status: int) -> None:
     script = Script(status, status, 200)
     async with http_client(script) as client:
-        with pytest.raises(UnavailableError) as refused:
-            await client.call(QUESTION, outcome)
+        with pytest.raises(BackendUnavailableError) as refused:
+            await client.call(QUESTION, document_of)
 
     assert (refused.value.status, len(script.requests)) == (status, 2)
 
@@ -171,7 +184,7 @@ async def test_nothing_else_is_repeated(first: int | Exception) -> None:
     script = Script(first, 200)
     async with http_client(script) as client:
         with pytest.raises(BackendAPIError):
-            await client.call(QUESTION, outcome)
+            await client.call(QUESTION, document_of)
 
     assert len(script.requests) == 1
 
@@ -180,8 +193,8 @@ async def test_nothing_else_is_repeated(first: int | Exception) -> None:
 async def test_what_changes_something_is_never_sent_twice(status: int) -> None:
     script = Script(status, 200)
     async with http_client(script) as client:
-        with pytest.raises(UnavailableError):
-            await client.call(CHANGE, outcome)
+        with pytest.raises(BackendUnavailableError):
+            await client.call(CHANGE, document_of)
 
     assert len(script.requests) == 1
 
@@ -189,7 +202,7 @@ async def test_what_changes_something_is_never_sent_twice(status: int) -> None:
 async def test_what_changes_something_is_sent_again_where_it_was_never_sent() -> None:
     script = Script(httpx.ConnectError(""), 200)
     async with http_client(script) as client:
-        assert await client.call(CHANGE, outcome) == Document({})
+        assert await client.call(CHANGE, document_of) == Document({})
 
 
 async def test_the_pause_before_a_retry_differs_from_call_to_call() -> None:
@@ -197,7 +210,7 @@ async def test_the_pause_before_a_retry_differs_from_call_to_call() -> None:
     for _ in range(5):
         script = Script(503, 200)
         async with http_client(script) as client:
-            await client.call(QUESTION, outcome)
+            await client.call(QUESTION, document_of)
         pauses.add(round(script.times[1] - script.times[0], 4))
 
     assert len(pauses) > 1
@@ -215,8 +228,8 @@ async def test_a_retry_happens_within_the_deadline_or_not_at_all() -> None:
     client = HTTPClient(
         api_url=API_URL, timeout=0.2, max_inflight=5, transport=httpx.MockTransport(slowly)
     )
-    with pytest.raises(UnavailableError):
-        await client.call(QUESTION, outcome)
+    with pytest.raises(BackendUnavailableError):
+        await client.call(QUESTION, document_of)
     await client.aclose()
 
     assert time.monotonic() - begun < 1.0
@@ -226,7 +239,7 @@ async def test_a_retry_happens_within_the_deadline_or_not_at_all() -> None:
 async def test_a_client_that_may_wait_waits_for_the_rate_limit_to_end() -> None:
     script = Script(httpx.Response(429, headers={"Retry-After": "0"}), 200)
     async with http_client(script, waits=True) as client:
-        assert await client.call(QUESTION, outcome) == Document({})
+        assert await client.call(QUESTION, document_of) == Document({})
 
     assert len(script.requests) == 2
 
@@ -235,7 +248,7 @@ async def test_a_client_does_not_wait_for_a_rate_limit_that_outlasts_its_deadlin
     script = Script(httpx.Response(429, headers={"Retry-After": "5"}))
     async with http_client(script, waits=True) as client:
         with pytest.raises(RateLimitedError) as refused:
-            await client.call(QUESTION, outcome)
+            await client.call(QUESTION, document_of)
 
     assert refused.value.retry_after == 5
 
@@ -251,9 +264,9 @@ async def test_a_status_of_clerks_becomes_its_error_with_what_clerk_said() -> No
     script = Script(httpx.Response(404, json=said), httpx.Response(400, json=said))
     async with http_client(script) as client:
         with pytest.raises(NotFoundError) as refused:
-            await client.call(QUESTION, outcome)
+            await client.call(QUESTION, document_of)
         with pytest.raises(InvalidRequestError):
-            await client.call(QUESTION, outcome)
+            await client.call(QUESTION, document_of)
 
     assert refused.value.clerk_trace_id == "trace"
     assert (refused.value.errors[0].code, refused.value.errors[0].field) == ("c", "token")
@@ -267,7 +280,7 @@ async def test_an_error_that_repeats_what_was_sent_is_withheld() -> None:
     )
     async with http_client(Script(httpx.Response(404, json=echo))) as client:
         with pytest.raises(NotFoundError) as refused:
-            await client.call(call, outcome)
+            await client.call(call, document_of)
 
     for text in (str(refused.value), repr(refused.value.errors), repr(call)):
         assert secret not in text
@@ -277,7 +290,7 @@ async def test_an_error_that_repeats_what_was_sent_is_withheld() -> None:
 async def test_every_call_names_its_version_and_asks_for_no_compression() -> None:
     script = Script(200)
     async with http_client(script) as client:
-        await client.call(QUESTION, outcome)
+        await client.call(QUESTION, document_of)
 
     headers = script.requests[0].headers
     assert headers["clerk-api-version"] == "2026-05-12"
@@ -315,10 +328,10 @@ def gated(gate: Gate, **given: Any) -> HTTPClient:
 async def test_at_most_so_many_calls_are_out_at_once_and_a_fifth_is_kept_for_refreshes() -> None:
     gate = Gate()
     client = gated(gate)
-    calls = [asyncio.create_task(client.call(QUESTION, outcome)) for _ in range(100)]
+    calls = [asyncio.create_task(client.call(QUESTION, document_of)) for _ in range(100)]
     await eventually(lambda: gate.out == 16)
     background = [
-        asyncio.create_task(client.call(QUESTION, outcome, background=True)) for _ in range(50)
+        asyncio.create_task(client.call(QUESTION, document_of, demand=REFRESH)) for _ in range(50)
     ]
     await eventually(lambda: gate.out == 20)
     gate.opened.set()
@@ -332,27 +345,27 @@ async def test_a_call_that_found_no_slot_in_time_is_never_sent() -> None:
     gate, known = Gate(), asyncio.all_tasks()
     client = gated(gate, timeout=0.1, max_inflight=2)
     answers = await asyncio.gather(
-        *(client.call(QUESTION, outcome) for _ in range(10)), return_exceptions=True
+        *(client.call(QUESTION, document_of) for _ in range(10)), return_exceptions=True
     )
-    assert all(isinstance(answer, UnavailableError) for answer in answers)
+    assert all(isinstance(answer, BackendUnavailableError) for answer in answers)
     gate.opened.set()
     await quiet(known)
 
     assert gate.calls == 1
-    assert await client.call(QUESTION, outcome) == Document({})
+    assert await client.call(QUESTION, document_of) == Document({})
     await client.aclose()
 
 
 async def test_a_call_that_may_not_go_out_does_not_queue_for_a_slot_to_be_told_so() -> None:
     gate, breaker = Gate(), Breaker(time.monotonic)
     client = gated(gate, timeout=5.0, max_inflight=2, breaker=breaker)
-    held = asyncio.create_task(client.call(QUESTION, outcome))
+    held = asyncio.create_task(client.call(QUESTION, document_of))
     await eventually(lambda: gate.out == 1)
     breaker.back_off(5.0)
 
     async with asyncio.timeout(1.0):
         with pytest.raises(RateLimitedError):
-            await client.call(QUESTION, outcome)
+            await client.call(QUESTION, document_of)
     gate.opened.set()
     assert await held == Document({})
     await client.aclose()
@@ -362,8 +375,8 @@ async def test_an_injected_transport_that_never_ends_is_cut_off_and_its_slot_is_
     gate, known = Gate(), asyncio.all_tasks()
     client = gated(gate, timeout=0.1, max_inflight=2)
     for _ in range(3):
-        with pytest.raises(UnavailableError):
-            await client.call(QUESTION, outcome)
+        with pytest.raises(BackendUnavailableError):
+            await client.call(QUESTION, document_of)
         await quiet(known, within=1.0)
         assert gate.out == 0
     await client.aclose()
@@ -372,15 +385,17 @@ async def test_an_injected_transport_that_never_ends_is_cut_off_and_its_slot_is_
 async def test_closing_ends_what_is_out_and_whoever_waits_is_told() -> None:
     gate, known = Gate(), asyncio.all_tasks()
     client = gated(gate, timeout=10.0)
-    call = asyncio.create_task(client.call(QUESTION, outcome))
+    call = asyncio.create_task(client.call(QUESTION, document_of))
     await eventually(lambda: gate.out == 1)
     await client.aclose()
 
-    with pytest.raises(UnavailableError):
+    with pytest.raises(BackendUnavailableError):
         await call
     await quiet(known)
     gate.opened.set()
-    assert await client.call(QUESTION, outcome) == Document({})  # the client opens again by itself
+    assert await client.call(QUESTION, document_of) == Document(
+        {}
+    )  # the client opens again by itself
     await client.aclose()
 
 
@@ -391,7 +406,7 @@ async def test_connections_are_used_again() -> None:
     async with raw_upstream(answering(http_answer({}))) as upstream:
         client = HTTPClient(api_url=upstream.origin, timeout=1.0, max_inflight=5)
         for _ in range(10):
-            await client.call(QUESTION, outcome)
+            await client.call(QUESTION, document_of)
         await client.aclose()
 
         assert (upstream.requests, upstream.connections) == (10, 1)
@@ -406,7 +421,7 @@ async def test_a_connection_that_the_upstream_has_closed_is_not_used_again() -> 
     async with raw_upstream(once) as upstream:
         client = HTTPClient(api_url=upstream.origin, timeout=1.0, max_inflight=5)
         for _ in range(3):
-            assert await client.call(QUESTION, outcome) == Document({})
+            assert await client.call(QUESTION, document_of) == Document({})
             await eventually(lambda: upstream.open == 0)
         await client.aclose()
 

@@ -17,7 +17,9 @@ from clerk_m2m import (
     BackendAPIError,
     ClerkClient,
     Clock,
+    CredentialVerifier,
     Decision,
+    GraphSource,
     Guard,
     Identity,
     MachineAuthMiddleware,
@@ -72,13 +74,13 @@ Starlette().add_middleware(
 )
 app.add_middleware(MachineAuthMiddleware, exlude=["/"])  # type: ignore[call-arg]  # a slip
 app.add_middleware(MachineAuthMiddleware, verifier=settings)  # type: ignore[arg-type]  # a mix-up
-assert_type(MachineAuthMiddleware(app, settings).verifier, Verifier)
+assert_type(MachineAuthMiddleware(app, settings).verifier, CredentialVerifier)
 
 
 # Settings
 
 assert_type(Settings(machine_id="mch_", machine_secret_key=Secret("ak_")).machine_id, str)
-assert_type(settings.graph, ScopeGraph | Path | Literal["live"] | None)
+assert_type(settings.graph, ScopeGraph | GraphSource | Path | Literal["live"] | None)
 assert_type(settings.accepts, frozenset[TokenType])
 assert_type(settings.secret_key, Secret | None)
 Settings(graph={"mch_": ["mch_"]}, accepts={"api_key", TokenType.M2M_TOKEN}, secret_key="sk_")

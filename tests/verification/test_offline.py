@@ -21,9 +21,8 @@ from clerk_m2m import (
     TokenInvalidError,
     Verifier,
 )
-from clerk_m2m.credentials import split_jwt
 from clerk_m2m.identity import freeze
-from clerk_m2m.verification.offline import MAX_DENIED
+from clerk_m2m.lookups.invalidations import MAX_ROWS, MAX_UNPROVEN
 from harness import USER_ID, World
 
 ACCESS_TOKEN = {"typ": "at+jwt"}
@@ -310,12 +309,10 @@ async def test_a_flood_of_forged_jwts_displaces_no_denial(world: World) -> None:
     verifier.invalidate(token=denied[0].token)
     verifier.invalidate(token_id=denied[1].id)
 
-    offline, flood = verifier._offline, split_jwt(forged("mt_1", world))
-    assert offline is not None
-    for number in range(MAX_DENIED + 1):
-        offline.deny_jwt(flood, number.to_bytes(16, "big"))
+    for number in range(MAX_UNPROVEN + 1):
+        verifier._invalidations.add_unproven(number.to_bytes(16, "big"))
 
-    assert len(offline._denied_unverified) == MAX_DENIED
+    assert len(verifier._invalidations) == 2
     assert [await code(verifier, token.token) for token in denied] == ["token_invalid"] * 2
 
 
@@ -427,24 +424,24 @@ async def test_revoking_through_our_own_client_denies(world: World) -> None:
     assert await code(verifier, token) == "token_invalid"
 
 
-async def test_denials_are_bounded_and_the_loss_of_one_is_told(
+async def test_when_the_table_is_full_no_denial_is_lost(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """The oldest row becomes the floor: every JWT that was issued before it is refused."""
     verifier = service(world)
     first = world.emulator.mint_m2m_token(world.caller, token_format="jwt")
-    last = world.emulator.mint_m2m_token(world.caller, token_format="jwt")
-    offline = verifier._offline
-    assert offline is not None
-    offline.deny_token(first.id)
-    for number in range(MAX_DENIED - 1):
-        offline.deny_token(f"mt_{number}")
-    assert await code(verifier, first.token) == "token_invalid"
+    verifier.invalidate(token_id=first.id)
+    for number in range(MAX_ROWS - 1):
+        verifier._invalidations.add(f"mt_{number}")
+    assert await code(verifier, world.jwt()) == "accepted"
     assert not caplog.records
 
-    offline.deny_token(last.id)
+    verifier._invalidations.add("mt_one_more")
 
-    assert await code(verifier, last.token) == "token_invalid"
+    assert await code(verifier, first.token) == "token_invalid"
     assert [record.levelname for record in caplog.records] == ["ERROR"]
+    world.time.advance(6)
+    assert await code(verifier, world.jwt()) == "accepted"
 
 
 async def test_another_verifier_does_not_know_of_a_denial(world: World) -> None:

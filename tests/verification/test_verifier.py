@@ -28,7 +28,7 @@ from clerk_m2m import (
     VerificationUnavailableError,
     Verifier,
 )
-from clerk_m2m.verification.policy import policy
+from clerk_m2m.verification.policy import decide
 from harness import API_URL, USER_ID, World, bearer, calling, protected, serve
 
 
@@ -367,9 +367,9 @@ OAUTH = OAuthIdentity(
 def test_the_policy_is_the_table_of_the_design(
     identity: Identity, no_graph: Reason, edge: Reason, no_edge: Reason
 ) -> None:
-    assert policy(identity, CALLEE, None) is no_graph
-    assert policy(identity, CALLEE, frozenset({CALLEE, CALLER})) is edge
-    assert policy(identity, CALLEE, frozenset({CALLER})) is no_edge
+    assert decide(identity, CALLEE, None) is no_graph
+    assert decide(identity, CALLEE, True) is edge
+    assert decide(identity, CALLEE, False) is no_edge
 
 
 # What an identity holds

@@ -1,0 +1,112 @@
+"""What an error answer of the Backend API means, and what it says.
+
+A 4xx counts as Clerk's decision only if its body has Clerk's error format; a 404 from a proxy is an
+outage. Error messages from the server are passed on, unless they contain part of a secret.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from clerk_m2m.errors import (
+    BackendAPIError,
+    BackendUnavailableError,
+    ConflictError,
+    FieldError,
+    InvalidRequestError,
+    KeyRefusedError,
+    NotFoundError,
+    RateLimitedError,
+)
+from clerk_m2m.transport.http import Call, Received, retry_after
+
+PIECE: Final = 12
+
+_ERRORS: Final[Mapping[int, type[BackendAPIError]]] = {
+    400: InvalidRequestError,
+    401: KeyRefusedError,
+    403: KeyRefusedError,
+    404: NotFoundError,
+    409: ConflictError,
+    422: InvalidRequestError,
+    429: RateLimitedError,
+}
+
+
+def error_of(call: Call, received: Received) -> BackendAPIError:
+    """Give the error that an answer other than 2xx means."""
+    status, problem = received.status, read_problem(parsed(received.body))
+    kind = _ERRORS.get(status, BackendUnavailableError)
+    if problem is None and kind in (InvalidRequestError, NotFoundError, ConflictError):
+        # Whatever answered is not Clerk: a wrong address, a gateway. It has decided nothing.
+        kind = BackendUnavailableError
+    secrets = tuple(call.secrets())
+    errors = tuple(_without(secrets, error) for error in problem.errors) if problem else ()
+    said = " ".join(error.message for error in errors)
+    trace_id = problem.clerk_trace_id if problem else None
+    return kind(
+        f"{call.operation}: Clerk answered {status}. {said}".rstrip(),
+        status=status,
+        errors=errors,
+        clerk_trace_id=None if _repeats(secrets, trace_id or "") else trace_id,
+        retry_after=retry_after(received.headers) if status in (429, 503) else None,
+    )
+
+
+def _without(secrets: tuple[str, ...], error: FieldError) -> FieldError:
+    """An upstream that echoes what was sent must not carry it into our logs."""
+    if _repeats(secrets, f"{error.code} {error.message} {error.field}"):
+        return FieldError(code="withheld", message="(The message repeats a secret.)")
+    return error
+
+
+def _repeats(secrets: tuple[str, ...], text: str) -> bool:
+    """Whether a piece of a secret stands in `text`: an upstream may well show the half of it."""
+    return any(
+        secret[start : start + PIECE] in text
+        for secret in secrets
+        for start in range(max(1, len(secret) - PIECE + 1))
+    )
+
+
+def parsed(body: bytes) -> Any:
+    """Give the JSON of a body; None where it is not JSON."""
+    try:
+        return json.loads(body.decode("utf-8"))
+    except (ValueError, RecursionError):
+        return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """What an error answer of Clerk's says (schema `ClerkErrors`)."""
+
+    errors: tuple[FieldError, ...]
+    clerk_trace_id: str | None
+
+
+def read_problem(value: Any) -> Problem | None:
+    """Read schema `ClerkErrors`; None where the answer is not Clerk's at all."""
+    if not isinstance(value, dict) or not isinstance(value.get("errors"), list):
+        return None
+    errors = tuple(_field_error(entry) for entry in value["errors"] if isinstance(entry, dict))
+    trace_id = value.get("clerk_trace_id")
+    return Problem(errors=errors, clerk_trace_id=trace_id if isinstance(trace_id, str) else None)
+
+
+def _field_error(entry: dict[str, Any]) -> FieldError:
+    meta = entry.get("meta")
+    name = meta.get("param_name") if isinstance(meta, dict) else None
+    message = _text(entry.get("long_message")) or _text(entry.get("message"))
+    return FieldError(
+        code=_text(entry.get("code")),
+        message=message,
+        field=name if isinstance(name, str) else None,
+    )
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""

@@ -1,0 +1,144 @@
+"""Invalidations: one bounded table of what must be asked again, and of the JWTs that are denied.
+
+Rules of this file:
+
+- A row is a name (the digest of a token, the id of a token, the id of a machine) with the number of
+  its invalidation. It voids every value of that name that was asked for before it, including
+  look-ups under way.
+- Whoever keeps a value keeps the number that it was last checked against, and compares one integer
+  until something is invalidated. Nothing scans a store: an invalidation takes the same time however
+  many values are kept.
+- A row also denies JWTs, which cannot be revoked at Clerk: a digest or a token id denies that JWT,
+  a machine denies the JWTs that were issued up to the row's instant and 5 s after it.
+- A row ends when nothing that it could refuse can live any longer.
+- There are at most 100,000 rows. When the table is full, the oldest row becomes the floor: every
+  value that was asked for before it is asked for again, and every JWT that was issued up to its
+  instant and 5 s after it is denied. No denial is dropped.
+- Event loops and threads share one table.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import inf
+from typing import Final, TypeAlias
+
+from clerk_m2m.clock import LEEWAY, Clock
+
+logger = logging.getLogger("clerk_m2m")
+
+MAX_ROWS: Final = 100_000
+MAX_UNPROVEN: Final = 100_000
+
+# The digest of a token, or an id of Clerk's. No id is ever equal to a digest: they differ in type.
+Name: TypeAlias = bytes | str
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """The number of an invalidation, and its instant (Unix s)."""
+
+    number: int
+    instant: float
+
+
+class Invalidations:
+    """The invalidations of one verifier, numbered in the order in which they came."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.number = 0
+        self._clock = clock
+        self._rows: dict[Name, _Row] = {}
+        self._unproven: dict[Name, _Row] = {}
+        self._has_dropped = False
+        self._floor = _Row(0, -inf)
+        self._ends: list[tuple[float, int, Name]] = []
+        self._lock = threading.Lock()
+
+    def add(self, name: Name, *, lifetime: float = inf, instant: float | None = None) -> None:
+        """Void what was asked for before now, and deny JWTs; the row ends after `lifetime` seconds.
+
+        `instant` is Unix time in seconds, this host's own unless given.
+        """
+        now = self._clock.monotonic()
+        with self._lock:
+            self._end_rows(now)
+            row = self._next(instant)
+            self._rows.pop(name, None)  # a name that is invalidated again is the youngest again
+            self._rows[name] = row
+            if lifetime < inf:
+                heapq.heappush(self._ends, (now + lifetime, row.number, name))
+            if len(self._rows) > MAX_ROWS:
+                self._raise_floor()
+            # Last: a reader that sees the number must find the row.
+            self.number = row.number
+
+    def add_unproven(self, digest: bytes) -> None:
+        """Like `add`, for a JWT whose signature none of the keys at hand verifies.
+
+        Anybody can make such tokens without end. They have a table of their own, of which the
+        oldest row is dropped, so that they displace no other denial.
+        """
+        with self._lock:
+            row = self._next(None)
+            self._unproven.pop(digest, None)
+            self._unproven[digest] = row
+            if len(self._unproven) > MAX_UNPROVEN:
+                self._drop_unproven()
+            self.number = row.number
+
+    def void(self, names: Iterable[Name], asked_at: int) -> bool:
+        """Tell whether a value of these names, asked for at the number `asked_at`, is void."""
+        if self._floor.number > asked_at:
+            return True
+        return any(
+            row is not None and row.number > asked_at
+            for name in names
+            for row in (self._rows.get(name), self._unproven.get(name))
+        )
+
+    def deny(self, *, digest: bytes, token_id: str, machine_id: str, issued_at: float) -> bool:
+        """Tell whether a JWT is denied; `issued_at` is Unix time in seconds."""
+        if digest in self._rows or digest in self._unproven or token_id in self._rows:
+            return True
+        machine = self._rows.get(machine_id)
+        instant = self._floor.instant if machine is None else machine.instant
+        return issued_at <= max(instant, self._floor.instant) + LEEWAY
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def _next(self, instant: float | None) -> _Row:
+        return _Row(self.number + 1, self._clock.wall() if instant is None else instant)
+
+    def _end_rows(self, now: float) -> None:
+        while self._ends and self._ends[0][0] <= now:
+            _, number, name = heapq.heappop(self._ends)
+            row = self._rows.get(name)
+            if row is not None and row.number == number:
+                del self._rows[name]
+
+    def _drop_unproven(self) -> None:
+        del self._unproven[next(iter(self._unproven))]
+        if not self._has_dropped:
+            self._has_dropped = True
+            logger.error(
+                "More than %d JWTs that cannot be verified were invalidated: the oldest of these "
+                "denials are dropped from now on.",
+                MAX_UNPROVEN,
+            )
+
+    def _raise_floor(self) -> None:
+        oldest = next(iter(self._rows))
+        row = self._rows.pop(oldest)
+        # Rows are numbered in order, but their instants come from several clocks.
+        self._floor = _Row(row.number, max(row.instant, self._floor.instant))
+        logger.error(
+            "More than %d invalidations are in force. Everything that was verified before the "
+            "oldest of them is verified again, and JWTs issued before it are refused.",
+            MAX_ROWS,
+        )

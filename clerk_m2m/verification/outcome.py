@@ -1,0 +1,44 @@
+"""What a verifier gives: the protocol that the middleware needs, and the outcome inside."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from clerk_m2m.errors import RefusalError
+from clerk_m2m.identity import Identity
+from clerk_m2m.settings import Settings
+
+
+class CredentialVerifier(Protocol):
+    """What `MachineAuthMiddleware` needs of a verifier; `Verifier` is one."""
+
+    @property
+    def settings(self) -> Settings:
+        """What the service is configured with."""
+
+    async def verify(self, token: str) -> Identity:
+        """Give the identity of a token's holder, or raise a `RefusalError`."""
+
+    async def aclose(self) -> None:
+        """Close what is open in this event loop."""
+
+
+class Source(StrEnum):
+    """Where a verdict came from."""
+
+    CACHE = "cache"
+    ONLINE = "online"  # Clerk was asked
+    SHARED = "shared"  # another request had asked Clerk already, and this one waited too
+    OFFLINE = "offline"  # a JWT, verified without a call
+    STALE = "stale"  # past its lifetime, while Clerk is down
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a verification came to: whose credential it is, as far as known, and any refusal."""
+
+    identity: Identity | None = None
+    refusal: RefusalError | None = None
+    source: Source | None = None

@@ -1,0 +1,95 @@
+"""What a verifier is put together from, made from its settings."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clerk_m2m.backend_api.calls import BackendAPI, open_api
+from clerk_m2m.backend_api.jwks import get_jwks
+from clerk_m2m.clock import Clock, ServerClock
+from clerk_m2m.environment import require_https
+from clerk_m2m.graph.file import FileSource
+from clerk_m2m.graph.live import LiveSource
+from clerk_m2m.graph.scope_graph import ScopeGraph
+from clerk_m2m.graph.source import GraphSource, StaticSource
+from clerk_m2m.identity import TokenType
+from clerk_m2m.lookups.invalidations import Invalidations
+from clerk_m2m.settings import Settings
+from clerk_m2m.transport.breaker import Breaker
+
+if TYPE_CHECKING:
+    import httpx
+
+    from clerk_m2m.verification.offline import OfflineVerification
+
+
+def backend_api(
+    settings: Settings,
+    transport: httpx.AsyncBaseTransport | None,
+    clock: Clock,
+    server_clock: ServerClock,
+) -> BackendAPI:
+    """Open the Backend API with the keys of a service, and a breaker."""
+    return open_api(
+        secret_key=settings.secret_key,
+        machine_secret_key=settings.machine_secret_key,
+        api_url=settings.api_url,
+        allow_http=settings.allow_http,
+        timeout=settings.timeout,
+        max_inflight=settings.max_inflight,
+        transport=transport,
+        breaker=Breaker(clock.monotonic),
+        server_clock=server_clock,
+    )
+
+
+def graph_source(settings: Settings, api: BackendAPI, clock: Clock) -> GraphSource | None:
+    """Make the source of the edges; None for a service without a graph."""
+    ttl, max_stale = settings.graph_ttl, settings.graph_max_stale
+    match settings.graph:
+        case None:
+            return None
+        case ScopeGraph() as graph:
+            return StaticSource(graph)
+        case "live":
+            return LiveSource(
+                api, ttl=ttl, max_stale=max_stale, maxsize=settings.cache_size, clock=clock
+            )
+        case Path() as path:
+            return FileSource(path, ttl=ttl, max_stale=max_stale, clock=clock)
+        case source:
+            return source
+
+
+def offline_verification(
+    settings: Settings, api: BackendAPI, invalidations: Invalidations, clock: Clock
+) -> OfflineVerification | None:
+    """Make what verifies JWTs; None for a service that takes none, or has no keys for them."""
+    m2m = TokenType.M2M_TOKEN in settings.accepts and settings.graph is not None
+    oauth = TokenType.OAUTH_TOKEN in settings.accepts
+    if not (settings.verifies_jwts and (m2m or oauth)):
+        return None
+    # PyJWT and cryptography take a while to import, and a service without JWTs needs neither.
+    from clerk_m2m.verification import key_set, offline, signature
+
+    fetch = partial(get_jwks, api, settings.jwks_url)
+    fixed = signature.key_from_pem(settings.jwt_key) if settings.jwt_key else None
+    return offline.OfflineVerification(
+        key_set.KeySet(fetch, fixed=fixed, clock=clock),
+        audience=settings.oauth_audience or frozenset(),
+        clock=clock,
+        invalidations=invalidations,
+    )
+
+
+def require_https_for_keys(settings: Settings) -> None:
+    """Refuse a `jwks_url` over plain http: whoever is on the way could forge tokens."""
+    if settings.jwks_url:
+        require_https(
+            "jwks_url",
+            settings.jwks_url,
+            allow_http=settings.allow_http,
+            secret_key=settings.secret_key,
+        )

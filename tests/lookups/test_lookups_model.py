@@ -1,0 +1,186 @@
+"""Cache, single flight and invalidations against a model, in thousands of random schedules.
+
+The model is a version for each key: whatever a look-up is asked for holds the version of that
+moment, and an invalidation raises it. A value of an older version may never be given again. Time is
+the test's own, and nothing waits for a real second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from hypothesis import settings, strategies
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from clerk_m2m.lookups.cache import Cache
+from clerk_m2m.lookups.invalidations import Invalidations
+from clerk_m2m.lookups.single_flight import Demand
+from clerk_m2m.lookups.verdict import Answer
+from harness import FakeTime
+
+KEYS = ["a", "b", "c"]
+FOREVER = 1e6
+TTL = 60.0
+
+keys = strategies.sampled_from(KEYS)
+
+
+@dataclass(frozen=True)
+class Value:
+    """What the authority said of a key: its version then, and when it was asked."""
+
+    key: str
+    version: int
+    asked_at: float
+
+
+@dataclass
+class PendingLoad:
+    """A look-up that the authority has not answered yet."""
+
+    value: Value
+    demand: Demand
+    answered: asyncio.Future[None]
+
+
+@dataclass
+class Waiter:
+    """A request that waits for a key since the version that was current when it came."""
+
+    key: str
+    task: asyncio.Task[tuple[Value, bool]]
+
+
+class LookupsMachine(RuleBasedStateMachine):
+    """Requests come and go, the authority answers late, and keys are invalidated meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.time = FakeTime()
+        self.versions = dict.fromkeys(KEYS, 0)
+        self.pending: list[PendingLoad] = []
+        self.waiters: list[Waiter] = []
+        self.invalidations = Invalidations(self.time.clock)
+
+    @initialize(maxsize=strategies.integers(1, 4))
+    def open(self, maxsize: int) -> None:
+        self.cache: Cache[str, Value] = Cache(
+            ttl=TTL,
+            negative_ttl=10.0,
+            stale_if_error=0.0,
+            maxsize=maxsize,
+            clock=self.time.clock,
+            invalidations=self.invalidations,
+            names=lambda key, _value: (key,),
+        )
+
+    def teardown(self) -> None:
+        for waiter in self.waiters:
+            waiter.task.cancel()
+        if hasattr(self, "cache"):
+            self.loop.run_until_complete(self.cache.aclose())
+        self.loop.run_until_complete(asyncio.sleep(0))
+        self.loop.close()
+
+    def settle(self) -> None:
+        """Let everything that can go on go on."""
+
+        async def passes() -> None:
+            for _ in range(8):
+                await asyncio.sleep(0)
+
+        self.loop.run_until_complete(passes())
+        for waiter in [each for each in self.waiters if each.task.done()]:
+            self.waiters.remove(waiter)
+            if not waiter.task.cancelled():
+                value, _shared = waiter.task.result()
+                assert value.key == waiter.key
+                assert value.version == self.versions[waiter.key]
+
+    async def load(self, key: str, demand: Demand) -> Answer[Value]:
+        value = Value(key, self.versions[key], self.time.monotonic)
+        pending = PendingLoad(value, demand, self.loop.create_future())
+        self.pending.append(pending)
+        await pending.answered
+        return Answer(value=value, negative=self.next_is_negative)
+
+    next_is_negative = False
+
+    @rule(key=keys)
+    def ask(self, key: str) -> None:
+        """A request comes for a key that it has not found in the cache."""
+
+        async def get() -> tuple[Value, bool]:
+            return await self.cache.get_or_load(
+                key, lambda demand: self.load(key, demand), timeout=FOREVER
+            )
+
+        self.waiters.append(Waiter(key, self.loop.create_task(get())))
+        self.settle()
+
+    @rule(key=keys)
+    def read(self, key: str) -> None:
+        """A value that is read is of the current version, and within its lifetime."""
+
+        async def read() -> None:
+            found = self.cache.read(key)
+            if found is not None:
+                value, due = found
+                assert value.version == self.versions[key]
+                assert self.time.monotonic < value.asked_at + TTL + self.slowest
+                if due:
+                    self.cache.refresh(key, lambda demand: self.load(key, demand))
+
+        self.loop.run_until_complete(read())
+        self.settle()
+
+    slowest = 0.0
+
+    @precondition(lambda self: self.pending)
+    @rule(chosen=strategies.integers(0, 100), negative=strategies.booleans())
+    def answer(self, chosen: int, negative: bool) -> None:
+        """The authority answers one of the look-ups under way."""
+        pending = self.pending.pop(chosen % len(self.pending))
+        self.slowest = max(self.slowest, self.time.monotonic - pending.value.asked_at)
+        self.next_is_negative = negative
+        pending.answered.set_result(None)
+        self.settle()
+
+    @precondition(lambda self: self.waiters)
+    @rule(chosen=strategies.integers(0, 100))
+    def cancel(self, chosen: int) -> None:
+        """A waiter is cancelled; the look-up that it waited for goes on."""
+        out = len(self.pending)
+        self.waiters[chosen % len(self.waiters)].task.cancel()
+        self.settle()
+        assert len(self.pending) == out
+        assert not any(each.answered.cancelled() for each in self.pending)
+
+    @rule(key=keys, lifetime=strategies.sampled_from([1000.0, FOREVER]))
+    def invalidate(self, key: str, lifetime: float) -> None:
+        """From now on only what is asked for after this counts."""
+        self.versions[key] += 1
+        self.invalidations.add(key, lifetime=lifetime)
+        self.settle()
+
+    @rule(seconds=strategies.sampled_from([0.1, 1.0, 10.0, 30.0, 50.0]))
+    def pass_time(self, seconds: float) -> None:
+        self.time.advance(seconds)
+
+    @invariant()
+    def one_look_up_per_key_and_version(self) -> None:
+        """Requests for one key share one look-up, however many they are."""
+        under_way = [(each.value.key, each.value.version) for each in self.pending]
+        assert len(under_way) == len(set(under_way))
+
+    @invariant()
+    def waiters_are_counted(self) -> None:
+        for key in KEYS:
+            waiting = sum(each.key == key for each in self.waiters)
+            assert sum(p.demand.waiters for p in self.pending if p.value.key == key) == waiting
+
+
+LookupsMachine.TestCase.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
+TestLookups = LookupsMachine.TestCase
