@@ -60,6 +60,7 @@ def tests(session: nox.Session, dependencies: str) -> None:
 @nox.session(python=False)
 def ends(session: nox.Session) -> None:
     """Run both ends of the matrix; they are one interpreter's where only one is found."""
-    session.log(f"found: {', '.join(FOUND)}; not found: {', '.join(set(PYTHONS) - set(FOUND))}")
+    missing = ", ".join(version for version in PYTHONS if version not in FOUND) or "none"
+    session.log(f"found: {', '.join(FOUND)}; not found: {missing}")
     session.notify(f"tests-{FOUND[0]}(lowest)")
     session.notify(f"tests-{FOUND[-1]}(newest)")
