@@ -69,5 +69,6 @@ def verifier(
         cache_size=cache_size,
         cache_ttl=60.0 if clock else 3600.0,
         graph=graph,
+        unknown_rate=1e6,
     )
     return Verifier(settings, transport=Endless(callers), clock=clock)

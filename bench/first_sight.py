@@ -91,6 +91,7 @@ async def official_sdk(upstream: Upstream, effort: Effort) -> Row:
         secret_key=upstream.secret_key,
         api_url=upstream.origin,
         accepts=["api_key"],
+        unknown_rate=1e6,
     )
     verifier = Verifier(settings)
     options = VerifyTokenOptions(secret_key=upstream.secret_key, api_url=upstream.origin)

@@ -38,6 +38,7 @@ class Upstream:
             machine_id=self.callee,
             machine_secret_key=self.callee_key,
             api_url=self.origin,
+            unknown_rate=1e6,
             **given,
         )
 

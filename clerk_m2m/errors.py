@@ -18,6 +18,7 @@
     │   ├── NotFoundError                  404
     │   ├── ConflictError                  409
     │   ├── RateLimitedError               429, with `retry_after`
+    │   ├── OverloadedError                not sent: more calls wait than Clerk answers in time
     │   └── BackendUnavailableError        timeout, unreachable, 5xx, or nonsense
     │       └── AnswerTooLargeError        the answer is over the size limit
     └── TokenUnavailableError              the caller's side could not get a token to send
@@ -49,6 +50,7 @@ __all__ = [
     "KeyRefusedError",
     "MiddlewareMissingError",
     "NotFoundError",
+    "OverloadedError",
     "PermissionDeniedError",
     "RateLimitedError",
     "RefusalError",
@@ -271,6 +273,17 @@ class RateLimitedError(BackendAPIError):
 
     code = "rate_limited"
     status = 429
+
+
+class OverloadedError(BackendAPIError):
+    """The call was not sent, because more calls wait than Clerk answers in time.
+
+    Clerk is not down: this process asks for more than its `max_inflight` calls and `unknown_rate`
+    allow. `retry_after` is in seconds.
+    """
+
+    code = "overloaded"
+    status = 503
 
 
 class BackendUnavailableError(BackendAPIError):

@@ -49,9 +49,11 @@ _ENVIRONMENT: Final = {
     "stale_if_error": "CLERK_M2M_STALE_IF_ERROR",
     "timeout": "CLERK_M2M_TIMEOUT",
     "max_inflight": "CLERK_M2M_MAX_INFLIGHT",
+    "unknown_rate": "CLERK_M2M_UNKNOWN_RATE",
 }
 _KEYS: Final = frozenset({"machine_secret_key", "secret_key"})
 _INTEGERS: Final = frozenset({"cache_size", "max_inflight"})
+_NUMBERS: Final = frozenset({"unknown_rate"})
 _LISTS: Final = frozenset({"accepts", "oauth_audience"})
 _SECONDS: Final = frozenset(
     {"graph_ttl", "graph_max_stale", "cache_ttl", "negative_ttl", "stale_if_error", "timeout"}
@@ -78,7 +80,9 @@ class Settings:
     `cache_ttl` and `negative_ttl` (10 at most) are the longest lives of a yes and of a no,
     `cache_size` counts the entries of each. `stale_if_error` is how old a yes may grow while Clerk
     is down, 0 turns it off. `timeout` is the total deadline of a verification, `max_inflight`
-    bounds the calls to Clerk at once.
+    bounds the calls to Clerk at once in each event loop, and `unknown_rate` the verifications of
+    unknown credentials a second, which is what a flood of them may cost; None adapts it to Clerk's
+    rate limit, between 1 and 100.
 
     Raises `ConfigurationError`, whose text says what to set.
     """
@@ -102,6 +106,7 @@ class Settings:
     stale_if_error: float
     timeout: float
     max_inflight: int
+    unknown_rate: float | None
 
     def __init__(
         self,
@@ -125,6 +130,7 @@ class Settings:
         stale_if_error: float = 0.0,
         timeout: float = 2.0,
         max_inflight: int = 20,
+        unknown_rate: float | None = None,
     ) -> None:
         # First of all: tracebacks may show the locals of this frame.
         machine_secret_key, secret_key = hidden(machine_secret_key), hidden(secret_key)
@@ -149,6 +155,7 @@ class Settings:
         set_field(self, "stale_if_error", _seconds("stale_if_error", stale_if_error))
         set_field(self, "timeout", _seconds("timeout", timeout, least=0.01, most=60.0))
         set_field(self, "max_inflight", _count("max_inflight", max_inflight, least=2))
+        set_field(self, "unknown_rate", _rate("unknown_rate", unknown_rate))
         self._check_together()
 
     @classmethod
@@ -223,7 +230,7 @@ def _from_text(name: str, variable: str, text: Secret) -> Any:
             f"{variable} holds what looks like a key or a token of Clerk's. Was it meant for "
             "another variable?"
         )
-    if name in _INTEGERS | _SECONDS:
+    if name in _INTEGERS | _SECONDS | _NUMBERS:
         number = _number(text, int if name in _INTEGERS else float)
         if number is None:
             raise ConfigurationError(f"{variable} must be a number, without a unit.")
@@ -326,6 +333,14 @@ def _seconds(name: str, value: object, *, least: float = 0.0, most: float = math
     ):
         upper = f" to {most:g}" if most < math.inf else " or more"
         raise ConfigurationError(f"{name} must be a number of seconds, {least:g}{upper}.")
+    return float(value)
+
+
+def _rate(name: str, value: object) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise ConfigurationError(f"{name} must be a number a second, above 0.")
     return float(value)
 
 

@@ -53,6 +53,7 @@ def verifier_of(callee: EmulatedMachine, emulator: Emulator, **given: float) -> 
         machine_secret_key=callee.secret_key,
         api_url=API_URL,
         cache_ttl=given.get("cache_ttl", 60.0),
+        unknown_rate=1000.0,
     )
     return Verifier(settings, transport=httpx.ASGITransport(app=emulator))
 

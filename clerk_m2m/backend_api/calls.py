@@ -21,13 +21,16 @@ from clerk_m2m.errors import (
     RateLimitedError,
 )
 from clerk_m2m.secret import Secret
-from clerk_m2m.transport.http import MAX_ANSWER, Call, Demand, HTTPClient, Received
+from clerk_m2m.transport.call import MAX_ANSWER, Call, Received
+from clerk_m2m.transport.gate import Demand
+from clerk_m2m.transport.http import HTTPClient
 
 if TYPE_CHECKING:
     import httpx
 
     from clerk_m2m.clock import ServerClock
-    from clerk_m2m.transport.breaker import Breaker
+    from clerk_m2m.transport.admission import UnknownRate
+    from clerk_m2m.transport.breaker import Breakers
 
 T = TypeVar("T")
 
@@ -72,6 +75,11 @@ class BackendAPI:
         self._secret_key = secret_key
         self._machine_secret_key = machine_secret_key
         self.listeners: list[Callable[[Revocation], None]] = []
+
+    @property
+    def last_known_call_failed(self) -> bool:
+        """Whether the last call about what is known that ended got no answer, or a 429."""
+        return self._http.last_known_call_failed
 
     def instance_key(self) -> Secret:
         """Give the instance's key; raises `ConfigurationError` where there is none."""
@@ -131,12 +139,14 @@ def open_api(
     timeout: float,
     max_inflight: int,
     transport: httpx.AsyncBaseTransport | None,
-    breaker: Breaker | None = None,
+    breakers: Breakers | None = None,
+    unknown_rate: UnknownRate | None = None,
     server_clock: ServerClock | None = None,
+    on_sent: Callable[[Call], None] | None = None,
 ) -> BackendAPI:
     """Check keys and address, and give the Backend API behind them.
 
-    With a `breaker`, a call that Clerk asks to wait fails at once; without one it waits, if it may
+    With `breakers`, a call that Clerk asks to wait fails at once; without them it waits, if it may
     be repeated. Raises `ConfigurationError`.
     """
     origin = bare_origin(api_url)
@@ -148,9 +158,10 @@ def open_api(
         api_url=origin,
         timeout=timeout,
         max_inflight=max_inflight,
-        breaker=breaker,
-        waits=breaker is None,
+        breakers=breakers,
+        unknown_rate=unknown_rate,
         server_clock=server_clock,
+        on_sent=on_sent,
         transport=transport,
     )
     return BackendAPI(
@@ -188,7 +199,15 @@ def writing(
 
 def verifying(operation: str, url: str, key: Secret, body: Mapping[str, Secret]) -> Call:
     """Make a call that asks about a credential: a POST that may be repeated."""
-    return Call(operation=operation, method="POST", url=url, key=key, body=body, repeatable=True)
+    return Call(
+        operation=operation,
+        method="POST",
+        url=url,
+        key=key,
+        body=body,
+        repeatable=True,
+        billed=True,
+    )
 
 
 async def walk(page: Callable[[int, int], Awaitable[Page[T]]], page_size: int) -> AsyncIterator[T]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from clerk_m2m.backend_api import parsing
 from clerk_m2m.backend_api.calls import Answered, BackendAPI, reading
-from clerk_m2m.transport.http import Demand
+from clerk_m2m.transport.gate import Demand
 
 
 async def get_jwks(

@@ -19,7 +19,7 @@ from clerk_m2m.backend_api.calls import (
 )
 from clerk_m2m.environment import checked_key, hidden
 from clerk_m2m.secret import Secret
-from clerk_m2m.transport.http import Demand
+from clerk_m2m.transport.gate import Demand
 
 
 async def verify_m2m_token(

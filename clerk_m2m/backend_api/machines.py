@@ -18,7 +18,7 @@ from clerk_m2m.backend_api.calls import (
     writing,
 )
 from clerk_m2m.secret import Secret
-from clerk_m2m.transport.http import Demand
+from clerk_m2m.transport.gate import Demand
 
 
 async def get_machine(

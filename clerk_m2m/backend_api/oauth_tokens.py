@@ -5,7 +5,7 @@ from __future__ import annotations
 from clerk_m2m.backend_api import parsing, resources
 from clerk_m2m.backend_api.calls import Answered, BackendAPI, verifying
 from clerk_m2m.secret import Secret
-from clerk_m2m.transport.http import Demand
+from clerk_m2m.transport.gate import Demand
 
 
 async def verify_oauth_access_token(

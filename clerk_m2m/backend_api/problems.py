@@ -21,7 +21,7 @@ from clerk_m2m.errors import (
     NotFoundError,
     RateLimitedError,
 )
-from clerk_m2m.transport.http import Call, Received, retry_after
+from clerk_m2m.transport.call import Call, Received, retry_after
 
 PIECE: Final = 12
 
@@ -52,8 +52,14 @@ def error_of(call: Call, received: Received) -> BackendAPIError:
         status=status,
         errors=errors,
         clerk_trace_id=None if _repeats(secrets, trace_id or "") else trace_id,
-        retry_after=retry_after(received.headers) if status in (429, 503) else None,
+        retry_after=_retry_after(received),
     )
+
+
+def _retry_after(received: Received) -> float | None:
+    if received.status == 429 or (received.status == 503 and "retry-after" in received.headers):
+        return retry_after(received.headers)
+    return None
 
 
 def _without(secrets: tuple[str, ...], error: FieldError) -> FieldError:

@@ -10,6 +10,7 @@ from clerk_m2m.clock import Clock
 from clerk_m2m.errors import (
     BackendUnavailableError,
     NotFoundError,
+    OverloadedError,
     RateLimitedError,
     VerificationUnavailableError,
 )
@@ -62,9 +63,15 @@ class LiveSource:
             allowed, _ = await self._cache.get_or_load(
                 edge, self._load(caller, callee), timeout=timeout
             )
-        except (RateLimitedError, BackendUnavailableError, VerificationUnavailableError):
+        except (RateLimitedError, BackendUnavailableError):
             known = self._cache.stale(edge)
             if known is None:
+                raise
+            return known
+        except (OverloadedError, VerificationUnavailableError):
+            # Our own congestion is no outage of Clerk's.
+            known = self._cache.stale(edge)
+            if known is None or not self._api.last_known_call_failed:
                 raise
             return known
         return allowed

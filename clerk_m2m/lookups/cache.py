@@ -23,8 +23,10 @@ from cachetools import TLRUCache
 
 from clerk_m2m.clock import Clock
 from clerk_m2m.lookups.invalidations import Invalidations, Name
+from clerk_m2m.lookups.recent_keys import RecentKeys
 from clerk_m2m.lookups.single_flight import Demand, Flight, SingleFlight
 from clerk_m2m.lookups.verdict import Answer
+from clerk_m2m.transport.admission import Priority
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -33,6 +35,7 @@ JITTER: Final = 0.1  # the part of `ttl` by which lifetimes differ, so that they
 REFRESH_FROM: Final = 0.75  # the part of its lifetime after which a value in use is due
 REFRESH_PAUSE: Final = 1.0  # seconds between two attempts to refresh a value
 MAX_IN_USE: Final = 4096
+RECENT: Final = 3600.0  # for how many seconds a key that was good is remembered at least
 
 
 class _Entry(Generic[V]):
@@ -58,6 +61,8 @@ class Cache(Generic[K, V]):
 
     `ttl`, `negative_ttl` and `stale_if_error` are seconds; `maxsize` counts the entries of each of
     the two stores. `names(key, value)` gives the names by which `invalidations` may void a value.
+    With `has_strangers`, anybody can make up keys: a key that has had no good answer within the
+    last hour is a stranger's, and the calls about it come last.
     """
 
     def __init__(
@@ -70,6 +75,7 @@ class Cache(Generic[K, V]):
         clock: Clock,
         invalidations: Invalidations,
         names: Callable[[K, V], Iterable[Name]],
+        has_strangers: bool = False,
     ) -> None:
         self._ttl = ttl
         self._negative_ttl = negative_ttl
@@ -85,6 +91,7 @@ class Cache(Generic[K, V]):
         self._in_use: dict[K, _Entry[V]] = {}
         self._max_in_use = min(MAX_IN_USE, maxsize)
         self._flights: SingleFlight[K, Answer[V]] = SingleFlight()
+        self._recent = RecentKeys[K](RECENT, maxsize, self._now) if has_strangers else None
 
     def _store(self, maxsize: int) -> TLRUCache[K, _Entry[V]]:
         return TLRUCache(maxsize, ttu=lambda _key, entry, _now: entry.ends_at, timer=self._now)
@@ -194,12 +201,18 @@ class Cache(Generic[K, V]):
             self.put(key, answer, asked_at=demand.asked_at)
             return answer
 
-        # A key that is already in the store uses the slots reserved for refreshes, so that a flood
-        # of unknown tokens cannot block it. The flood would look like an outage otherwise, and
-        # stale values would be given. There are never more of these than entries.
-        known = refresh or key in self._positive
-        asked_at = self._invalidations.number
-        return self._flights.join(key, load_and_keep, asked_at=asked_at, refresh=known)
+        return self._flights.join(
+            key,
+            load_and_keep,
+            asked_at=self._invalidations.number,
+            priority=self._priority(key),
+            in_background=refresh,
+        )
+
+    def _priority(self, key: K) -> Priority:
+        if key in self._positive:
+            return Priority.KEPT
+        return Priority.RECENT if self._recent is None or key in self._recent else Priority.STRANGER
 
     # Keeping
 
@@ -211,6 +224,8 @@ class Cache(Generic[K, V]):
         if self._invalidations.void(self._names(key, answer.value), asked_at):
             return
         now = self._now()
+        if self._recent is not None:
+            (self._recent.discard if answer.negative else self._recent.add)(key)
         with self._lock:
             self._in_use.pop(key, None)
             if answer.negative:

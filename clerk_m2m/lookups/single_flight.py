@@ -3,49 +3,73 @@
 Rules of this file:
 
 - A look-up is a task of its own. Cancelling a waiter does not cancel it: it finishes, and its
-  result is kept for the next request. Exception: a look-up that is still queued for an HTTP slot
-  and has no waiters left is dropped (`Demand.give_up`).
-- Look-ups belong to one event loop. At most 1,000 are under way in each.
+  result is kept for the next request. Exception: a look-up whose call still waits for its turn and
+  that has no waiters left is dropped (`Demand.leave`).
+- Look-ups belong to one event loop. How many are under way is bounded where their calls go out.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Final, Generic, TypeAlias, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 from clerk_m2m.errors import VerificationUnavailableError
 from clerk_m2m.tasks import PerLoop, detached
+from clerk_m2m.transport.admission import Priority
 
 K = TypeVar("K")
 V = TypeVar("V")
-
-MAX_FLIGHTS: Final = 1000
 
 
 class Demand:
     """Who wants a look-up. It stays up to date while the look-up is under way.
 
-    `refresh` is True when a value of the key is kept still: such calls use the HTTP slots that are
-    reserved for them, so that a flood of unknown tokens cannot delay them. `asked_at` is the number
-    of the last invalidation that had been applied when the look-up was asked for. `waiters` counts
-    the requests that wait for it.
+    `asked_at` is the number of the last invalidation that had been applied when the look-up was
+    asked for. `waiters` counts the requests that wait for it. A look-up `in_background` was begun
+    with nobody waiting, and goes on when nobody waits.
     """
 
-    __slots__ = ("_withdraw", "asked_at", "refresh", "waiters")
+    __slots__ = ("_priority", "_withdraw", "asked_at", "in_background", "on_change", "waiters")
 
-    def __init__(self, withdraw: Callable[[], None], *, asked_at: int, refresh: bool) -> None:
+    def __init__(
+        self,
+        withdraw: Callable[[], None],
+        *,
+        asked_at: int,
+        priority: Priority,
+        in_background: bool = False,
+    ) -> None:
         self._withdraw = withdraw
+        self._priority = priority
         self.asked_at = asked_at
-        self.refresh = refresh
+        self.in_background = in_background
         self.waiters = 0
+        self.on_change: Callable[[], None] | None = None
 
-    def give_up(self) -> bool:
-        """If nobody waits for the look-up, stop new requests from joining it and return True."""
-        if self.refresh or self.waiters:
-            return False
-        self._withdraw()
-        return True
+    @property
+    def priority(self) -> Priority:
+        """What the call is about, and whether somebody waits for it."""
+        return Priority.REFRESH if self.in_background and not self.waiters else self._priority
+
+    @property
+    def given_up(self) -> bool:
+        """Whether nobody wants the answer any longer."""
+        return not self.in_background and not self.waiters
+
+    def join(self) -> None:
+        """One more request waits."""
+        self.waiters += 1
+        if self.on_change is not None:
+            self.on_change()
+
+    def leave(self) -> None:
+        """A request waits no longer. A call that nobody wants any more is not sent."""
+        self.waiters -= 1
+        if self.on_change is not None:
+            if self.given_up:
+                self._withdraw()  # who comes from now on asks anew
+            self.on_change()
 
 
 Load: TypeAlias = Callable[[Demand], Awaitable[V]]
@@ -59,11 +83,19 @@ class Flight(Generic[K, V]):
     task: asyncio.Task[V]
 
     def __init__(
-        self, flights: dict[K, Flight[K, V]], key: K, *, asked_at: int, refresh: bool
+        self,
+        flights: dict[K, Flight[K, V]],
+        key: K,
+        *,
+        asked_at: int,
+        priority: Priority,
+        in_background: bool,
     ) -> None:
         self._flights = flights
         self._key = key
-        self.demand = Demand(self._leave, asked_at=asked_at, refresh=refresh)
+        self.demand = Demand(
+            self._leave, asked_at=asked_at, priority=priority, in_background=in_background
+        )
 
     async def run(self, load: Load[V]) -> V:
         """Do the look-up; requests may join it until it ends."""
@@ -81,12 +113,12 @@ class Flight(Generic[K, V]):
 
         Raises what the look-up raised, or `VerificationUnavailableError` when time runs out.
         """
-        self.demand.waiters += 1
+        self.demand.join()
         try:
             # `asyncio.wait` leaves the task alone when the waiter is cancelled or times out.
             await asyncio.wait({self.task}, timeout=timeout)
         finally:
-            self.demand.waiters -= 1
+            self.demand.leave()
         if not self.task.done() or self.task.cancelled():
             raise VerificationUnavailableError
         return self.task.result()
@@ -99,19 +131,16 @@ class SingleFlight(Generic[K, V]):
         self._loops: PerLoop[dict[K, Flight[K, V]]] = PerLoop(dict)
 
     def join(
-        self, key: K, load: Load[V], *, asked_at: int, refresh: bool
+        self, key: K, load: Load[V], *, asked_at: int, priority: Priority, in_background: bool
     ) -> tuple[Flight[K, V], bool]:
-        """Give the look-up of `key`, and whether it was under way already.
-
-        Raises `VerificationUnavailableError` where too many are.
-        """
+        """Give the look-up of `key`, and whether it was under way already."""
         flights = self._loops.get()
         flight = flights.get(key)
         if flight is not None:
             return flight, True
-        if len(flights) >= MAX_FLIGHTS and not refresh:
-            raise VerificationUnavailableError("Too many verifications are under way.")
-        flight = flights[key] = Flight(flights, key, asked_at=asked_at, refresh=refresh)
+        flight = flights[key] = Flight(
+            flights, key, asked_at=asked_at, priority=priority, in_background=in_background
+        )
         flight.task = detached(flight.run(load))
         return flight, False
 

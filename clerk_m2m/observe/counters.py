@@ -9,13 +9,15 @@ from dataclasses import dataclass, fields
 class Stats:
     """Counters since construction; they only grow. Reading them costs nothing.
 
-    `paid` counts the verifications that Clerk bills; `hits` were answered from the cache, `shared`
-    waited for a verification that another request had begun, `offline` were good JWTs that were
-    checked without a call, `refreshes` were begun ahead of a verdict's end, `stale` were answered
-    from a verdict past its life while Clerk was down, `unavailable` could not be answered.
+    `sent` counts the verifications that were sent to Clerk, `paid` those that were answered: Clerk
+    bills these, and perhaps one whose answer was cut off. `hits` were answered from the cache,
+    `shared` waited for a verification that another request had begun, `offline` were good JWTs that
+    were checked without a call, `refreshes` were begun ahead of a verdict's end, `stale` were
+    answered from a verdict past its life while Clerk was down, `unavailable` could not be answered.
     """
 
     hits: int = 0
+    sent: int = 0
     paid: int = 0
     shared: int = 0
     offline: int = 0

@@ -1,4 +1,9 @@
-"""When to leave an upstream alone: after failures in a row, or because it asked for it."""
+"""When to leave an upstream alone: after failures in a row, or because it asked for it.
+
+There are two breakers, one for the calls about what is known and one for the others: what strangers
+send must not decide whether a kept value may go stale. An answer to one side says nothing of the
+other.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +12,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from clerk_m2m.errors import BackendAPIError, BackendUnavailableError, RateLimitedError
+from clerk_m2m.transport.admission import KNOWN, Priority
 
 FAILURES_TO_OPEN: Final = 5
 PROBE_EVERY: Final = 1.0
@@ -19,20 +25,26 @@ class Breaker:
     `now` gives monotonic seconds. Event loops and threads share it: each step is one assignment.
     """
 
-    __slots__ = ("_failures", "_next_probe", "_now", "_silent_until")
+    __slots__ = ("_asked_by", "_failures", "_next_probe", "_now", "_silent_until")
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
         self._failures = 0
         self._next_probe = 0.0
         self._silent_until = 0.0
+        self._asked_by: type[RateLimitedError | BackendUnavailableError] = RateLimitedError
+
+    @property
+    def last_call_failed(self) -> bool:
+        """Whether the last call that ended got no answer, or was asked to come back later."""
+        return self._failures > 0 or self._now() < self._silent_until
 
     def check(self) -> None:
         """Raise `RateLimitedError` or `BackendUnavailableError` where no call may go out now."""
         now = self._now()
         if now < self._silent_until:
-            raise RateLimitedError(
-                "Clerk's rate limit was reached.", retry_after=self._silent_until - now
+            raise self._asked_by(
+                "Clerk has asked for a pause.", retry_after=self._silent_until - now
             )
         if self._failures >= FAILURES_TO_OPEN and now < self._next_probe:
             raise BackendUnavailableError(
@@ -46,22 +58,19 @@ class Breaker:
             self._next_probe = self._now() + PROBE_EVERY
 
     @contextmanager
-    def record(self, *, count_failure: bool = True) -> Iterator[None]:
-        """Run one call under the breaker and record its result. A 4xx counts as a success.
-
-        With `count_failure=False` a failure is not counted, because the call spent most of its time
-        in our own queue.
-        """
+    def record(self) -> Iterator[None]:
+        """Run one call under the breaker and record its result. A 4xx counts as a success."""
         self.enter()
         try:
             yield
-        except BackendUnavailableError:
-            if count_failure:
-                self.failed()
+        except BackendUnavailableError as exc:
+            self.failed()
+            if exc.retry_after is not None:
+                self.back_off(exc)
             raise
         except RateLimitedError as exc:
             self.succeeded()
-            exc.retry_after = self.back_off(exc.retry_after or 0.0)
+            self.back_off(exc)
             raise
         except BackendAPIError:
             self.succeeded()
@@ -78,10 +87,27 @@ class Breaker:
         if self._failures == FAILURES_TO_OPEN:
             self._next_probe = self._now() + PROBE_EVERY
 
-    def back_off(self, seconds: float) -> float:
-        """The upstream asked to be left alone; gives the seconds for which it will be."""
+    def back_off(self, exc: RateLimitedError | BackendUnavailableError) -> None:
+        """The upstream asked to be left alone for the `retry_after` of `exc`, which is corrected.
+
+        Calls that were out together may be told different times: the longest holds.
+        """
         now = self._now()
-        seconds = min(max(seconds, 0.0), MAX_BACK_OFF)
-        # Calls that were out together may be told different times: the longest holds.
-        self._silent_until = max(self._silent_until, now + seconds)
-        return self._silent_until - now
+        seconds = min(max(exc.retry_after or 0.0, 0.0), MAX_BACK_OFF)
+        if now + seconds >= self._silent_until:
+            self._silent_until, self._asked_by = now + seconds, type(exc)
+        exc.retry_after = self._silent_until - now
+
+
+class Breakers:
+    """The two breakers of one upstream."""
+
+    __slots__ = ("known", "others")
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self.known = Breaker(now)
+        self.others = Breaker(now)
+
+    def of(self, priority: Priority) -> Breaker:
+        """Give the breaker that a call of this priority runs under."""
+        return self.known if priority in KNOWN else self.others

@@ -3,8 +3,8 @@
 Rules of this file:
 
 - A call is a task of its own that nobody cancels: httpx loses pool slots for good when a request
-  in flight is cancelled (encode/httpcore#1093). Whoever waits may leave; the call goes on to its
-  deadline.
+  in flight is cancelled (encode/httpcore#1093). Whoever waits may leave; a call that is out goes
+  on to its deadline, and one that waits for its turn is not sent.
 - The deadline is total. Every socket operation gets what is left of it, so one byte a second cannot
   hold a connection for longer. (An injected transport knows no deadline: it is cut off soon after.)
 - Redirects are not followed, compressed answers are refused, sizes are bounded.
@@ -19,86 +19,33 @@ from __future__ import annotations
 
 import asyncio
 import random
-import re
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from functools import cached_property
 from math import inf
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 
 import httpx
 
 from clerk_m2m.clock import ServerClock
 from clerk_m2m.errors import AnswerTooLargeError, BackendUnavailableError
-from clerk_m2m.secret import Secret
 from clerk_m2m.tasks import PerLoop, detached
-from clerk_m2m.transport.breaker import Breaker
+from clerk_m2m.transport.admission import Admission, UnknownRate
+from clerk_m2m.transport.breaker import Breaker, Breakers
+from clerk_m2m.transport.call import Call, Received, retry_after
+from clerk_m2m.transport.gate import Alone, Demand, Gate
 from clerk_m2m.transport.sockets import deadline_pool, set_deadline
 
 T = TypeVar("T")
 
-MAX_ANSWER: Final = 64 * 1024
 API_VERSION: Final = "2026-05-12"
 RETRIED_STATUS: Final = frozenset({502, 503, 504})
 MAX_PAUSE: Final = 0.1
 GRACE: Final = 0.25
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
-    """One call of an operation. `repeatable` marks that doing it twice changes nothing more.
-
-    A credential in `body` is a `Secret` until the request is built.
-    """
-
-    operation: str
-    method: str
-    url: str
-    key: Secret | None = None
-    body: Mapping[str, Any] | None = field(default=None, repr=False)
-    query: Mapping[str, str] | None = None
-    repeatable: bool = False
-    max_bytes: int = MAX_ANSWER
-
-    def secrets(self) -> Iterable[str]:
-        """Give what must not come back in an error: the key, and the credential in the body."""
-        if self.key:
-            yield self.key.reveal()
-        yield from (
-            each.reveal() for each in (self.body or {}).values() if isinstance(each, Secret)
-        )
-
-    def content(self) -> Mapping[str, Any] | None:
-        """Give the body as it is sent, its credential in clear."""
-        if self.body is None:
-            return None
-        return {k: v.reveal() if isinstance(v, Secret) else v for k, v in self.body.items()}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Received:
-    """What was answered to a call. Headers and body are hidden: they may hold a key."""
-
-    status: int
-    headers: Mapping[str, str] = field(repr=False)
-    body: bytes = field(repr=False)
-
-
-class Demand(Protocol):
-    """Who wants a call; it stays up to date while the call is under way.
-
-    `refresh` calls use slots that are reserved for them. A call that has to queue for a slot asks
-    `give_up` before it is sent: True means that nobody waits for it any more.
-    """
-
-    @property
-    def refresh(self) -> bool: ...
-
-    def give_up(self) -> bool: ...
+# The part of `timeout` that a call may wait for its turn; the other part is for the call itself.
+WAITING_SHARE: Final = 0.25
 
 
 @dataclass(slots=True)
@@ -106,17 +53,19 @@ class _LoopState:
     """What belongs to one event loop."""
 
     client: httpx.AsyncClient
-    slots: asyncio.Semaphore
-    refresh_slots: asyncio.Semaphore
-    tasks: set[asyncio.Task[Any]] = field(default_factory=set)
+    gate: Gate
+    out: set[asyncio.Task[Any]] = field(default_factory=set)
 
 
 class HTTPClient:
-    """Sends calls to `api_url`. `timeout` is the total deadline of a call, in seconds.
+    """Sends calls to `api_url`, at most `max_inflight` at once in each event loop.
 
-    At most `max_inflight` calls are out at once, a fifth of them reserved for refreshes.
-    `waits` lets a repeatable call wait for a `Retry-After` that fits into its deadline.
-    `server_clock` is told the `Date` of each good answer from `api_url`.
+    Without `breakers`, `timeout` is the total deadline of a call, in seconds: a call waits for its
+    turn, and a repeatable one for a `Retry-After`, as long as its deadline allows. With them, a
+    call has three quarters of `timeout` from the moment that it goes out, and only as many calls
+    wait for their turn as go out within the other quarter: whoever starts a call sees its end.
+    `unknown_rate` bounds the calls about unknown credentials. `server_clock` is told the `Date` of
+    each good answer from `api_url`, `on_sent` of each call that goes out.
     """
 
     def __init__(
@@ -125,17 +74,19 @@ class HTTPClient:
         api_url: str,
         timeout: float,
         max_inflight: int,
-        breaker: Breaker | None = None,
-        waits: bool = False,
+        breakers: Breakers | None = None,
+        unknown_rate: UnknownRate | None = None,
         server_clock: ServerClock | None = None,
+        on_sent: Callable[[Call], None] | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._api_url = api_url
         self._timeout = timeout
         self._max_inflight = max_inflight
-        self._breaker = breaker
-        self._waits = waits
+        self._breakers = breakers
+        self._unknown_rate = unknown_rate
         self._server_clock = server_clock
+        self._on_sent = on_sent
         self._transport = transport
         self._loops: PerLoop[_LoopState] = PerLoop(self._open)
 
@@ -144,28 +95,44 @@ class HTTPClient:
     ) -> T:
         """Send a call and give what `read` makes of the answer.
 
-        `read` raises the `BackendAPIError` that an answer means; no answer raises one here.
+        `read` raises the `BackendAPIError` that an answer means; no answer raises one here. With a
+        `demand`, the caller of this method is a task that nobody cancels.
         """
-        state = self._loops.get()
-        deadline = _now() + self._timeout
-        task: asyncio.Task[T] = detached(self._run(state, call, read, deadline, demand))
-        state.tasks.add(task)
-        task.add_done_callback(state.tasks.discard)
-        await asyncio.wait({task}, timeout=self._timeout)
+        state, deadline = self._loops.get(), _now() + self._timeout
+        if demand is not None:
+            return await self._run(state, call, read, demand, deadline)
+        caller = Alone()
+        task: asyncio.Task[T] = detached(self._run(state, call, read, caller, deadline))
+        try:
+            await asyncio.wait({task}, timeout=self._timeout)
+        finally:
+            caller.leave()
         if not task.done() or task.cancelled():
             raise BackendUnavailableError(
                 f"{call.operation}: no answer within {self._timeout:g} s."
             )
         return task.result()
 
+    @property
+    def last_known_call_failed(self) -> bool:
+        """Whether the last call about what is known that ended got no answer, or a 429."""
+        return self._breakers is not None and self._breakers.known.last_call_failed
+
     async def aclose(self) -> None:
-        """Close the client of this event loop; the next call opens another."""
+        """Close the client of this event loop; the next call opens another.
+
+        Calls that wait for their turn are refused. Those that are out have `timeout` to end: they
+        may be billed, and may change something.
+        """
         state = self._loops.pop()
         if state is None:
             return
-        for task in state.tasks:
-            task.cancel()
-        await asyncio.gather(*state.tasks, return_exceptions=True)
+        state.gate.refuse_waiting()
+        if state.out:
+            _, unfinished = await asyncio.wait(state.out, timeout=self._timeout)
+            for task in unfinished:
+                task.cancel()
+            await asyncio.gather(*unfinished, return_exceptions=True)
         await state.client.aclose()
 
     def _open(self) -> _LoopState:
@@ -182,12 +149,12 @@ class HTTPClient:
                 "User-Agent": "clerk-m2m",
             },
         )
-        reserved = max(1, self._max_inflight // 5)
-        return _LoopState(
-            client,
-            asyncio.Semaphore(max(1, self._max_inflight - reserved)),
-            asyncio.Semaphore(reserved),
+        admission = Admission(
+            slots=self._max_inflight,
+            patience=inf if self._breakers is None else self._timeout * WAITING_SHARE,
+            unknown_rate=self._unknown_rate,
         )
+        return _LoopState(client, Gate(admission))
 
     @cached_property
     def _ssl_context(self) -> ssl.SSLContext:
@@ -201,24 +168,34 @@ class HTTPClient:
         state: _LoopState,
         call: Call,
         read: Callable[[Call, Received], T],
+        demand: Demand,
         deadline: float,
-        demand: Demand | None,
     ) -> T:
-        set_deadline(deadline)
-        if self._breaker is not None:
-            self._breaker.check()  # at once, not after a wait for a slot
-        slots = state.refresh_slots if demand is not None and demand.refresh else state.slots
-        queued = slots.locked()
-        async with slots:
-            if queued and (_now() >= deadline or (demand is not None and demand.give_up())):
-                raise BackendUnavailableError(f"{call.operation}: too many calls are under way.")
-            record = self._breaker.record(count_failure=not queued) if self._breaker else None
-            with record or nullcontext():
+        if self._breakers is not None:
+            self._breakers.of(demand.priority).check()  # at once, not after a wait for a turn
+        ticket = await state.gate.enter(call.operation, demand)
+        began_at, service_time = _now(), None
+        task = _current_task()
+        state.out.add(task)
+        try:
+            # The priority may have changed while the call waited.
+            breaker = self._breakers.of(ticket.priority) if self._breakers else None
+            if breaker is not None:
+                deadline = began_at + self._timeout * (1 - WAITING_SHARE)
+            set_deadline(deadline)
+            with breaker.record() if breaker else nullcontext():
                 async with self._cut_off(call, deadline):
-                    received = await self._attempts(state.client, call, deadline)
-                    value = read(call, received)
-                    self._note_date(call, received)
-                    return value
+                    received = await self._attempts(state.client, call, deadline, breaker)
+                if received.status == 429 and self._unknown_rate is not None:
+                    self._unknown_rate.slow_down(_now())
+                elif received.status < 500:
+                    service_time = _now() - began_at
+                value = read(call, received)
+                self._note_date(call, received)
+                return value
+        finally:
+            state.out.discard(task)
+            state.gate.done(ticket, service_time=service_time)
 
     @asynccontextmanager
     async def _cut_off(self, call: Call, deadline: float) -> AsyncIterator[None]:
@@ -232,22 +209,27 @@ class HTTPClient:
                 f"{call.operation}: the transport outlived its time."
             ) from exc
 
-    async def _attempts(self, client: httpx.AsyncClient, call: Call, deadline: float) -> Received:
+    async def _attempts(
+        self, client: httpx.AsyncClient, call: Call, deadline: float, breaker: Breaker | None
+    ) -> Received:
         try:
-            received = await _exchange(client, call, deadline)
+            received = await self._send(client, call, deadline)
         except BackendUnavailableError as exc:
             # Nothing was sent, so nothing can happen twice.
             unsent = isinstance(exc.__cause__, httpx.ConnectError | httpx.ConnectTimeout)
             pause = _jitter() if unsent else inf
-            if _now() + pause >= deadline:
+            if not _may_repeat(pause, deadline, breaker):
                 raise
         else:
             pause = self._pause(call, received)
-            if _now() + pause >= deadline:
+            if not _may_repeat(pause, deadline, breaker):
                 return received
         await asyncio.sleep(pause)
-        if self._breaker is not None:
-            self._breaker.check()  # what others learned meanwhile; and a probe is one call
+        return await self._send(client, call, deadline)
+
+    async def _send(self, client: httpx.AsyncClient, call: Call, deadline: float) -> Received:
+        if self._on_sent is not None:
+            self._on_sent(call)
         return await _exchange(client, call, deadline)
 
     def _note_date(self, call: Call, received: Received) -> None:
@@ -257,11 +239,24 @@ class HTTPClient:
 
     def _pause(self, call: Call, received: Received) -> float:
         """Seconds to wait before the one retry; infinite where there is none."""
-        if call.repeatable and received.status in RETRIED_STATUS:
-            return _jitter()
-        if call.repeatable and self._waits and received.status == 429:
-            return retry_after(received.headers) + _jitter()
-        return inf
+        if not call.repeatable:
+            return inf
+        if received.status == 429 or (received.status == 503 and "retry-after" in received.headers):
+            return inf if self._breakers else retry_after(received.headers) + _jitter()
+        return _jitter() if received.status in RETRIED_STATUS else inf
+
+
+def _may_repeat(pause: float, deadline: float, breaker: Breaker | None) -> bool:
+    """Tell whether a call may be sent again after `pause` seconds."""
+    # While the breaker is open a probe is one call.
+    return _now() + pause < deadline and not (breaker and breaker.last_call_failed)
+
+
+def _current_task() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    if task is None:
+        raise RuntimeError("A call is made in a task.")
+    return task
 
 
 async def _exchange(client: httpx.AsyncClient, call: Call, deadline: float) -> Received:
@@ -323,17 +318,3 @@ class _DeadlineTransport(httpx.AsyncHTTPTransport):
         super().__init__(verify=ssl_context)
         # httpx has no parameter for the pool; a test over a slow socket watches this.
         self._pool = deadline_pool(ssl_context, max_connections)
-
-
-def retry_after(headers: Mapping[str, str]) -> float:
-    """Read `Retry-After` in seconds (RFC 9110 section 10.2.3); 1 where there is none to read."""
-    text = headers.get("retry-after", "")
-    if re.fullmatch(r"[0-9]{1,9}", text):
-        return float(text)
-    try:
-        instant = parsedate_to_datetime(text)
-    except (ValueError, OverflowError):
-        return 1.0
-    if instant.tzinfo is None:
-        instant = instant.replace(tzinfo=UTC)
-    return max(0.0, (instant - datetime.now(UTC)).total_seconds())

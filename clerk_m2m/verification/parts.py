@@ -16,8 +16,11 @@ from clerk_m2m.graph.scope_graph import ScopeGraph
 from clerk_m2m.graph.source import GraphSource, StaticSource
 from clerk_m2m.identity import TokenType
 from clerk_m2m.lookups.invalidations import Invalidations
+from clerk_m2m.observe.counters import Stats
 from clerk_m2m.settings import Settings
-from clerk_m2m.transport.breaker import Breaker
+from clerk_m2m.transport.admission import UnknownRate
+from clerk_m2m.transport.breaker import Breakers
+from clerk_m2m.transport.call import Call
 
 if TYPE_CHECKING:
     import httpx
@@ -30,8 +33,13 @@ def backend_api(
     transport: httpx.AsyncBaseTransport | None,
     clock: Clock,
     server_clock: ServerClock,
+    stats: Stats,
 ) -> BackendAPI:
-    """Open the Backend API with the keys of a service, and a breaker."""
+    """Open the Backend API with the keys of a service, and breakers."""
+
+    def count(call: Call) -> None:
+        stats.sent += call.billed
+
     return open_api(
         secret_key=settings.secret_key,
         machine_secret_key=settings.machine_secret_key,
@@ -40,8 +48,10 @@ def backend_api(
         timeout=settings.timeout,
         max_inflight=settings.max_inflight,
         transport=transport,
-        breaker=Breaker(clock.monotonic),
+        breakers=Breakers(clock.monotonic),
+        unknown_rate=UnknownRate(settings.unknown_rate),
         server_clock=server_clock,
+        on_sent=count,
     )
 
 

@@ -26,6 +26,7 @@ from clerk_m2m.errors import (
     BackendAPIError,
     BackendUnavailableError,
     KeyRefusedError,
+    OverloadedError,
     RateLimitedError,
     RefusalError,
     ScopeDeniedError,
@@ -79,10 +80,10 @@ class Verifier:
         if transport is None:
             parts.require_https_for_keys(settings)
         self._server_clock = server_clock = ServerClock(clock)
-        self._api = parts.backend_api(settings, transport, clock, server_clock)
+        self._api = parts.backend_api(settings, transport, clock, server_clock, self.stats)
         # The key set has a breaker of its own: `jwks_url` is another host, and whether it answers
         # says nothing of the endpoints.
-        self._key_api = parts.backend_api(settings, transport, clock, server_clock)
+        self._key_api = parts.backend_api(settings, transport, clock, server_clock, self.stats)
         self._graph = parts.graph_source(settings, self._api, clock)
         self._callee = settings.machine_id
         self._not_accepted = not_accepted(settings)
@@ -102,6 +103,7 @@ class Verifier:
             clock=clock,
             invalidations=invalidations,
             names=_names,
+            has_strangers=True,
         )
         self._digest_key = token_bytes(32)
         self._logged_at = -inf
@@ -207,14 +209,25 @@ class Verifier:
             verdict, shared = await self._verdicts.get_or_load(
                 digest, partial(self._ask, credential), timeout=timeout
             )
-        except (RateLimitedError, BackendUnavailableError, VerificationUnavailableError):
+        except (
+            RateLimitedError,
+            BackendUnavailableError,
+            OverloadedError,
+            VerificationUnavailableError,
+        ) as exc:
             known = self._verdicts.stale(digest)
-            if known is None or isinstance(known, Refused):
+            if known is None or isinstance(known, Refused) or not self._is_outage(exc):
                 raise
             self.stats.stale += 1
             return replace(known, stale=True), Source.STALE
         self.stats.shared += shared
         return verdict, Source.SHARED if shared else Source.ONLINE
+
+    def _is_outage(self, exc: Exception) -> bool:
+        """Tell an outage of Clerk's from our own congestion, in which no stale verdict counts."""
+        if isinstance(exc, RateLimitedError | BackendUnavailableError):
+            return True
+        return self._api.last_known_call_failed
 
     def _refresh(self, digest: bytes, token: Secret) -> None:
         credential = parse(token)

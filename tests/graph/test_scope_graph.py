@@ -144,6 +144,7 @@ def test_counters_can_be_read_by_name() -> None:
 
     assert counters.as_dict() == {
         "hits": 0,
+        "sent": 0,
         "paid": 2,
         "shared": 0,
         "offline": 0,

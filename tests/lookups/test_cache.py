@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -27,6 +27,7 @@ from clerk_m2m.lookups.cache import MAX_IN_USE, Cache
 from clerk_m2m.lookups.invalidations import Invalidations
 from clerk_m2m.lookups.single_flight import Demand
 from clerk_m2m.lookups.verdict import Answer, Refused, Verdict
+from clerk_m2m.transport.admission import Priority
 from harness import SIGNING_KEY, USER_ID, FakeTime, World, bearer, calling, protected
 
 TOKEN = "mt_" + "t" * 40
@@ -326,7 +327,13 @@ async def test_a_token_in_use_whose_entry_gave_way_is_refreshed_all_the_same(wor
     assert verifier.stats.paid == paid + 1
 
 
-def open_cache(time: FakeTime, maxsize: int = 10, stale_if_error: float = 0.0) -> Cache[Any, Any]:
+def open_cache(
+    time: FakeTime,
+    maxsize: int = 10,
+    stale_if_error: float = 0.0,
+    *,
+    has_strangers: bool = False,
+) -> Cache[Any, Any]:
     """A cache with a table of its own; a value is voided by its key."""
     return Cache(
         ttl=60.0,
@@ -336,6 +343,7 @@ def open_cache(time: FakeTime, maxsize: int = 10, stale_if_error: float = 0.0) -
         clock=time.clock,
         invalidations=Invalidations(time.clock),
         names=lambda key, _value: (key,),
+        has_strangers=has_strangers,
     )
 
 
@@ -391,31 +399,53 @@ def test_an_invalidation_of_another_name_voids_nothing() -> None:
     assert cache.read("key") == ("value", False)
 
 
-async def test_a_key_in_the_store_is_looked_up_however_many_unknown_keys_wait() -> None:
-    time, let_go = FakeTime(), asyncio.Event()
-    asked_as_refresh: list[bool] = []
+async def test_the_priority_of_a_look_up_says_what_is_known_of_its_key() -> None:
+    time, priorities = FakeTime(), list[Priority]()
 
-    def load_of(number: int) -> Callable[[Demand], Awaitable[Answer[str]]]:
-        async def load(demand: Demand) -> Answer[str]:
-            if number:
-                await let_go.wait()
-            asked_as_refresh.append(demand.refresh)
-            return Answer(value="new")
+    async def load(demand: Demand) -> Answer[str]:
+        priorities.append(demand.priority)
+        return Answer(value="new")
 
-        return load
-
-    cache = open_cache(time, stale_if_error=600.0)
-    cache.put(0, Answer(value="old"), asked_at=0)
-    time.advance(61.0)
-    crowd = [
-        asyncio.ensure_future(cache.get_or_load(n, load_of(n), timeout=5.0)) for n in range(1, 1001)
-    ]
+    cache = open_cache(time, stale_if_error=600.0, has_strangers=True)
+    await cache.get_or_load("key", load, timeout=5.0)
+    time.advance(61.0)  # stale
+    await cache.get_or_load("key", load, timeout=5.0)
+    time.advance(700.0)  # forgotten, but good within the last hour
+    await cache.get_or_load("key", load, timeout=5.0)
+    cache.put("key", Answer(value="no", negative=True), asked_at=0)
+    await cache.get_or_load("key", load, timeout=5.0)
+    cache.refresh("key", load)
     await asyncio.sleep(0)
 
-    assert await cache.get_or_load(0, load_of(0), timeout=5.0) == ("new", False)
-    assert asked_as_refresh == [True]
-    with pytest.raises(VerificationUnavailableError) as refused:
-        await cache.get_or_load(1001, load_of(1001), timeout=5.0)
-    assert refused.value.code == "verification_unavailable"
+    assert priorities == [
+        Priority.STRANGER,
+        Priority.KEPT,
+        Priority.RECENT,
+        Priority.STRANGER,
+        Priority.REFRESH,
+    ]
+
+
+async def test_a_refresh_that_somebody_waits_for_goes_first() -> None:
+    time, let_go, demands = FakeTime(), asyncio.Event(), list[Demand]()
+
+    async def load(demand: Demand) -> Answer[str]:
+        demands.append(demand)
+        await let_go.wait()
+        return Answer(value="new")
+
+    cache = open_cache(time)
+    cache.put("key", Answer(value="old"), asked_at=0)
+    cache.refresh("key", load)
+    await asyncio.sleep(0)
+    assert demands[0].priority is Priority.REFRESH
+
+    waiter = asyncio.ensure_future(cache.get_or_load("key", load, timeout=5.0))
+    await asyncio.sleep(0)
+    assert demands[0].priority is Priority.KEPT
+    waiter.cancel()
+    await asyncio.sleep(0)
+    assert (demands[0].priority, demands[0].given_up) == (Priority.REFRESH, False)
     let_go.set()
-    await asyncio.gather(*crowd)
+    await asyncio.sleep(0)
+    assert cache.read("key") == ("new", False)

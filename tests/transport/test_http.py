@@ -32,28 +32,18 @@ from clerk_m2m.errors import (
     BackendUnavailableError,
     InvalidRequestError,
     NotFoundError,
+    OverloadedError,
     RateLimitedError,
 )
 from clerk_m2m.secret import Secret
-from clerk_m2m.transport.breaker import Breaker
-from clerk_m2m.transport.http import Call, HTTPClient
+from clerk_m2m.transport.breaker import Breakers
+from clerk_m2m.transport.call import Call
+from clerk_m2m.transport.http import HTTPClient
 from harness import API_URL, FakeTime, World
 
 QUESTION = Call(operation="verifyM2MToken", method="POST", url="/v1/x", body={}, repeatable=True)
 CHANGE = Call(operation="createM2MToken", method="POST", url="/v1/x", body={})
 
-
-class Refresh:
-    """The demand of a refresh: nobody waits, and it never gives up its place."""
-
-    refresh = True
-
-    def give_up(self) -> bool:
-        """Stay in the queue."""
-        return False
-
-
-REFRESH = Refresh()
 
 Answering = Callable[[httpx.Request], httpx.Response]
 
@@ -238,7 +228,7 @@ async def test_a_retry_happens_within_the_deadline_or_not_at_all() -> None:
 
 async def test_a_client_that_may_wait_waits_for_the_rate_limit_to_end() -> None:
     script = Script(httpx.Response(429, headers={"Retry-After": "0"}), 200)
-    async with http_client(script, waits=True) as client:
+    async with http_client(script) as client:
         assert await client.call(QUESTION, document_of) == Document({})
 
     assert len(script.requests) == 2
@@ -246,7 +236,7 @@ async def test_a_client_that_may_wait_waits_for_the_rate_limit_to_end() -> None:
 
 async def test_a_client_does_not_wait_for_a_rate_limit_that_outlasts_its_deadline() -> None:
     script = Script(httpx.Response(429, headers={"Retry-After": "5"}))
-    async with http_client(script, waits=True) as client:
+    async with http_client(script) as client:
         with pytest.raises(RateLimitedError) as refused:
             await client.call(QUESTION, document_of)
 
@@ -325,17 +315,13 @@ def gated(gate: Gate, **given: Any) -> HTTPClient:
     return HTTPClient(api_url=API_URL, transport=transport, **settings)
 
 
-async def test_at_most_so_many_calls_are_out_at_once_and_a_fifth_is_kept_for_refreshes() -> None:
+async def test_at_most_so_many_calls_are_out_at_once() -> None:
     gate = Gate()
     client = gated(gate)
     calls = [asyncio.create_task(client.call(QUESTION, document_of)) for _ in range(100)]
-    await eventually(lambda: gate.out == 16)
-    background = [
-        asyncio.create_task(client.call(QUESTION, document_of, demand=REFRESH)) for _ in range(50)
-    ]
     await eventually(lambda: gate.out == 20)
     gate.opened.set()
-    await asyncio.gather(*calls, *background)
+    await asyncio.gather(*calls)
 
     assert gate.most == 20
     await client.aclose()
@@ -351,17 +337,17 @@ async def test_a_call_that_found_no_slot_in_time_is_never_sent() -> None:
     gate.opened.set()
     await quiet(known)
 
-    assert gate.calls == 1
+    assert gate.calls == 2
     assert await client.call(QUESTION, document_of) == Document({})
     await client.aclose()
 
 
 async def test_a_call_that_may_not_go_out_does_not_queue_for_a_slot_to_be_told_so() -> None:
-    gate, breaker = Gate(), Breaker(time.monotonic)
-    client = gated(gate, timeout=5.0, max_inflight=2, breaker=breaker)
+    gate, breakers = Gate(), Breakers(time.monotonic)
+    client = gated(gate, timeout=5.0, max_inflight=1, breakers=breakers)
     held = asyncio.create_task(client.call(QUESTION, document_of))
     await eventually(lambda: gate.out == 1)
-    breaker.back_off(5.0)
+    breakers.others.back_off(RateLimitedError("429", retry_after=5.0))
 
     async with asyncio.timeout(1.0):
         with pytest.raises(RateLimitedError):
@@ -382,21 +368,49 @@ async def test_an_injected_transport_that_never_ends_is_cut_off_and_its_slot_is_
     await client.aclose()
 
 
-async def test_closing_ends_what_is_out_and_whoever_waits_is_told() -> None:
-    gate, known = Gate(), asyncio.all_tasks()
+async def test_closing_waits_for_what_is_out() -> None:
+    gate = Gate()
     client = gated(gate, timeout=10.0)
+    call = asyncio.create_task(client.call(QUESTION, document_of))
+    await eventually(lambda: gate.out == 1)
+    closing = asyncio.create_task(client.aclose())
+    await asyncio.sleep(0)
+    gate.opened.set()
+    await closing
+
+    assert await call == Document({})
+
+
+async def test_closing_ends_what_outlives_its_time_and_whoever_waits_is_told() -> None:
+    gate, known = Gate(), asyncio.all_tasks()
+    client = gated(gate, timeout=0.1)
     call = asyncio.create_task(client.call(QUESTION, document_of))
     await eventually(lambda: gate.out == 1)
     await client.aclose()
 
-    with pytest.raises(BackendUnavailableError):
+    with pytest.raises(BackendUnavailableError) as failed:
         await call
+    assert failed.value.code == "backend_unavailable"
     await quiet(known)
     gate.opened.set()
-    assert await client.call(QUESTION, document_of) == Document(
-        {}
-    )  # the client opens again by itself
+    assert await client.call(QUESTION, document_of) == Document({})  # it opens again by itself
     await client.aclose()
+
+
+async def test_closing_refuses_what_waits_for_its_turn() -> None:
+    gate = Gate()
+    client = gated(gate, timeout=0.1, max_inflight=1)
+    calls = [asyncio.create_task(client.call(QUESTION, document_of)) for _ in range(2)]
+    await eventually(lambda: gate.out == 1)
+    closing = asyncio.create_task(client.aclose())
+
+    with pytest.raises(OverloadedError) as refused:
+        await calls[1]
+    assert refused.value.code == "overloaded"
+    gate.opened.set()
+    await closing
+    assert await calls[0] == Document({})
+    assert gate.calls == 1
 
 
 # Connections

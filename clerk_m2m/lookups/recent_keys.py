@@ -1,0 +1,53 @@
+"""Which keys were noted a while ago, in bounded memory."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+K = TypeVar("K")
+
+
+class RecentKeys(Generic[K]):
+    """Remembers a key for `period` seconds at least, and twice as long at most.
+
+    There are two generations of at most `maxsize` keys: the younger takes new keys, the older is
+    dropped whole. When the younger is full, new keys are not noted: a flood displaces no key.
+    """
+
+    def __init__(self, period: float, maxsize: int, now: Callable[[], float]) -> None:
+        self._period = period
+        self._maxsize = maxsize
+        self._now = now
+        self._lock = threading.Lock()
+        self._younger: set[K] = set()
+        self._older: set[K] = set()
+        self._turns_at = now() + period
+
+    def add(self, key: K) -> None:
+        """Note a key."""
+        with self._lock:
+            self._turn()
+            if len(self._younger) < self._maxsize:
+                self._younger.add(key)
+
+    def discard(self, key: K) -> None:
+        """Forget a key."""
+        with self._lock:
+            self._younger.discard(key)
+            self._older.discard(key)
+
+    def __contains__(self, key: K) -> bool:
+        with self._lock:
+            self._turn()
+            return key in self._younger or key in self._older
+
+    def _turn(self) -> None:
+        now = self._now()
+        if now < self._turns_at:
+            return
+        if now >= self._turns_at + self._period:
+            self._younger = set()
+        self._older, self._younger = self._younger, set()
+        self._turns_at = now + self._period

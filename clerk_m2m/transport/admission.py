@@ -1,0 +1,200 @@
+"""Which call goes out now, which waits, and which is refused: the rules, without any I/O.
+
+Rules of this file:
+
+- At most `slots` calls are out at once. One slot in twenty is for calls about what is known.
+- Calls wait in queues, by priority. Between the queues the order is strict, inside each it is
+  first come, first served.
+- How many may wait is a time, not a count: as many as are answered within `patience` seconds, by
+  the service time that was measured last. Where more wait, the newest of the lowest priority are
+  refused. This one rule closes the door when the queue is full, shortens the queue when the
+  upstream gets slower, and makes room for calls of a higher priority.
+- Only answers are measured. A timeout measures our own patience: counted as a service time, it
+  would shorten the queue while the upstream hangs, and refuse calls about what is known.
+- A rate bounds the calls about unknown keys. It is charged when the call enters, before it waits,
+  and given back where the call is not sent.
+
+The instants are parameters (monotonic seconds). `gate` puts this to work in an event loop.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from enum import Enum, IntEnum
+from math import inf
+from typing import Final
+
+FIRST_SERVICE_TIME: Final = 0.1
+# What `unknown_rate` is where nobody has set it, in calls a second. The most is the rate limit of a
+# production instance (1,000 requests in 10 s).
+START_RATE: Final = 50.0
+LEAST_RATE: Final = 1.0
+MOST_RATE: Final = 100.0
+RATE_GROWTH: Final = 1.0
+
+
+class Priority(IntEnum):
+    """Whose call goes first; the lower number wins."""
+
+    KEPT = 0  # a value is kept, fresh or stale, and somebody waits
+    REFRESH = 1  # a value is kept and asked for again ahead of time; nobody waits
+    RECENT = 2  # the key was good within the last hour, or the call is not about a credential
+    STRANGER = 3  # nothing is known
+
+
+# Calls whose failures must not depend on what strangers send, and the others.
+KNOWN: Final = frozenset({Priority.KEPT, Priority.REFRESH})
+
+
+class State(Enum):
+    """Where a ticket stands."""
+
+    WAITING = "waiting"
+    OUT = "out"
+    REFUSED = "refused"
+    LEFT = "left"
+
+
+class Ticket:
+    """One call that wants to go out."""
+
+    __slots__ = ("charged", "priority", "state")
+
+    def __init__(self, priority: Priority) -> None:
+        self.priority = priority
+        self.state = State.WAITING
+        self.charged = False
+
+
+class UnknownRate:
+    """Bounds the calls about unknown keys, for all event loops together.
+
+    `fixed` is in calls a second. None adapts: the rate is halved by each 429 and grows by 1/s each
+    second without one. One second's worth may go out at once.
+    """
+
+    def __init__(self, fixed: float | None = None) -> None:
+        self._fixed = fixed
+        self._rate = START_RATE if fixed is None else fixed
+        self._left = max(1.0, self._rate)
+        self._counted_at = -inf
+        self._lock = threading.Lock()
+
+    def rate(self, now: float) -> float:
+        """Give the calls that are allowed in a second."""
+        with self._lock:
+            self._count(now)
+            return self._rate
+
+    def take(self, now: float) -> bool:
+        """Charge one call; False where there is nothing left."""
+        with self._lock:
+            self._count(now)
+            if self._left < 1.0:
+                return False
+            self._left -= 1.0
+            return True
+
+    def give_back(self) -> None:
+        """Take back the charge of a call that was not sent."""
+        with self._lock:
+            self._left += 1.0
+
+    def slow_down(self, now: float) -> None:
+        """Clerk answered 429."""
+        with self._lock:
+            self._count(now)
+            if self._fixed is None:
+                self._rate = max(LEAST_RATE, self._rate / 2)
+                self._left = min(self._left, max(1.0, self._rate))
+
+    def _count(self, now: float) -> None:
+        passed = max(0.0, now - self._counted_at) if self._counted_at > -inf else 0.0
+        self._counted_at = max(now, self._counted_at)
+        if self._fixed is None:
+            self._rate = min(MOST_RATE, self._rate + RATE_GROWTH * passed)
+        self._left = min(max(1.0, self._rate), self._left + self._rate * passed)
+
+
+class Admission:
+    """The calls of one event loop: who is out, who waits.
+
+    Without an `unknown_rate` there are no strangers, and no slot is kept from anybody. Each method
+    gives the tickets whose state has changed.
+    """
+
+    def __init__(
+        self, *, slots: int, patience: float, unknown_rate: UnknownRate | None = None
+    ) -> None:
+        self._slots = slots
+        self._reserved = max(1, slots // 20) if unknown_rate is not None else 0
+        self._patience = patience
+        self._unknown_rate = unknown_rate
+        # Dictionaries as queues: a ticket in the middle leaves in constant time.
+        self._queues: tuple[dict[Ticket, None], ...] = tuple({} for _ in Priority)
+        self.service_time = FIRST_SERVICE_TIME
+        self.out = 0
+
+    @property
+    def waiting(self) -> int:
+        """How many calls wait."""
+        return sum(map(len, self._queues))
+
+    def enter(self, ticket: Ticket, now: float) -> Iterable[Ticket]:
+        """A call wants to go out: it goes, waits or is refused."""
+        if ticket.priority is Priority.STRANGER and self._unknown_rate is not None:
+            if not self._unknown_rate.take(now):
+                ticket.state = State.REFUSED
+                return (ticket,)
+            ticket.charged = True
+        self._queues[ticket.priority][ticket] = None
+        return self._settle()
+
+    def change(self, ticket: Ticket, priority: Priority) -> Iterable[Ticket]:
+        """A call that waits has another priority from now on: it is the last in that queue."""
+        del self._queues[ticket.priority][ticket]
+        ticket.priority = priority
+        self._queues[priority][ticket] = None
+        return self._settle()
+
+    def leave(self, ticket: Ticket) -> None:
+        """Nobody wants a call any longer that waits: it gives its place back."""
+        del self._queues[ticket.priority][ticket]
+        self._end_unsent(ticket, State.LEFT)
+
+    def done(self, ticket: Ticket, *, service_time: float | None) -> Iterable[Ticket]:
+        """A call that was out has ended; `service_time` is None where no answer came."""
+        ticket.state = State.LEFT
+        self.out -= 1
+        if service_time is not None:
+            self.service_time += (service_time - self.service_time) / self._slots
+        return self._settle()
+
+    def _settle(self) -> Iterable[Ticket]:
+        """Send what may go out now, then refuse the newest of the lowest where too many wait."""
+        changed = []
+        for priority, queue in zip(Priority, self._queues, strict=True):
+            slots = self._slots if priority in KNOWN else self._slots - self._reserved
+            while queue and self.out < slots:
+                ticket = next(iter(queue))
+                del queue[ticket]
+                ticket.state = State.OUT
+                self.out += 1
+                changed.append(ticket)
+        room = self._room()
+        for queue in reversed(self._queues):
+            while queue and self.waiting > room:
+                ticket, _ = queue.popitem()
+                self._end_unsent(ticket, State.REFUSED)
+                changed.append(ticket)
+        return changed
+
+    def _room(self) -> float:
+        """How many calls are answered within the patience of a waiter."""
+        return self._patience * self._slots / max(self.service_time, 1e-6)
+
+    def _end_unsent(self, ticket: Ticket, state: State) -> None:
+        ticket.state = state
+        if ticket.charged and self._unknown_rate is not None:
+            self._unknown_rate.give_back()

@@ -1,0 +1,70 @@
+"""One call as it is sent, and what was received."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, Final
+
+from clerk_m2m.secret import Secret
+
+MAX_ANSWER: Final = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One call of an operation. `repeatable` marks that doing it twice changes nothing more,
+    `billed` that Clerk bills it.
+
+    A credential in `body` is a `Secret` until the request is built.
+    """
+
+    operation: str
+    method: str
+    url: str
+    key: Secret | None = None
+    body: Mapping[str, Any] | None = field(default=None, repr=False)
+    query: Mapping[str, str] | None = None
+    repeatable: bool = False
+    billed: bool = False
+    max_bytes: int = MAX_ANSWER
+
+    def secrets(self) -> Iterable[str]:
+        """Give what must not come back in an error: the key, and the credential in the body."""
+        if self.key:
+            yield self.key.reveal()
+        yield from (
+            each.reveal() for each in (self.body or {}).values() if isinstance(each, Secret)
+        )
+
+    def content(self) -> Mapping[str, Any] | None:
+        """Give the body as it is sent, its credential in clear."""
+        if self.body is None:
+            return None
+        return {k: v.reveal() if isinstance(v, Secret) else v for k, v in self.body.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Received:
+    """What was answered to a call. Headers and body are hidden: they may hold a key."""
+
+    status: int
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
+
+
+def retry_after(headers: Mapping[str, str]) -> float:
+    """Read `Retry-After` in seconds (RFC 9110 section 10.2.3); 1 where there is none to read."""
+    text = headers.get("retry-after", "")
+    if re.fullmatch(r"[0-9]{1,9}", text):
+        return float(text)
+    try:
+        instant = parsedate_to_datetime(text)
+    except (ValueError, OverflowError):
+        return 1.0
+    if instant.tzinfo is None:
+        instant = instant.replace(tzinfo=UTC)
+    return max(0.0, (instant - datetime.now(UTC)).total_seconds())

@@ -1,0 +1,115 @@
+"""The thin gate around `admission`: a call waits here, in its event loop, for its turn."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from clerk_m2m.errors import OverloadedError
+from clerk_m2m.transport.admission import Admission, Priority, State, Ticket
+
+
+class Demand(Protocol):
+    """Who wants a call. It stays up to date while the call waits for its turn.
+
+    `on_change` is set while the call waits. It is called when `priority` or `given_up` changes.
+    `given_up` says that nobody wants the answer any longer.
+    """
+
+    on_change: Callable[[], None] | None
+
+    @property
+    def priority(self) -> Priority: ...
+
+    @property
+    def given_up(self) -> bool: ...
+
+
+class Alone:
+    """The demand of one caller who asks for one thing, as the users of a client do."""
+
+    def __init__(self) -> None:
+        self.priority = Priority.RECENT
+        self.given_up = False
+        self.on_change: Callable[[], None] | None = None
+
+    def leave(self) -> None:
+        """The caller has the answer, or has gone."""
+        self.given_up = True
+        if self.on_change is not None:
+            self.on_change()
+
+
+class Gate:
+    """Lets the calls of one event loop out, as `admission` decides."""
+
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
+        self._turns: dict[Ticket, asyncio.Future[None]] = {}
+
+    async def enter(self, operation: str, demand: Demand) -> Ticket:
+        """Wait for a turn; raises `OverloadedError` where the call must not be sent.
+
+        Whoever is let in calls `done` with the ticket afterwards.
+        """
+        ticket = Ticket(demand.priority)
+        self._tell(self._admission.enter(ticket, _now()))
+        if ticket.state is State.WAITING and demand.given_up:
+            self._admission.leave(ticket)
+        if ticket.state is State.WAITING:
+            await self._turn(ticket, demand)
+        if ticket.state is State.OUT:
+            return ticket
+        if ticket.state is State.LEFT:
+            raise OverloadedError(f"{operation}: nobody waits for the answer any longer.")
+        raise OverloadedError(
+            f"{operation}: more calls wait than Clerk answers in time, so this one was not sent."
+        )
+
+    def done(self, ticket: Ticket, *, service_time: float | None) -> None:
+        """Give the place of a call back; `service_time` (s) is None where no answer came."""
+        self._tell(self._admission.done(ticket, service_time=service_time))
+
+    def refuse_waiting(self) -> None:
+        """Refuse all that wait."""
+        for ticket in list(self._turns):
+            self._leave(ticket)
+
+    async def _turn(self, ticket: Ticket, demand: Demand) -> None:
+        turn = self._turns[ticket] = asyncio.get_running_loop().create_future()
+        demand.on_change = lambda: self._changed(ticket, demand)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if ticket.state is State.OUT:  # it was let out and cancelled in one step
+                self.done(ticket, service_time=None)
+            else:
+                self._leave(ticket)
+            raise
+        finally:
+            demand.on_change = None
+            self._turns.pop(ticket, None)
+
+    def _changed(self, ticket: Ticket, demand: Demand) -> None:
+        if ticket.state is not State.WAITING:
+            return
+        if demand.given_up:
+            self._leave(ticket)
+        elif demand.priority is not ticket.priority:
+            self._tell(self._admission.change(ticket, demand.priority))
+
+    def _leave(self, ticket: Ticket) -> None:
+        if ticket.state is State.WAITING:
+            self._admission.leave(ticket)
+            self._tell((ticket,))
+
+    def _tell(self, changed: Iterable[Ticket]) -> None:
+        for ticket in changed:
+            turn = self._turns.get(ticket)
+            if turn is not None and not turn.done():
+                turn.set_result(None)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
