@@ -11,6 +11,7 @@ from starlette.requests import HTTPConnection
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from clerk_m2m.asgi.disconnect import ClientGoneError
 from clerk_m2m.asgi.openapi import describe_refusals
 from clerk_m2m.asgi.refusals import Exchange, answer
 from clerk_m2m.credentials import extract
@@ -90,14 +91,14 @@ class MachineAuthMiddleware:
         if scope["type"] == "lifespan":
             await self._lifespan(scope, receive, send)
             return
-        exchange = Exchange(scope, send)
+        exchange = Exchange(scope, receive, send)
         admitted = False
         try:
-            exchange.admit(await self._identify(scope), copy_state=self._state_shared)
+            exchange.admit(await self._identify(scope, exchange), copy_state=self._state_shared)
             admitted = True
             if exchange.has_own_state:
                 self._note_shared_state()
-            await self.app(scope, receive, exchange)
+            await self.app(scope, exchange.receive, exchange)
         except RefusalError as refusal:
             if admitted and refusal.from_verifier:
                 # The app asked a verifier itself, about another credential than its caller's.
@@ -106,7 +107,9 @@ class MachineAuthMiddleware:
                 exchange.admit(
                     None, copy_state=self._state_shared
                 )  # `on_error` and outer middleware see nobody
-            await self._refuse(refusal, scope, receive, exchange)
+            await self._refuse(refusal, scope, exchange)
+        except ClientGoneError:
+            pass  # there is nobody to answer
         else:
             if exchange.refusal is not None and exchange.status >= 400:
                 # The app answered a guard's refusal itself, by an exception handler of its own.
@@ -116,7 +119,7 @@ class MachineAuthMiddleware:
             if exchange.held:
                 await exchange.release()
 
-    async def _identify(self, scope: Scope) -> Identity | None:
+    async def _identify(self, scope: Scope, exchange: Exchange) -> Identity | None:
         if scope["path"] in self._exclude:
             return None
         token = extract(scope["headers"], api_key_header=self._api_key_header)
@@ -125,15 +128,13 @@ class MachineAuthMiddleware:
                 raise TokenMissingError
             return None
         try:
-            return await self.verifier.verify(token)
+            return await self.verifier.verify(token, while_waiting=exchange)
         except (TokenInvalidError, TokenTypeNotAcceptedError) as refusal:
             if self._required or refusal.token_class not in _NOT_OURS:
                 raise
             return None
 
-    async def _refuse(
-        self, refusal: RefusalError, scope: Scope, receive: Receive, exchange: Exchange
-    ) -> None:
+    async def _refuse(self, refusal: RefusalError, scope: Scope, exchange: Exchange) -> None:
         if exchange.begun and scope["type"] == "http":
             raise refusal  # too late to answer: the server ends the response
         response = self._report(refusal, scope, refusal.status) or answer(refusal)
@@ -142,7 +143,7 @@ class MachineAuthMiddleware:
         if scope["type"] == "websocket" and not denial:
             await send({"type": "websocket.close", "code": 1008})
         else:
-            await response(scope, receive, send)
+            await response(scope, exchange.receive, send)
 
     def _report(self, refusal: RefusalError, scope: Scope, status: int) -> Response | None:
         _log(refusal, scope, status)

@@ -8,11 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Sequence
 from http import HTTPStatus
+from types import TracebackType
 from typing import Any, Final
 
 from starlette.responses import JSONResponse, Response
-from starlette.types import Message, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
+from clerk_m2m.asgi.disconnect import Watch
 from clerk_m2m.errors import (
     SCOPE,
     PermissionDeniedError,
@@ -42,10 +44,12 @@ class Exchange:
 
     __slots__ = (
         "_outer",
+        "_receive",
         "_scope",
         "_send",
         "_state",
         "_state_shared",
+        "_watch",
         "begun",
         "has_own_state",
         "held",
@@ -54,8 +58,10 @@ class Exchange:
         "status",
     )
 
-    def __init__(self, scope: Scope, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._scope = scope
+        self._receive = receive
+        self._watch: Watch | None = None
         self._send = send
         # Another MachineAuthMiddleware may stand further out on the same connection.
         self._outer: Exchange | None = scope.get(EXCHANGE)
@@ -95,12 +101,33 @@ class Exchange:
         state["machine"] = identity
         self._state = state
 
+    async def __aenter__(self) -> None:
+        """While the verification waits, notice that the client has gone."""
+        self._watch = Watch(self._scope, self._receive)
+        self._watch.start()
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._watch is not None:
+            self._watch.stop(exc)
+
+    @property
+    def receive(self) -> Receive:
+        """The `receive` that the app gets."""
+        return self._receive if self._watch is None else self._watch.receive
+
     def close(self) -> None:
         """Take this exchange out of the scope and the state again, when the app has returned.
 
         Left there, it would tie the scope and the server's `send` into a reference cycle.
         """
         self._scope[EXCHANGE] = self._outer
+        if self._watch is not None:
+            self._watch.close()
         if self._state is None:
             return
         if self._outer is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
 from copy import copy
 from typing import Any, Final, Literal
 
@@ -127,7 +128,9 @@ class _FixedVerifier:
         self.settings = Settings(machine_id=CALLEE_ID, machine_secret_key="ak_made_up")
         self._answer = answer
 
-    async def verify(self, token: str) -> Identity:
+    async def verify(
+        self, token: str, *, while_waiting: AbstractAsyncContextManager[None] | None = None
+    ) -> Identity:
         """Give the identity that the test has chosen, or refuse as it has."""
         if isinstance(self._answer, RefusalError):
             self._answer.from_verifier = True

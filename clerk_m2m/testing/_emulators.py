@@ -125,6 +125,7 @@ class ClerkEmulatorServer:
             "CLERK_MACHINE_SECRET_KEY": machine.secret_key if machine else "",
             "CLERK_SECRET_KEY": self.emulator.secret_key if with_key else "",
             "CLERK_JWT_KEY": "",
+            "CLERK_M2M_UNKNOWN_RATE": f"{UNKNOWN_RATE:g}",
         }
 
 
@@ -242,12 +243,11 @@ class _InProcess(httpx.AsyncBaseTransport):
 
 
 def _settings(api_url: str, machine: EmulatedMachine, given: Mapping[str, Any]) -> Settings:
-    defaults = {
+    defaults: dict[str, Any] = {
         "machine_id": machine.id,
         "machine_secret_key": machine.secret_key,
         "api_url": api_url,
-        # Tests verify more new tokens in a second than a service lets strangers send.
-        "unknown_rate": 100_000.0,
+        "unknown_rate": UNKNOWN_RATE,
     }
     return Settings(**(defaults | dict(given)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -18,8 +19,13 @@ class CredentialVerifier(Protocol):
     def settings(self) -> Settings:
         """What the service is configured with."""
 
-    async def verify(self, token: str) -> Identity:
-        """Give the identity of a token's holder, or raise a `RefusalError`."""
+    async def verify(
+        self, token: str, *, while_waiting: AbstractAsyncContextManager[None] | None = None
+    ) -> Identity:
+        """Give the identity of a token's holder, or raise a `RefusalError`.
+
+        A verifier that has to wait for an answer enters `while_waiting` for as long.
+        """
 
     async def aclose(self) -> None:
         """Close what is open in this event loop."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from hashlib import blake2b
@@ -108,8 +109,12 @@ class Verifier:
         self._digest_key = token_bytes(32)
         self._logged_at = -inf
 
-    async def verify(self, token: str) -> Identity:
+    async def verify(
+        self, token: str, *, while_waiting: AbstractAsyncContextManager[None] | None = None
+    ) -> Identity:
         """Give the identity of a token's holder, who may call this service.
+
+        `while_waiting` is entered where the answer is not cached, until it is there.
 
         Raises a `RefusalError`: `TokenInvalidError`, `TokenTypeNotAcceptedError`,
         `ScopeDeniedError`, or `VerificationUnavailableError` where it could not be found out.
@@ -126,7 +131,8 @@ class Verifier:
                 if identity is not None:
                     return identity
             # From here on the token is in no local of a frame, which tracebacks may show.
-            outcome = await self._find_out(digest, Secret(token))
+            async with while_waiting or nullcontext():
+                outcome = await self._find_out(digest, Secret(token))
             if outcome.identity is None:
                 raise outcome.refusal or VerificationUnavailableError()
             return outcome.identity

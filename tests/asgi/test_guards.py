@@ -44,11 +44,15 @@ async def no_send(message: Message) -> None:
     raise AssertionError("a guard sends nothing")
 
 
+async def no_receive() -> Message:
+    raise AssertionError("a guard reads nothing")
+
+
 def connection(
     identity: Identity | None, *headers: tuple[bytes, bytes], kind: str = "http"
 ) -> HTTPConnection:
     scope: Scope = {"type": kind, "headers": list(headers)}
-    Exchange(scope, no_send).admit(identity)
+    Exchange(scope, no_receive, no_send).admit(identity)
     return HTTPConnection(scope)
 
 
@@ -221,7 +225,7 @@ from clerk_m2m import MachineIdentity, require_machine
 from clerk_m2m.asgi.refusals import Exchange
 identity = MachineIdentity(token_id="mt_1", token_format="opaque", subject="mch_1")
 scope = {"type": "http", "headers": []}
-Exchange(scope, None).admit(identity)
+Exchange(scope, None, None).admit(identity)
 connection = HTTPConnection(scope)
 checked = require_machine().check(connection)
 print(checked is asyncio.run(require_machine()(connection)) is identity)

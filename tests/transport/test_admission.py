@@ -1,0 +1,260 @@
+"""Which call goes out, waits or is refused: the rules, without an event loop."""
+
+from __future__ import annotations
+
+from hypothesis import settings, strategies
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from clerk_m2m.transport.admission import (
+    KNOWN,
+    LEAST_RATE,
+    MOST_RATE,
+    START_RATE,
+    Admission,
+    Priority,
+    State,
+    Ticket,
+    UnknownRate,
+)
+
+SLOTS = 20
+UNLIMITED = UnknownRate(1e9)
+
+
+def admission(slots: int = SLOTS, unknown_rate: UnknownRate | None = UNLIMITED) -> Admission:
+    """The calls of a service with the default settings, whose strangers are not limited."""
+    return Admission(slots=slots, patience=0.5, unknown_rate=unknown_rate)
+
+
+def enter(calls: Admission, priority: Priority = Priority.STRANGER, now: float = 0.0) -> Ticket:
+    ticket = Ticket(priority)
+    calls.enter(ticket, now)
+    return ticket
+
+
+def crowd(calls: Admission, count: int, priority: Priority = Priority.STRANGER) -> list[Ticket]:
+    return [enter(calls, priority) for _ in range(count)]
+
+
+def states(tickets: list[Ticket]) -> list[State]:
+    return [ticket.state for ticket in tickets]
+
+
+def test_one_slot_in_twenty_is_for_what_is_known() -> None:
+    calls = admission()
+    strangers = crowd(calls, 20)
+
+    assert states(strangers) == [State.OUT] * 19 + [State.WAITING]
+    assert enter(calls, Priority.REFRESH).state is State.OUT
+    assert enter(calls, Priority.KEPT).state is State.WAITING
+
+
+def test_a_client_without_strangers_uses_all_its_slots() -> None:
+    calls = admission(unknown_rate=None)
+
+    assert states(crowd(calls, 20, Priority.RECENT)) == [State.OUT] * 20
+
+
+def test_a_freed_slot_goes_to_the_highest_priority_and_then_to_the_first_who_came() -> None:
+    calls = admission(slots=1, unknown_rate=None)
+    out = enter(calls, Priority.RECENT)
+    waiting = [
+        enter(calls, priority)
+        for priority in (Priority.RECENT, Priority.REFRESH, Priority.KEPT, Priority.KEPT)
+    ]
+
+    order = []
+    for _ in waiting:
+        ended = next(each for each in (out, *waiting) if each.state is State.OUT)
+        calls.done(ended, service_time=0.1)
+        order += [each for each in waiting if each.state is State.OUT]
+    recent, refresh, first, second = waiting
+    assert order == [first, second, refresh, recent]
+
+
+def test_as_many_wait_as_are_answered_within_the_patience_and_the_newest_is_refused() -> None:
+    calls = admission()  # 20 slots x 0.5 s / 0.1 s
+    tickets = crowd(calls, 19 + 100 + 1)
+
+    assert states(tickets) == [State.OUT] * 19 + [State.WAITING] * 100 + [State.REFUSED]
+
+
+def test_a_call_of_a_higher_priority_takes_the_place_of_the_newest_of_the_lowest() -> None:
+    calls = admission()
+    tickets = crowd(calls, 19 + 100)
+    enter(calls, Priority.KEPT)
+    kept = enter(calls, Priority.KEPT)
+
+    assert kept.state is State.WAITING
+    assert states(tickets[-2:]) == [State.WAITING, State.REFUSED]
+
+
+def test_a_slower_upstream_shortens_the_queue_from_its_end() -> None:
+    calls = admission()
+    tickets = crowd(calls, 19 + 100)
+    for _ in range(30):
+        out = next(each for each in tickets if each.state is State.OUT)
+        calls.done(out, service_time=1.0)
+
+    assert 0.7 < calls.service_time < 1.0
+    assert 0 < calls.waiting <= 0.5 * SLOTS / calls.service_time
+    came = {state: [n for n, each in enumerate(tickets) if each.state is state] for state in State}
+    assert max(came[State.WAITING]) < min(came[State.REFUSED])
+
+
+def test_a_call_without_an_answer_does_not_move_the_estimate() -> None:
+    calls = admission()
+    for ticket in crowd(calls, 19):
+        calls.done(ticket, service_time=None)
+
+    assert calls.service_time == 0.1
+
+
+def test_who_leaves_gives_the_place_and_the_charge_back() -> None:
+    calls = admission(slots=2, unknown_rate=UnknownRate(10.0))
+    out, *waiting = crowd(calls, 10)
+    assert states([out, *waiting, enter(calls)]) == [
+        State.OUT,
+        *[State.WAITING] * 9,
+        State.REFUSED,
+    ]
+    for ticket in waiting:
+        calls.leave(ticket)
+
+    assert (calls.waiting, calls.out) == (0, 1)
+    assert states(crowd(calls, 10)) == [State.WAITING] * 9 + [State.REFUSED]
+
+
+def test_who_is_refused_for_lack_of_room_gets_the_charge_back() -> None:
+    rate = UnknownRate(200.0)
+    calls = admission(unknown_rate=rate)
+    crowd(calls, 150)
+
+    assert sum(rate.take(0.0) for _ in range(200)) == 200 - (19 + 100)
+
+
+def test_a_refresh_that_somebody_waits_for_now_goes_before_the_other_refreshes() -> None:
+    calls = admission(slots=1, unknown_rate=None)
+    out = enter(calls, Priority.REFRESH)
+    first, second = crowd(calls, 2, Priority.REFRESH)
+    calls.change(second, Priority.KEPT)
+    calls.done(out, service_time=0.1)
+
+    assert states([first, second]) == [State.WAITING, State.OUT]
+
+
+# How many strangers
+
+
+def test_a_fixed_rate_bounds_the_calls_about_unknown_keys_and_no_others() -> None:
+    calls = admission(unknown_rate=UnknownRate(5.0))
+
+    assert states(crowd(calls, 6)) == [State.OUT] * 5 + [State.REFUSED]
+    assert enter(calls, Priority.RECENT).state is State.OUT
+    assert enter(calls, Priority.KEPT).state is State.OUT
+
+
+def test_a_rate_is_filled_up_in_a_second_and_not_further() -> None:
+    rate = UnknownRate(20.0)
+    now = 100.0
+    assert sum(rate.take(now) for _ in range(100)) == 20
+    assert sum(rate.take(now + 0.25) for _ in range(100)) == 5
+    assert sum(rate.take(now + 60.0) for _ in range(100)) == 20
+
+
+def test_over_a_long_time_no_more_than_the_rate_are_let_through() -> None:
+    rate = UnknownRate(20.0)
+
+    let_through = sum(rate.take(number / 300) for number in range(300 * 60))
+    assert 20 * 60 <= let_through <= 20 * 61
+
+
+def test_the_rate_adapts_by_itself_to_the_limit_of_clerk() -> None:
+    rate = UnknownRate()
+    assert rate.rate(0.0) == START_RATE
+    rate.slow_down(0.0)
+    assert rate.rate(0.0) == START_RATE / 2
+    assert rate.rate(10.0) == START_RATE / 2 + 10
+    assert rate.rate(1000.0) == MOST_RATE
+    for _ in range(20):
+        rate.slow_down(1000.0)
+    assert rate.rate(1000.0) == LEAST_RATE
+
+
+def test_a_rate_that_somebody_has_set_stays() -> None:
+    rate = UnknownRate(7.0)
+    rate.slow_down(0.0)
+
+    assert rate.rate(100.0) == 7.0
+
+
+# Any order of events, against a simple model
+
+
+@settings(max_examples=300, stateful_step_count=40, deadline=None)
+class Calls(RuleBasedStateMachine):
+    """The model is a list of tickets in the order of their arrival."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rate = UnknownRate(6.0)
+        self.calls = Admission(slots=4, patience=0.2, unknown_rate=self.rate)
+        self.now = 0.0
+        self.tickets: list[Ticket] = []
+
+    def of(self, state: State) -> list[Ticket]:
+        return [each for each in self.tickets if each.state is state]
+
+    @rule(priority=strategies.sampled_from(Priority))
+    def a_call_comes(self, priority: Priority) -> None:
+        ticket = Ticket(priority)
+        changed = self.calls.enter(ticket, self.now)
+        self.tickets.append(ticket)
+        assert all(each.state in (State.OUT, State.REFUSED) for each in changed)
+        if ticket.state is State.OUT:
+            higher = [each for each in self.of(State.WAITING) if each.priority <= priority]
+            assert not higher or (priority in KNOWN and not set(KNOWN) & {higher[0].priority})
+
+    @precondition(lambda self: self.of(State.OUT))
+    @rule(data=strategies.data(), seconds=strategies.sampled_from([None, 0.01, 0.1, 2.0]))
+    def a_call_ends(self, data: strategies.DataObject, seconds: float | None) -> None:
+        before = self.of(State.WAITING)
+        ticket = data.draw(strategies.sampled_from(self.of(State.OUT)))
+        self.calls.done(ticket, service_time=seconds)
+        for let_out in (each for each in before if each.state is State.OUT):
+            # Nobody who came earlier with the same priority, or has a higher one, waits still.
+            assert not [
+                each
+                for each in self.of(State.WAITING)
+                if each.priority < let_out.priority
+                or (
+                    each.priority == let_out.priority
+                    and self.tickets.index(each) < self.tickets.index(let_out)
+                )
+            ]
+
+    @precondition(lambda self: self.of(State.WAITING))
+    @rule(data=strategies.data())
+    def a_waiter_leaves(self, data: strategies.DataObject) -> None:
+        self.calls.leave(data.draw(strategies.sampled_from(self.of(State.WAITING))))
+
+    @rule(seconds=strategies.sampled_from([0.1, 1.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+
+    @invariant()
+    def the_counts_are_right(self) -> None:
+        assert self.calls.out == len(self.of(State.OUT)) <= 4
+        assert self.calls.waiting == len(self.of(State.WAITING))
+
+    @invariant()
+    def no_more_wait_than_are_answered_in_time(self) -> None:
+        assert self.calls.waiting <= max(0.0, 0.2 * 4 / self.calls.service_time)
+
+    @invariant()
+    def nobody_waits_beside_a_slot_that_is_free_for_him(self) -> None:
+        for each in self.of(State.WAITING):
+            assert self.calls.out >= (4 if each.priority in KNOWN else 3)
+
+
+TestCalls = Calls.TestCase
