@@ -22,6 +22,7 @@ from typing import Final, Generic, TypeVar
 from cachetools import TLRUCache
 
 from clerk_m2m.clock import Clock
+from clerk_m2m.errors import OverloadedError
 from clerk_m2m.lookups.invalidations import Invalidations, Name
 from clerk_m2m.lookups.recent_keys import RecentKeys
 from clerk_m2m.lookups.single_flight import Demand, Flight, SingleFlight
@@ -35,7 +36,9 @@ JITTER: Final = 0.1  # the part of `ttl` by which lifetimes differ, so that they
 REFRESH_FROM: Final = 0.75  # the part of its lifetime after which a value in use is due
 REFRESH_PAUSE: Final = 1.0  # seconds between two attempts to refresh a value
 MAX_IN_USE: Final = 4096
-RECENT: Final = 3600.0  # for how many seconds a key that was good is remembered at least
+# For how many seconds a key that was good, or was refused for lack of room, is remembered at least.
+RECENT: Final = 3600.0
+REFUSED: Final = 15.0
 
 
 class _Entry(Generic[V]):
@@ -92,6 +95,7 @@ class Cache(Generic[K, V]):
         self._max_in_use = min(MAX_IN_USE, maxsize)
         self._flights: SingleFlight[K, Answer[V]] = SingleFlight()
         self._recent = RecentKeys[K](RECENT, maxsize, self._now) if has_strangers else None
+        self._refused = RecentKeys[K](REFUSED, maxsize, self._now)
 
     def _store(self, maxsize: int) -> TLRUCache[K, _Entry[V]]:
         return TLRUCache(maxsize, ttu=lambda _key, entry, _now: entry.ends_at, timer=self._now)
@@ -197,7 +201,12 @@ class Cache(Generic[K, V]):
         self, key: K, load: Callable[[Demand], Awaitable[Answer[V]]], *, refresh: bool
     ) -> tuple[Flight[K, Answer[V]], bool]:
         async def load_and_keep(demand: Demand) -> Answer[V]:
-            answer = await load(demand)
+            try:
+                answer = await load(demand)
+            except OverloadedError:
+                if demand.waiters:
+                    self._refused.add(key)
+                raise
             self.put(key, answer, asked_at=demand.asked_at)
             return answer
 
@@ -212,7 +221,9 @@ class Cache(Generic[K, V]):
     def _priority(self, key: K) -> Priority:
         if key in self._positive:
             return Priority.KEPT
-        return Priority.RECENT if self._recent is None or key in self._recent else Priority.STRANGER
+        if self._recent is None or key in self._recent:
+            return Priority.RECENT
+        return Priority.RETURNING if key in self._refused else Priority.STRANGER
 
     # Keeping
 

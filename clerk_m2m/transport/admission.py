@@ -19,6 +19,7 @@ The instants are parameters (monotonic seconds). `gate` puts this to work in an 
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Iterable
 from enum import Enum, IntEnum
@@ -32,6 +33,12 @@ START_RATE: Final = 50.0
 LEAST_RATE: Final = 1.0
 MOST_RATE: Final = 100.0
 RATE_GROWTH: Final = 1.0
+RETURNING_SHARE: Final = 0.25
+
+
+def spread(seconds: float) -> float:
+    """Give a time to come back after, a little later than asked for, so that not all come at once."""
+    return seconds * (1 + random.random() / 4) + random.random()
 
 
 class Priority(IntEnum):
@@ -40,9 +47,12 @@ class Priority(IntEnum):
     KEPT = 0  # a value is kept, fresh or stale, and somebody waits
     REFRESH = 1  # a value is kept and asked for again ahead of time; nobody waits
     RECENT = 2  # the key was good within the last hour, or the call is not about a credential
-    STRANGER = 3  # nothing is known
+    RETURNING = 3  # nothing is known but that the key was refused here a few seconds ago
+    STRANGER = 4  # nothing is known
 
 
+# Calls that `unknown_rate` bounds.
+UNKNOWN: Final = frozenset({Priority.RETURNING, Priority.STRANGER})
 # Calls whose failures must not depend on what strangers send, and the others.
 KNOWN: Final = frozenset({Priority.KEPT, Priority.REFRESH})
 
@@ -59,25 +69,27 @@ class State(Enum):
 class Ticket:
     """One call that wants to go out."""
 
-    __slots__ = ("charged", "priority", "state")
+    __slots__ = ("charged", "priority", "refused_by_rate", "state")
 
     def __init__(self, priority: Priority) -> None:
         self.priority = priority
         self.state = State.WAITING
         self.charged = False
+        self.refused_by_rate = False
 
 
 class UnknownRate:
     """Bounds the calls about unknown keys, for all event loops together.
 
     `fixed` is in calls a second. None adapts: the rate is halved by each 429 and grows by 1/s each
-    second without one. One second's worth may go out at once.
+    second without one. One second's worth may go out at once, a quarter of it is left for those who
+    come back after they were refused.
     """
 
     def __init__(self, fixed: float | None = None) -> None:
         self._fixed = fixed
         self._rate = START_RATE if fixed is None else fixed
-        self._left = max(1.0, self._rate)
+        self._left = self._burst
         self._counted_at = -inf
         self._lock = threading.Lock()
 
@@ -87,11 +99,11 @@ class UnknownRate:
             self._count(now)
             return self._rate
 
-    def take(self, now: float) -> bool:
-        """Charge one call; False where there is nothing left."""
+    def take(self, now: float, *, returning: bool = False) -> bool:
+        """Charge one call; False where there is nothing left for it."""
         with self._lock:
             self._count(now)
-            if self._left < 1.0:
+            if self._left < 1.0 + (0.0 if returning else self._burst * RETURNING_SHARE):
                 return False
             self._left -= 1.0
             return True
@@ -107,14 +119,18 @@ class UnknownRate:
             self._count(now)
             if self._fixed is None:
                 self._rate = max(LEAST_RATE, self._rate / 2)
-                self._left = min(self._left, max(1.0, self._rate))
+                self._left = min(self._left, self._burst)
 
     def _count(self, now: float) -> None:
         passed = max(0.0, now - self._counted_at) if self._counted_at > -inf else 0.0
         self._counted_at = max(now, self._counted_at)
         if self._fixed is None:
             self._rate = min(MOST_RATE, self._rate + RATE_GROWTH * passed)
-        self._left = min(max(1.0, self._rate), self._left + self._rate * passed)
+        self._left = min(self._burst, self._left + self._rate * passed)
+
+    @property
+    def _burst(self) -> float:
+        return max(1.5, self._rate)
 
 
 class Admission:
@@ -143,8 +159,10 @@ class Admission:
 
     def enter(self, ticket: Ticket, now: float) -> Iterable[Ticket]:
         """A call wants to go out: it goes, waits or is refused."""
-        if ticket.priority is Priority.STRANGER and self._unknown_rate is not None:
-            if not self._unknown_rate.take(now):
+        if ticket.priority in UNKNOWN and self._unknown_rate is not None:
+            returning = ticket.priority is Priority.RETURNING
+            if not self._unknown_rate.take(now, returning=returning):
+                ticket.refused_by_rate = True
                 ticket.state = State.REFUSED
                 return (ticket,)
             ticket.charged = True

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import Final, Protocol
 
 from clerk_m2m.errors import OverloadedError
 from clerk_m2m.transport.admission import Admission, Priority, State, Ticket
+
+# Whoever comes back within 15 s goes before those who come for the first time.
+RETRY_AFTER: Final = 1.0
 
 
 class Demand(Protocol):
@@ -63,9 +66,12 @@ class Gate:
             return ticket
         if ticket.state is State.LEFT:
             raise OverloadedError(f"{operation}: nobody waits for the answer any longer.")
-        raise OverloadedError(
-            f"{operation}: more calls wait than Clerk answers in time, so this one was not sent."
+        reason = (
+            "more unknown credentials come than unknown_rate allows"
+            if ticket.refused_by_rate
+            else "more calls wait than Clerk answers in time"
         )
+        raise OverloadedError(f"{operation}: not sent, because {reason}.", retry_after=RETRY_AFTER)
 
     def done(self, ticket: Ticket, *, service_time: float | None) -> None:
         """Give the place of a call back; `service_time` (s) is None where no answer came."""

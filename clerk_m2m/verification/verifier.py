@@ -44,6 +44,7 @@ from clerk_m2m.lookups.verdict import Refused, Verdict
 from clerk_m2m.observe.counters import Stats
 from clerk_m2m.secret import Secret
 from clerk_m2m.settings import Settings
+from clerk_m2m.transport.admission import spread
 from clerk_m2m.transport.breaker import MAX_BACK_OFF
 from clerk_m2m.verification import parts
 from clerk_m2m.verification.online import Ask, OnlineVerification
@@ -270,7 +271,7 @@ class Verifier:
                 logger.error("Clerk refused this service's own key, so nobody gets in: %s", exc)
             refusal = VerifierMisconfiguredError()
         else:
-            retry_after = min(exc.retry_after or 1.0, MAX_BACK_OFF)
+            retry_after = spread(min(exc.retry_after or 1.0, MAX_BACK_OFF))
             refusal = VerificationUnavailableError(retry_after=retry_after)
         refusal.__cause__ = exc
         return refusal

@@ -1,0 +1,304 @@
+"""What is done to a service, and what should come of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from statistics import median
+from time import monotonic
+from typing import Any, Final
+
+from bench.overload.clients import Answer, steadily
+from bench.overload.stage import (
+    CALLEE,
+    Figure,
+    Stage,
+    calling,
+    good,
+    goodput,
+    longest_gap,
+    p99,
+    share,
+    stage,
+)
+
+KNOWN: Final = good("k", 40)
+
+
+def _known_figures(answers: list[Answer], *, at_least: float = 1.0) -> list[Figure]:
+    return [
+        Figure(what="known callers, share of 200", seen=share(answers), at_least=at_least),
+        Figure(what="known callers, p99 (ms)", seen=p99([a.seconds for a in answers]), at_most=20),
+    ]
+
+
+async def overload(times: float, seconds: float = 15.0, **behaviour: Any) -> list[Figure]:
+    """New tokens at so many times the capacity of 40 a second, beside known callers."""
+    async with stage() as service:
+        await service.behave(**behaviour)
+        await service.introduce(KNOWN)
+        before, new = await service.counts(), list[Answer]()
+        begun = monotonic()
+        _, known = await asyncio.gather(
+            steadily(times * 40, seconds, lambda n: service.get(f"mt_goodn{n:036}"), new),
+            calling(service, KNOWN, 50.0, seconds),
+        )
+        await asyncio.sleep(max(0.0, begun + seconds + 1.0 - monotonic()))
+        after = await service.get("mt_goodafter" + "0" * 32)
+        counts = await service.counts()
+    billed, distinct = (counts[name] - before[name] for name in ("calls", "distinct"))
+    refused = [answer.seconds for answer in new if answer.status == 503]
+    # One slot in twenty is for what is known.
+    capacity = 40.0
+    return [
+        Figure(
+            what="goodput / capacity",
+            seen=goodput(new, begun, 1.0, seconds) / capacity,
+            at_least=0.95,
+        ),
+        Figure(what="billed / distinct", seen=billed / distinct, at_most=1.02),
+        Figure(what="refusals, p99 (ms)", seen=p99(refused), at_most=50),
+        *_known_figures(known),
+        Figure(what="a new token 1 s after the end: status", seen=after.status, at_least=200, at_most=200),
+    ]
+
+
+async def cold_start() -> list[Figure]:
+    """300 callers at once and 16 new tokens a second, at 32 a second; all honour `Retry-After`."""
+    async with stage() as service:
+        await service.behave(slots=8, seconds=0.25)
+        arrivals: list[list[Answer]] = []
+
+        begun = monotonic()
+        first = [service.get_until_in(token, within=25.0) for token in good("f", 300)]
+        _, *answers = await asyncio.gather(
+            steadily(
+                16.0,
+                25.0,
+                lambda n: service.get_until_in(f"mt_goodn{n:036}", within=begun + 40 - monotonic()),
+                arrivals,  # type: ignore[arg-type]
+            ),
+            *first,
+        )
+        counts = await service.counts()
+    came = [a[-1] for a in answers]
+    served = [a for a in came if a.status == 200 and a.sent_at + a.seconds <= begun + 25.0]
+    last = max((a.sent_at + a.seconds - begun for a in served), default=0.0)
+    return [
+        Figure(what="of 300 served within 25 s", seen=len(served), at_least=300),
+        Figure(what="the last of them after (s)", seen=last),
+        Figure(what="tries, mean", seen=sum(map(len, answers)) / 300),
+        Figure(
+            what="later ones served", seen=sum(a[-1].status == 200 for a in arrivals) / len(arrivals)
+        ),
+        Figure(what="billed / distinct", seen=counts["calls"] / counts["distinct"], at_most=1.0),
+    ]
+
+
+async def garbage(*, honours: bool, seconds: float = 45.0) -> list[Figure]:
+    """300 unknown tokens a second, of which 20 a second may be asked about."""
+    # A verdict lives for 5 s here, so that most calls of the known are verified again.
+    async with stage(unknown_rate=20, cache_ttl=5) as service:
+        await service.behave(seconds=0.1)
+        known = good("k", 100)
+        await service.introduce(known)
+        await asyncio.sleep(6.0)
+        before = await service.counts()
+
+        async def bad(n: int) -> Answer:
+            token = f"mt_bad{n:037}"
+            if not honours:
+                return await service.get(token)
+            return (await service.get_until_in(token, within=10.0))[-1]
+
+        garbage_answers, new, known_answers = list[Answer](), list[Any](), list[Answer]()
+        begun = monotonic()
+        await asyncio.gather(
+            steadily(300.0, seconds, bad, garbage_answers),
+            steadily(
+                1.0,
+                seconds - 15,
+                lambda n: service.get_until_in(f"mt_goodn{n:036}", within=30.0),
+                new,
+            ),
+            steadily(
+                20.0, seconds, lambda n: service.get(known[n % 100]), known_answers
+            ),
+        )
+        lasted = monotonic() - begun
+        counts = await service.counts()
+    waits = [a[-1].sent_at + a[-1].seconds - a[0].sent_at for a in new]
+    waited = [w if a[-1].status == 200 else 60.0 for w, a in zip(waits, new, strict=True)]
+    return [
+        Figure(
+            what="unknown tokens billed a second",
+            seen=(counts["garbage"] - before["garbage"]) / lasted,
+            at_most=21.0,
+        ),
+        Figure(what="known, 200 at the first try", seen=share(known_answers), at_least=0.99),
+        Figure(
+            what="a new good caller is in after (s), median",
+            seen=median(waited),
+            at_most=None if honours else 3.0,
+        ),
+        Figure(what="the slowest new good caller (s)", seen=max(waited)),
+    ]
+
+
+async def kept(
+    callers: int, every: float, seconds: float, *, file: bool = False, **given: Any
+) -> list[Figure]:
+    """Kept callers and a healthy Clerk; then some edges are cut and some tokens revoked."""
+    tokens = good("k", callers)
+    if file:
+        names = ["mch_" + token[7:].rjust(27, "0")[-27:] for token in tokens]
+        given |= {"graph": {name: [CALLEE] for name in names}}
+    # (A mapping stands for the file: its edges never change here, and no edge is cut.)
+    cache_ttl, graph_ttl = given.get("cache_ttl", 60.0), given.get("graph_ttl", 30.0)
+    async with stage(live_graph=not file, **given) as service:
+        await service.behave(seconds=0.1)
+        await service.introduce(tokens)
+        cut, revoked = tokens[: 0 if file else 20], tokens[20:40]
+        rest = tokens[40:]
+        seen: dict[str, float] = {}
+        stale = 0
+        changed_at = 0.0
+
+        async def ask(n: int) -> Answer:
+            nonlocal stale
+            token = tokens[n % callers]
+            answer = await service.get(token)
+            stale += answer.stale
+            if answer.status == 200 and token not in rest_set:
+                seen[token] = answer.sent_at
+            return answer
+
+        rest_set, answers = frozenset(rest), list[Answer]()
+
+        async def change() -> None:
+            nonlocal changed_at
+            await asyncio.sleep(seconds / 4)
+            cut_ids = ["mch_" + token[7:].rjust(27, "0")[-27:] for token in cut]
+            await service.behave(cut=cut_ids, revoked=list(revoked))
+            changed_at = monotonic()
+
+        await asyncio.gather(steadily(callers / every, seconds, ask, answers), change())
+    last_cut = max((seen.get(token, 0.0) - changed_at for token in cut), default=0.0)
+    last_revoked = max(seen.get(token, 0.0) - changed_at for token in revoked)
+    ended = sum(answer.status in (401, 403) for answer in answers)
+    return [
+        *(
+            [Figure(what="a cut edge accepted for (s)", seen=last_cut, at_most=graph_ttl + 2)]
+            if cut
+            else []
+        ),
+        Figure(what="a revoked token accepted for (s)", seen=last_revoked, at_most=cache_ttl + 2),
+        Figure(what="stale answers", seen=stale, at_most=0),
+        Figure(
+            what="the others, share of 200",
+            seen=share(answers) + ended / len(answers),
+            at_least=1.0,
+        ),
+    ]
+
+
+async def leavers() -> list[Figure]:
+    """400 times 20 clients leave after 50 ms; then a fresh good token comes."""
+    async with stage(max_inflight=10) as service:
+        await service.behave(seconds=0.1)
+        await service.introduce(KNOWN[:2])
+        tokens = iter(good("l", 400 * 20))
+        for _ in range(400):
+            await asyncio.gather(
+                *(service.get(next(tokens), leave_after=0.05) for _ in range(20))
+            )
+        answer = await service.get("mt_goodafter" + "0" * 32)
+    return [
+        Figure(what="a fresh token: status", seen=answer.status, at_least=200, at_most=200),
+        Figure(what="it was answered after (s)", seen=answer.seconds, at_most=1.0),
+    ]
+
+
+async def disturbed(*changes: tuple[float, dict[str, Any]], **given: Any) -> list[Figure]:
+    """Clerk changes its behaviour: known callers at 50 a second, new ones at 20."""
+    settings: dict[str, Any] = {"stale_if_error": 600, "cache_ttl": 10} | given
+    seconds = changes[-1][0] + 10
+    async with stage(**settings) as service:
+        await service.behave(seconds=0.1)
+        await service.introduce(KNOWN)
+        new, begun = list[Answer](), monotonic()
+
+        async def change() -> None:
+            for at, behaviour in changes:
+                await asyncio.sleep(max(0.0, begun + at - monotonic()))
+                if "refuse_for" in behaviour:
+                    behaviour = {"refuse_until": monotonic() + behaviour["refuse_for"]}
+                await service.behave(**behaviour)
+
+        _, known, _ = await asyncio.gather(
+            steadily(20.0, seconds, lambda n: service.get(f"mt_good{'hn'[n % 2]}{n:036}"), new),
+            calling(service, KNOWN, 50.0, seconds),
+            change(),
+        )
+    first, last = changes[0][0], changes[-1][0]
+    return [
+        Figure(what="known callers, share of 200", seen=share(known), at_least=1.0),
+        Figure(what="of them stale", seen=sum(a.stale for a in known) / len(known)),
+        Figure(what="new, 200s a second meanwhile", seen=goodput(new, begun, first, last)),
+        Figure(
+            what="new, 200s a second from 2 s after the end of it",
+            seen=goodput(new, begun, last + 2, seconds),
+            at_least=19.0 if "hang" not in changes[0][1] else None,
+        ),
+        Figure(what="another answer than 200 or 503", seen=sum(a.status not in (200, 503) for a in new), at_most=0),
+    ]
+
+
+async def limited(limit: int, seconds: float = 180.0) -> list[Figure]:
+    """Clerk's own rate limit; twice as many fresh tokens come."""
+    async with stage() as service:
+        await service.behave(seconds=0.05, limit=limit)
+        new, begun = list[Answer](), monotonic()
+        await steadily(2.0 * limit, seconds, lambda n: service.get(f"mt_goodn{n:036}"), new)
+    return [
+        Figure(
+            what="goodput / limit after the first minute",
+            seen=goodput(new, begun, 60.0, seconds) / limit,
+            at_least=0.8,
+        ),
+        Figure(
+            what="nobody new got in for (s) at most",
+            seen=longest_gap(new, begun, 0.0, seconds),
+            at_most=10.0,
+        ),
+    ]
+
+
+_FIXED: Final[dict[str, Any]] = {"slots": 8, "seconds": 0.2}
+_ENDLESS: Final[dict[str, Any]] = {"slots": 0, "seconds": 0.5}
+
+SCENARIOS: Final[Mapping[str, Callable[[], Awaitable[list[Figure]]]]] = {
+    **{
+        f"overload-{times:g}-{name}": partial(overload, times, **behaviour)
+        for name, behaviour in (("8x200ms", _FIXED), ("500ms", _ENDLESS))
+        for times in (1.25, 2.0, 5.0, 20.0)
+    },
+    "cold-start": cold_start,
+    "garbage": partial(garbage, honours=False),
+    "garbage-honours": partial(garbage, honours=True),
+    "leavers": leavers,
+    "slower": partial(disturbed, (5.0, {"seconds": 0.5}), (15.0, {"seconds": 0.1})),
+    "429": partial(disturbed, (5.0, {"refuse_for": 4.0}), (9.0, {})),
+    "hang": partial(disturbed, (5.0, {"hang": "mt_"}), (20.0, {"hang": ""})),
+    "hang-strangers": partial(
+        disturbed, (5.0, {"hang": "mt_goodh"}), (20.0, {"hang": ""}), stale_if_error=0
+    ),
+    "limit-100": partial(limited, 100),
+    "limit-10": partial(limited, 10),
+    "kept-900": partial(kept, 900, 3.0, 120.0),
+    "kept-1800": partial(kept, 1800, 6.0, 160.0, graph_ttl=60.0),
+    "kept-10000": partial(kept, 10_000, 30.0, 420.0, file=True, cache_ttl=300.0),
+}
+
+__all__ = ["SCENARIOS", "Stage"]
