@@ -24,6 +24,7 @@ LANGUAGES = {
     "README.md": {"python", "console", "toml"},
     "calling.md": {"python"},
     "emulator.md": {"python", "toml", "console"},  # tests/emulator/test_docs.py
+    "live.md": {"console"},  # tests/live/test_live.py
     "testing.md": {"python"},  # tests/test_testing.py
 }
 
