@@ -5,13 +5,20 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from . import _machines as machines
-from ._answers import Answer, InvalidField, Refusal, json_answer, not_found, text_answer
-from ._checks import Body, Number, Query, Text, Texts
-from ._operations import Operation
+from clerk_m2m.emulator import machines
+from clerk_m2m.emulator.checks import Body, Number, Query, Text, Texts
+from clerk_m2m.emulator.operations import Operation
+from clerk_m2m.emulator.responses import (
+    Answer,
+    InvalidField,
+    Refusal,
+    json_answer,
+    not_found,
+    text_answer,
+)
 
 if TYPE_CHECKING:
-    from ._instance import Call
+    from clerk_m2m.emulator.instance import Call
 
 NAME = Text(min_length=1, max_length=255)
 TOKEN_TTL = Number(minimum=1, maximum=machines.MAX_TOKEN_TTL, whole=True)

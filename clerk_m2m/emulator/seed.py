@@ -25,11 +25,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import _api_keys as api_keys
-from . import _machines as machines
-from ._checks import BodyRule, Number, Text, Texts
-from ._ids import KEY_SUBJECT, MACHINE_ID, SECRET_LENGTH, derived_hex, derived_word
-from ._m2m_tokens import canonical
+from clerk_m2m.emulator import api_keys, machines
+from clerk_m2m.emulator.checks import BodyRule, Number, Text, Texts
+from clerk_m2m.emulator.ids import KEY_SUBJECT, MACHINE_ID, SECRET_LENGTH, derived_hex, derived_word
+from clerk_m2m.emulator.m2m_tokens import canonical
 
 MACHINE_SECRET = re.compile(r"ak_\w{8,}", re.ASCII)
 API_KEY_SECRET = re.compile(r"ak_\w{16,}", re.ASCII)  # Clerk's are longer; less is no API key

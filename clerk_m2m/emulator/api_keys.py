@@ -6,9 +6,9 @@ import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ._ids import random_hex, random_secret
-from ._m2m_tokens import canonical
-from ._store import count, insert, select, select_one
+from clerk_m2m.emulator.ids import random_hex, random_secret
+from clerk_m2m.emulator.m2m_tokens import canonical
+from clerk_m2m.emulator.store import count, insert, select, select_one
 
 if TYPE_CHECKING:
     import sqlite3

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ._answers import InvalidField, Refusal
-from ._ids import M2M_TOKEN_ID, random_hex, random_secret
-from ._instance import AS_ERROR, ISSUER, JWT, OPAQUE, Instance, TokenFormat
-from ._machines import Machine, callee_ids, find_machine
-from ._signing import CATEGORY_M2M, sign, verified
-from ._store import count, insert, select, select_one
+from clerk_m2m.emulator.ids import M2M_TOKEN_ID, random_hex, random_secret
+from clerk_m2m.emulator.instance import AS_ERROR, ISSUER, JWT, OPAQUE, Instance, TokenFormat
+from clerk_m2m.emulator.machines import Machine, callee_ids, find_machine
+from clerk_m2m.emulator.responses import InvalidField, Refusal
+from clerk_m2m.emulator.signing import CATEGORY_M2M, sign, verified
+from clerk_m2m.emulator.store import count, insert, select, select_one
 
 if TYPE_CHECKING:
     import sqlite3

@@ -6,9 +6,9 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ._answers import Refusal, not_found
-from ._ids import random_secret, random_word
-from ._store import count, select, select_one
+from clerk_m2m.emulator.ids import random_secret, random_word
+from clerk_m2m.emulator.responses import Refusal, not_found
+from clerk_m2m.emulator.store import count, select, select_one
 
 if TYPE_CHECKING:
     import sqlite3

@@ -6,17 +6,24 @@ import json
 import re
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ._answers import Answer, InvalidField, Refusal, error_answer, json_answer, not_found
-from ._checks import Anything, Body, Number, Switch, Text, Texts, parse_object
-from ._ids import USER_ID
+from clerk_m2m.emulator.checks import Anything, Body, Number, Switch, Text, Texts, parse_object
+from clerk_m2m.emulator.ids import USER_ID
+from clerk_m2m.emulator.responses import (
+    Answer,
+    InvalidField,
+    Refusal,
+    error_answer,
+    json_answer,
+    not_found,
+)
 
 if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Callable
 
-    from ._faults import Fault
-    from ._mint import EmulatedToken
-    from ._request import Request
+    from clerk_m2m.emulator.faults import Fault
+    from clerk_m2m.emulator.python_api import EmulatedToken
+    from clerk_m2m.emulator.request import Request
 
 
 class Controls(Protocol):

@@ -6,15 +6,15 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
-from ._app import BILLED, OPERATIONS, Application
-from ._faults import Fault, FaultBook, FaultKind, implied_kind
-from ._hosts import read_allowed_hosts
-from ._instance import AS_ERROR, SECONDS, DeadTokenAnswer, Instance, OAuthInstants
-from ._m2m_tokens import LAST_INSTANT_MS
-from ._mint import Mint
-from ._scripting import answer_script
-from ._seed import apply_seed, read_seed
-from ._store import delete_resources
+from clerk_m2m.emulator.app import BILLED, OPERATIONS, Application
+from clerk_m2m.emulator.faults import Fault, FaultBook, FaultKind, implied_kind
+from clerk_m2m.emulator.hosts import read_allowed_hosts
+from clerk_m2m.emulator.instance import AS_ERROR, SECONDS, DeadTokenAnswer, Instance, OAuthInstants
+from clerk_m2m.emulator.m2m_tokens import LAST_INSTANT_MS
+from clerk_m2m.emulator.python_api import Mint
+from clerk_m2m.emulator.scripting import answer_script
+from clerk_m2m.emulator.seed import apply_seed, read_seed
+from clerk_m2m.emulator.store import delete_resources
 
 if TYPE_CHECKING:
     from collections import Counter

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from . import _m2m_tokens as m2m_tokens
-from ._answers import Answer, Refusal, json_answer, not_found
-from ._checks import Anything, Body, Flag, Number, Query, Text
-from ._ids import M2M_TOKEN_ID, MACHINE_ID
-from ._m2m_tokens import M2MToken, MintRequest, refuse_dead
-from ._machines import get_machine
-from ._operations import Operation
+from clerk_m2m.emulator import m2m_tokens
+from clerk_m2m.emulator.checks import Anything, Body, Flag, Number, Query, Text
+from clerk_m2m.emulator.ids import M2M_TOKEN_ID, MACHINE_ID
+from clerk_m2m.emulator.m2m_tokens import M2MToken, MintRequest, refuse_dead
+from clerk_m2m.emulator.machines import get_machine
+from clerk_m2m.emulator.operations import Operation
+from clerk_m2m.emulator.responses import Answer, Refusal, json_answer, not_found
 
 if TYPE_CHECKING:
-    from ._instance import Call
+    from clerk_m2m.emulator.instance import Call
 
 
 def create_token(call: Call) -> Answer:

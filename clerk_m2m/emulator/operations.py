@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from ._answers import Answer, Refusal
-from ._checks import Body, Query, TextRule
+from clerk_m2m.emulator.checks import Body, Query, TextRule
+from clerk_m2m.emulator.responses import Answer, Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from ._instance import Call
+    from clerk_m2m.emulator.instance import Call
 
 KeyRule = Literal["instance", "machine", "either", "none"]
 

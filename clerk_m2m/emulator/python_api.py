@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from . import _api_keys, _m2m_tokens, _machines, _oauth_tokens
-from ._answers import InvalidField, Refusal
-from ._ids import KEY_SUBJECT, MACHINE_ID, USER_ID, random_hex, random_word
-from ._instance import ISSUER, OPAQUE, Instance, TokenFormat
-from ._m2m_tokens import MintRequest
-from ._signing import CATEGORY_SESSION, CATEGORY_TEMPLATE, rotate, sign
+from clerk_m2m.emulator import api_keys, m2m_tokens, machines, oauth_tokens
+from clerk_m2m.emulator.ids import KEY_SUBJECT, MACHINE_ID, USER_ID, random_hex, random_word
+from clerk_m2m.emulator.instance import ISSUER, OPAQUE, Instance, TokenFormat
+from clerk_m2m.emulator.m2m_tokens import MintRequest
+from clerk_m2m.emulator.responses import InvalidField, Refusal
+from clerk_m2m.emulator.signing import CATEGORY_SESSION, CATEGORY_TEMPLATE, rotate, sign
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -79,7 +79,7 @@ class Mint:
         *,
         id: str | None = None,
         may_call: Sequence[MachineOrId] = (),
-        default_token_ttl: int = _machines.DEFAULT_TOKEN_TTL,
+        default_token_ttl: int = machines.DEFAULT_TOKEN_TTL,
         secret_key: str | None = None,
     ) -> EmulatedMachine:
         """Add a machine that may call these; `default_token_ttl` is seconds.
@@ -90,9 +90,9 @@ class Mint:
         if id is not None and not MACHINE_ID.fullmatch(id):
             raise ValueError(f"a machine id is mch_ and 27 word characters, not {id!r}")
         with self._writing() as db:
-            if id is not None and _machines.find_machine(db, id) is not None:
+            if id is not None and machines.find_machine(db, id) is not None:
                 raise ValueError(f"there is a machine {id} already")
-            machine = _machines.insert_machine(
+            machine = machines.insert_machine(
                 db,
                 name=name,
                 now=self._instance.now_ms(),
@@ -100,35 +100,35 @@ class Mint:
                 default_token_ttl=default_token_ttl,
                 secret_key=secret_key,
             )
-            callees = [_machines.get_machine(db, _id(callee)) for callee in may_call]
-            _machines.add_edges(db, machine, callees, self._instance.now_ms())
-            secret = _machines.secret_key(db, machine)
+            callees = [machines.get_machine(db, _id(callee)) for callee in may_call]
+            machines.add_edges(db, machine, callees, self._instance.now_ms())
+            secret = machines.secret_key(db, machine)
         return EmulatedMachine(id=machine.id, name=machine.name, secret_key=secret)
 
     def machine(self, machine_id: str) -> EmulatedMachine:
         """The machine with this id, for instance a seeded one; `LookupError` if there is none."""
         with self._writing() as db:
-            machine = _machines.get_machine(db, machine_id)
-            secret = _machines.secret_key(db, machine)
+            machine = machines.get_machine(db, machine_id)
+            secret = machines.secret_key(db, machine)
         return EmulatedMachine(id=machine.id, name=machine.name, secret_key=secret)
 
     def delete_machine(self, machine: MachineOrId) -> None:
         """Remove the machine and its edges, tokens and keys; `LookupError` if there is none."""
         with self._writing() as db:
-            _machines.delete_machine(db, _machines.get_machine(db, _id(machine)))
+            machines.delete_machine(db, machines.get_machine(db, _id(machine)))
 
     def allow(self, caller: MachineOrId, callee: MachineOrId) -> None:
         """Let `caller` call `callee`; tokens minted before do not learn of it."""
         with self._writing() as db:
-            found = _machines.get_machine(db, _id(caller))
-            callees = [_machines.get_machine(db, _id(callee))]
-            _machines.add_edges(db, found, callees, self._instance.now_ms())
+            found = machines.get_machine(db, _id(caller))
+            callees = [machines.get_machine(db, _id(callee))]
+            machines.add_edges(db, found, callees, self._instance.now_ms())
 
     def cut(self, caller: MachineOrId, callee: MachineOrId) -> None:
         """Take the edge away if it is there; tokens minted before keep their scopes."""
         with self._writing() as db:
-            found = _machines.get_machine(db, _id(caller))
-            _machines.remove_edge(db, found, _machines.get_machine(db, _id(callee)))
+            found = machines.get_machine(db, _id(caller))
+            machines.remove_edge(db, found, machines.get_machine(db, _id(callee)))
 
     # Credentials
 
@@ -152,18 +152,18 @@ class Mint:
             claims=None if claims is None else dict(claims),
         )
         with self._writing() as db:
-            found = _machines.get_machine(db, _id(machine))
-            token = _m2m_tokens.mint(db, self._instance, found, request)
+            found = machines.get_machine(db, _id(machine))
+            token = m2m_tokens.mint(db, self._instance, found, request)
         return EmulatedToken(id=token.id, token=token.token)
 
     def revoke_m2m_token(self, token: EmulatedToken | str, reason: str | None = None) -> None:
         """Revoke an opaque M2M token, given or by its id; `LookupError` if there is none."""
         token_id = _id(token)
         with self._writing() as db:
-            found = _m2m_tokens.find_by_id(db, token_id)
+            found = m2m_tokens.find_by_id(db, token_id)
             if found is None:
                 raise LookupError(f"no opaque M2M token {token_id}")
-            _m2m_tokens.revoke(db, found, reason, self._instance.now_ms())
+            m2m_tokens.revoke(db, found, reason, self._instance.now_ms())
 
     def add_api_key(
         self,
@@ -187,27 +187,27 @@ class Mint:
         end = seconds_until_expiration
         with self._writing() as db:
             if subject_id.startswith("mch_"):
-                _machines.get_machine(db, subject_id)
-            key = _api_keys.new_key(
+                machines.get_machine(db, subject_id)
+            key = api_keys.new_key(
                 name=name,
                 subject=subject_id,
                 now=now,
-                expires_at=None if end is None else _m2m_tokens.expires_at(now, end),
+                expires_at=None if end is None else m2m_tokens.expires_at(now, end),
                 scopes=_scopes(scopes),
                 claims=claims,
                 secret=secret,
             )
-            _api_keys.insert_key(db, key)
+            api_keys.insert_key(db, key)
         return EmulatedApiKey(id=key.id, secret=key.secret)
 
     def revoke_api_key(self, key: EmulatedApiKey | str, reason: str | None = None) -> None:
         """Revoke an API key, given or by its id; `LookupError` if there is none."""
         key_id = _id(key)
         with self._writing() as db:
-            found = _api_keys.find_by_id(db, key_id)
+            found = api_keys.find_by_id(db, key_id)
             if found is None:
                 raise LookupError(f"no API key {key_id}")
-            _api_keys.revoke(db, found, reason, self._instance.now_ms())
+            api_keys.revoke(db, found, reason, self._instance.now_ms())
 
     def add_oauth_token(
         self,
@@ -229,7 +229,7 @@ class Mint:
         if not USER_ID.fullmatch(subject):
             raise ValueError(f"a subject is user_ and 27 word characters, not {subject!r}")
         with self._writing() as db:
-            token = _oauth_tokens.issue(
+            token = oauth_tokens.issue(
                 db,
                 self._instance,
                 subject=subject,
@@ -246,7 +246,7 @@ class Mint:
         """Revoke an OAuth access token, given or by its id; `LookupError` if there is none."""
         token_id = _id(token)
         with self._writing() as db:
-            if not _oauth_tokens.revoke(db, token_id, reason, self._instance.now_ms()):
+            if not oauth_tokens.revoke(db, token_id, reason, self._instance.now_ms()):
                 raise LookupError(f"no OAuth token {token_id}")
 
     # JWTs and the keys that sign them

@@ -8,7 +8,7 @@ import threading
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from ._answers import Answer, Headers, error_answer, json_answer
+from clerk_m2m.emulator.responses import Answer, Headers, error_answer, json_answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable

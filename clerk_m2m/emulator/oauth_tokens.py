@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ._ids import random_hex, random_secret
-from ._instance import ISSUER, JWT, SECONDS, Instance, OAuthInstants
-from ._m2m_tokens import canonical, expires_at
-from ._signing import sign
-from ._store import insert, select_one
+from clerk_m2m.emulator.ids import random_hex, random_secret
+from clerk_m2m.emulator.instance import ISSUER, JWT, SECONDS, Instance, OAuthInstants
+from clerk_m2m.emulator.m2m_tokens import canonical, expires_at
+from clerk_m2m.emulator.signing import sign
+from clerk_m2m.emulator.store import insert, select_one
 
 if TYPE_CHECKING:
     import sqlite3

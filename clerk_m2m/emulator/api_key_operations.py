@@ -5,19 +5,18 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from . import _api_keys as api_keys
-from . import _oauth_tokens as oauth_tokens
-from ._answers import Answer, InvalidField, json_answer, not_found
-from ._checks import Anything, Body, Number, Query, Text, Texts
-from ._ids import API_KEY_ID, SUBJECT, USER_ID
-from ._instance import JWT
-from ._m2m_tokens import canonical, expires_at, refuse_dead
-from ._machines import find_machine
-from ._operations import Operation
+from clerk_m2m.emulator import api_keys, oauth_tokens
+from clerk_m2m.emulator.checks import Anything, Body, Number, Query, Text, Texts
+from clerk_m2m.emulator.ids import API_KEY_ID, SUBJECT, USER_ID
+from clerk_m2m.emulator.instance import JWT
+from clerk_m2m.emulator.m2m_tokens import canonical, expires_at, refuse_dead
+from clerk_m2m.emulator.machines import find_machine
+from clerk_m2m.emulator.operations import Operation
+from clerk_m2m.emulator.responses import Answer, InvalidField, json_answer, not_found
 
 if TYPE_CHECKING:
-    from ._api_keys import ApiKey
-    from ._instance import Call
+    from clerk_m2m.emulator.api_keys import ApiKey
+    from clerk_m2m.emulator.instance import Call
 
 # The contract's ^(\S(.*\S)?)?$ as JavaScript reads it: the dot stops at every line terminator.
 TRIMMED = re.compile(r"(\S([^\n\r\u2028\u2029]*\S)?)?")

@@ -8,15 +8,15 @@ from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from . import _api_key_operations, _m2m_token_operations, _machine_operations
-from ._answers import Answer, InvalidField, Refusal, error_answer
-from ._checks import MAX_BODY_BYTES, read_path
-from ._faults import ConnectionDroppedError, Fault, FaultBook
-from ._hosts import refuse_web_pages
-from ._instance import Call, Instance, KeyHolder
-from ._machines import machine_id_of_secret
-from ._operations import KeyRule, Operation, Routes
-from ._request import Request, read_request
+from clerk_m2m.emulator import api_key_operations, m2m_token_operations, machine_operations
+from clerk_m2m.emulator.checks import MAX_BODY_BYTES, read_path
+from clerk_m2m.emulator.faults import ConnectionDroppedError, Fault, FaultBook
+from clerk_m2m.emulator.hosts import refuse_web_pages
+from clerk_m2m.emulator.instance import Call, Instance, KeyHolder
+from clerk_m2m.emulator.machines import machine_id_of_secret
+from clerk_m2m.emulator.operations import KeyRule, Operation, Routes
+from clerk_m2m.emulator.request import Request, read_request
+from clerk_m2m.emulator.responses import Answer, InvalidField, Refusal, error_answer
 
 if TYPE_CHECKING:
     import sqlite3
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 
 OPERATIONS = (
-    *_machine_operations.OPERATIONS,
-    *_m2m_token_operations.OPERATIONS,
-    *_api_key_operations.OPERATIONS,
+    *machine_operations.OPERATIONS,
+    *m2m_token_operations.OPERATIONS,
+    *api_key_operations.OPERATIONS,
 )
 
 # What Clerk bills for, by operationId.
