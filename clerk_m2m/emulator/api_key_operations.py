@@ -1,22 +1,21 @@
-"""The operations on API keys, and the verification of OAuth access tokens."""
+"""The operations on API keys."""
 
 from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Any
 
-from clerk_m2m.emulator import api_keys, oauth_tokens
+from clerk_m2m.emulator import api_keys, credentials
+from clerk_m2m.emulator.api_keys import ApiKeyRow
 from clerk_m2m.emulator.checks import Anything, Body, Number, Query, Text, Texts
+from clerk_m2m.emulator.credentials import canonical, expires_at
 from clerk_m2m.emulator.ids import API_KEY_ID, SUBJECT, USER_ID
-from clerk_m2m.emulator.instance import JWT
-from clerk_m2m.emulator.m2m_tokens import canonical, expires_at, refuse_dead
 from clerk_m2m.emulator.machines import find_machine
 from clerk_m2m.emulator.operations import Operation
-from clerk_m2m.emulator.responses import Answer, InvalidField, json_answer, not_found
+from clerk_m2m.emulator.responses import InvalidField, Response, json_response, not_found
 
 if TYPE_CHECKING:
-    from clerk_m2m.emulator.api_keys import ApiKey
-    from clerk_m2m.emulator.instance import Call
+    from clerk_m2m.emulator.instance import CheckedRequest
 
 # The contract's ^(\S(.*\S)?)?$ as JavaScript reads it: the dot stops at every line terminator.
 TRIMMED = re.compile(r"(\S([^\n\r\u2028\u2029]*\S)?)?")
@@ -31,113 +30,98 @@ DESCRIPTION = Text(max_length=255, nullable=True)
 REASON = Body(fields={"revocation_reason": Text(nullable=True)})
 
 
-def create_key(call: Call) -> Answer:
+def create_api_key(request: CheckedRequest) -> Response:
     """createApiKey."""
-    given = dict(call.body)
-    _refuse_unknown_subject(call, given["subject"])
-    end = _end(call, given.pop("seconds_until_expiration", None))
-    key = api_keys.new_key(**given, expires_at=end, now=call.now)
-    api_keys.insert_key(call.db, key)
-    status = 201 if OLDER_VERSION.fullmatch(call.api_version) else 200
-    return json_answer({**key.as_json(call.now), "secret": key.secret}, status)
+    given = dict(request.body)
+    _refuse_unknown_subject(request, given["subject"])
+    end = _end(request, given.pop("seconds_until_expiration", None))
+    key = api_keys.new_key(**given, expires_at=end, now=request.now)
+    api_keys.insert_key(request.db, key)
+    status = 201 if OLDER_VERSION.fullmatch(request.api_version) else 200
+    return json_response({**key.as_json(request.now), "secret": key.secret}, status)
 
 
-def _refuse_unknown_subject(call: Call, subject: str) -> None:
+def _refuse_unknown_subject(request: CheckedRequest, subject: str) -> None:
     # The contract takes scim_ subjects but has no answer that could carry one.
     if subject.startswith("scim_"):
         message = "subject must be a user, an organization or a machine"
         raise InvalidField("subject", "form_param_value_invalid", message)
-    if subject.startswith("mch_") and find_machine(call.db, subject) is None:
+    if subject.startswith("mch_") and find_machine(request.db, subject) is None:
         raise InvalidField("subject", "form_param_value_invalid", "subject is an unknown machine")
 
 
-def _end(call: Call, seconds: float | None) -> int | None:
-    return None if seconds is None else expires_at(call.now, seconds)
+def _end(request: CheckedRequest, seconds: float | None) -> int | None:
+    return None if seconds is None else expires_at(request.now, seconds)
 
 
-def list_keys(call: Call) -> Answer:
+def get_api_keys(request: CheckedRequest) -> Response:
     """getApiKeys."""
-    page, total = api_keys.list_keys(
-        call.db,
-        subject=call.query["subject"],
-        type=call.query.get("type", "api_key"),
-        query=call.query.get("query", ""),
-        include_invalid=call.query.get("include_invalid") == "true",
-        now=call.now,
-        limit=call.query.get("limit", 10),
-        offset=call.query.get("offset") or 0,
+    page, total = api_keys.select_keys(
+        request.db,
+        subject=request.query["subject"],
+        type=request.query.get("type", "api_key"),
+        query=request.query.get("query", ""),
+        include_invalid=request.query.get("include_invalid") == "true",
+        now=request.now,
+        limit=request.query.get("limit", 10),
+        offset=request.query.get("offset") or 0,
     )
-    return json_answer({"data": [key.as_json(call.now) for key in page], "total_count": total})
+    return json_response({"data": [key.as_json(request.now) for key in page], "total_count": total})
 
 
-def _key(call: Call) -> ApiKey:
-    key = api_keys.find_by_id(call.db, call.path["apiKeyID"])
+def _key(request: CheckedRequest) -> ApiKeyRow:
+    key = credentials.find_by_id(request.db, ApiKeyRow, request.path["apiKeyID"])
     if key is None:
         raise not_found("API key")
     return key
 
 
-def get_key(call: Call) -> Answer:
+def get_api_key(request: CheckedRequest) -> Response:
     """getApiKey."""
-    return json_answer(_key(call).as_json(call.now))
+    return json_response(_key(request).as_json(request.now))
 
 
-def update_key(call: Call) -> Answer:
+def update_api_key(request: CheckedRequest) -> Response:
     """updateApiKey."""
-    key = _key(call)
-    changes: dict[str, Any] = dict(call.body)
+    key = _key(request)
+    changes: dict[str, Any] = dict(request.body)
     if "subject" in changes:
-        _refuse_unknown_subject(call, changes["subject"])
+        _refuse_unknown_subject(request, changes["subject"])
     if "seconds_until_expiration" in changes:
-        changes["expires_at"] = _end(call, changes.pop("seconds_until_expiration"))
+        changes["expires_at"] = _end(request, changes.pop("seconds_until_expiration"))
     for name in {"claims", "scopes"} & changes.keys():
         changes[name] = canonical(changes[name])
-    return json_answer(api_keys.change_key(call.db, key, changes, call.now).as_json(call.now))
+    return json_response(
+        api_keys.change_key(request.db, key, changes, request.now).as_json(request.now)
+    )
 
 
-def delete_key(call: Call) -> Answer:
+def delete_api_key(request: CheckedRequest) -> Response:
     """deleteApiKey."""
-    key = _key(call)
-    api_keys.delete_key(call.db, key)
-    return json_answer({"id": key.id, "object": "api_key", "deleted": True})
+    key = _key(request)
+    api_keys.remove_key(request.db, key)
+    return json_response({"id": key.id, "object": "api_key", "deleted": True})
 
 
-def get_secret(call: Call) -> Answer:
+def get_api_key_secret(request: CheckedRequest) -> Response:
     """getApiKeySecret."""
-    return json_answer({"secret": _key(call).secret})
+    return json_response({"secret": _key(request).secret})
 
 
-def revoke_key(call: Call) -> Answer:
+def revoke_api_key(request: CheckedRequest) -> Response:
     """revokeApiKey."""
-    reason = call.body.get("revocation_reason")
-    revoked = api_keys.revoke(call.db, _key(call), reason, call.now)
-    return json_answer(revoked.as_json(call.now))
+    reason = request.body.get("revocation_reason")
+    revoked = credentials.revoke(request.db, _key(request), reason, request.now)
+    return json_response(revoked.as_json(request.now))
 
 
-def verify_key(call: Call) -> Answer:
+def verify_api_key(request: CheckedRequest) -> Response:
     """verifyApiKey."""
-    key = api_keys.find_by_secret(call.db, call.body["secret"])
+    key = credentials.find_by_value(request.db, ApiKeyRow, request.body["secret"])
     if key is None:
         raise not_found("API key")
-    live = key.is_live(call.now)
-    refuse_dead(call.instance, live=live)
-    if live:
-        key = api_keys.touch(call.db, key, call.now)
-    return json_answer(key.as_json(call.now))
-
-
-def verify_oauth_token(call: Call) -> Answer:
-    """verifyOAuthAccessToken."""
-    value = call.body.get("access_token", call.body.get("secret"))
-    if value is None:
-        raise InvalidField("access_token", "form_param_missing", "access_token is required")
-    token = oauth_tokens.find_by_token(call.db, value)
-    if token is None:
-        raise not_found("OAuth access token")
-    if token.token_format == JWT and token.is_expired(call.now):
-        return json_answer({"active": False})
-    refuse_dead(call.instance, live=token.is_live(call.now))
-    return json_answer(token.as_json(call.now, call.instance.oauth_instants))
+    used = credentials.record_use(request.db, request.instance, key, request.now)
+    return json_response(used.as_json(request.now))
 
 
 OPERATIONS = (
@@ -146,7 +130,7 @@ OPERATIONS = (
         method="POST",
         path="/api_keys",
         key="instance",
-        run=create_key,
+        run=create_api_key,
         body=Body(
             fields={
                 "type": Text(min_length=3, max_length=25),
@@ -166,7 +150,7 @@ OPERATIONS = (
         method="GET",
         path="/api_keys",
         key="instance",
-        run=list_keys,
+        run=get_api_keys,
         query=Query(
             fields={
                 "type": Text(min_length=3),
@@ -184,7 +168,7 @@ OPERATIONS = (
         method="GET",
         path="/api_keys/{apiKeyID}",
         key="instance",
-        run=get_key,
+        run=get_api_key,
         path_rules=KEY_ID_RULE,
     ),
     Operation(
@@ -192,7 +176,7 @@ OPERATIONS = (
         method="PATCH",
         path="/api_keys/{apiKeyID}",
         key="instance",
-        run=update_key,
+        run=update_api_key,
         path_rules=KEY_ID_RULE,
         body=Body(
             fields={
@@ -209,7 +193,7 @@ OPERATIONS = (
         method="DELETE",
         path="/api_keys/{apiKeyID}",
         key="instance",
-        run=delete_key,
+        run=delete_api_key,
         path_rules=KEY_ID_RULE,
     ),
     Operation(
@@ -217,7 +201,7 @@ OPERATIONS = (
         method="GET",
         path="/api_keys/{apiKeyID}/secret",
         key="instance",
-        run=get_secret,
+        run=get_api_key_secret,
         path_rules=KEY_ID_RULE,
     ),
     Operation(
@@ -225,7 +209,7 @@ OPERATIONS = (
         method="POST",
         path="/api_keys/{apiKeyID}/revoke",
         key="instance",
-        run=revoke_key,
+        run=revoke_api_key,
         path_rules=KEY_ID_RULE,
         body=REASON,
     ),
@@ -234,15 +218,7 @@ OPERATIONS = (
         method="POST",
         path="/api_keys/verify",
         key="instance",
-        run=verify_key,
+        run=verify_api_key,
         body=Body(fields={"secret": Text()}, required=("secret",)),
-    ),
-    Operation(
-        id="verifyOAuthAccessToken",
-        method="POST",
-        path="/oauth_applications/access_tokens/verify",
-        key="instance",
-        run=verify_oauth_token,
-        body=Body(fields={"access_token": Text(), "secret": Text()}, closed=False),
     ),
 )

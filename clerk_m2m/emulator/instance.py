@@ -79,7 +79,7 @@ class KeyHolder:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class CheckedRequest:
     """One request to one operation, already checked against the contract."""
 
     instance: Instance

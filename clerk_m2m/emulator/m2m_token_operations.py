@@ -4,78 +4,77 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from clerk_m2m.emulator import m2m_tokens
+from clerk_m2m.emulator import credentials, m2m_tokens
 from clerk_m2m.emulator.checks import Anything, Body, Flag, Number, Query, Text
 from clerk_m2m.emulator.ids import M2M_TOKEN_ID, MACHINE_ID
-from clerk_m2m.emulator.m2m_tokens import M2MToken, MintRequest, refuse_dead
-from clerk_m2m.emulator.machines import get_machine
+from clerk_m2m.emulator.m2m_tokens import M2MTokenRow, MintRequest
+from clerk_m2m.emulator.machines import existing_machine
 from clerk_m2m.emulator.operations import Operation
-from clerk_m2m.emulator.responses import Answer, Refusal, json_answer, not_found
+from clerk_m2m.emulator.responses import Refusal, Response, json_response, not_found
 
 if TYPE_CHECKING:
-    from clerk_m2m.emulator.instance import Call
+    from clerk_m2m.emulator.instance import CheckedRequest
 
 
-def create_token(call: Call) -> Answer:
+def create_m2m_token(request: CheckedRequest) -> Response:
     """createM2MToken."""
-    if call.holder.machine_id is None:
+    if request.holder.machine_id is None:
         raise TypeError("a token is minted with a machine secret key")
-    machine = get_machine(call.db, call.holder.machine_id)
-    token = m2m_tokens.mint(call.db, call.instance, machine, MintRequest(**call.body))
-    return json_answer({**token.as_json(call.now), "token": token.token}, 201)
+    machine = existing_machine(request.db, request.holder.machine_id)
+    token = m2m_tokens.mint(request.db, request.instance, machine, MintRequest(**request.body))
+    return json_response({**token.as_json(request.now), "token": token.token}, 201)
 
 
-def list_tokens(call: Call) -> Answer:
+def get_m2m_tokens(request: CheckedRequest) -> Response:
     """getM2MTokens."""
-    subject = call.query["subject"]
-    if call.holder.machine_id not in (None, subject):
+    subject = request.query["subject"]
+    if request.holder.machine_id not in (None, subject):
         message = "A machine secret key lists the tokens of its own machine only"
         raise Refusal(403, "authorization_invalid", message)
-    get_machine(call.db, subject)
-    page, total = m2m_tokens.list_tokens(
-        call.db,
+    existing_machine(request.db, subject)
+    page, total = m2m_tokens.select_tokens(
+        request.db,
         subject=subject,
-        revoked=bool(call.query.get("revoked")),
-        expired=bool(call.query.get("expired")),
-        now=call.now,
-        limit=call.query.get("limit", 10),
-        offset=call.query.get("offset") or 0,
+        revoked=bool(request.query.get("revoked")),
+        expired=bool(request.query.get("expired")),
+        now=request.now,
+        limit=request.query.get("limit", 10),
+        offset=request.query.get("offset") or 0,
     )
-    data = [token.as_json(call.now) for token in page]
-    return json_answer({"m2m_tokens": data, "total_count": total})
+    data = [token.as_json(request.now) for token in page]
+    return json_response({"m2m_tokens": data, "total_count": total})
 
 
-def revoke_token(call: Call) -> Answer:
+def revoke_m2m_token(request: CheckedRequest) -> Response:
     """revokeM2MToken."""
-    token = m2m_tokens.find_by_id(call.db, call.path["m2m_token_id"])
-    if token is None or call.holder.machine_id not in (None, token.subject):
+    token = credentials.find_by_id(request.db, M2MTokenRow, request.path["m2m_token_id"])
+    if token is None or request.holder.machine_id not in (None, token.subject):
         raise not_found("Token")
-    revoked = m2m_tokens.revoke(call.db, token, call.body.get("revocation_reason"), call.now)
-    return json_answer(revoked.as_json(call.now))
+    revoked = credentials.revoke(
+        request.db, token, request.body.get("revocation_reason"), request.now
+    )
+    return json_response(revoked.as_json(request.now))
 
 
-def verify_token(call: Call) -> Answer:
+def verify_m2m_token(request: CheckedRequest) -> Response:
     """verifyM2MToken."""
-    token = _presented(call)
-    if token is None or not _is_open_to_holder(call, token):
+    token = _presented(request)
+    if token is None or not _is_open_to_holder(request, token):
         raise not_found("Token")
-    live = token.is_live(call.now)
-    refuse_dead(call.instance, live=live)
-    if live:
-        token = m2m_tokens.touch(call.db, token, call.now)
-    return json_answer(token.as_json(call.now))
+    used = credentials.record_use(request.db, request.instance, token, request.now)
+    return json_response(used.as_json(request.now))
 
 
-def _presented(call: Call) -> M2MToken | None:
-    value = call.body["token"]
+def _presented(request: CheckedRequest) -> M2MTokenRow | None:
+    value = request.body["token"]
     if value.startswith("mt_"):
-        return m2m_tokens.find_by_token(call.db, value)
-    return m2m_tokens.read_jwt(call.db, call.instance, value)
+        return credentials.find_by_value(request.db, M2MTokenRow, value)
+    return m2m_tokens.read_jwt(request.db, request.instance, value)
 
 
-def _is_open_to_holder(call: Call, token: M2MToken) -> bool:
-    holder = call.holder.machine_id
-    return holder is None or holder in token.as_json(call.now)["scopes"]
+def _is_open_to_holder(request: CheckedRequest, token: M2MTokenRow) -> bool:
+    holder = request.holder.machine_id
+    return holder is None or holder in token.as_json(request.now)["scopes"]
 
 
 OPERATIONS = (
@@ -84,7 +83,7 @@ OPERATIONS = (
         method="POST",
         path="/m2m_tokens",
         key="machine",
-        run=create_token,
+        run=create_m2m_token,
         body=Body(
             fields={
                 "token_format": Text(choices=("opaque", "jwt")),
@@ -99,7 +98,7 @@ OPERATIONS = (
         method="GET",
         path="/m2m_tokens",
         key="either",
-        run=list_tokens,
+        run=get_m2m_tokens,
         query=Query(
             fields={
                 "subject": Text(pattern=MACHINE_ID),
@@ -116,7 +115,7 @@ OPERATIONS = (
         method="POST",
         path="/m2m_tokens/{m2m_token_id}/revoke",
         key="either",
-        run=revoke_token,
+        run=revoke_m2m_token,
         path_rules={"m2m_token_id": Text(pattern=M2M_TOKEN_ID)},
         body=Body(fields={"revocation_reason": Text(nullable=True)}),
     ),
@@ -125,7 +124,7 @@ OPERATIONS = (
         method="POST",
         path="/m2m_tokens/verify",
         key="either",
-        run=verify_token,
+        run=verify_m2m_token,
         body=Body(fields={"token": Text()}, required=("token",)),
     ),
 )
