@@ -21,7 +21,7 @@ from clerk_m2m.errors import (
     RateLimitedError,
 )
 from clerk_m2m.secret import Secret
-from clerk_m2m.transport.http import MAX_ANSWER, Call, Demand, HTTPClient, Received
+from clerk_m2m.transport.http import MAX_ANSWER, Call, CallDemand, HTTPClient, Received
 
 if TYPE_CHECKING:
     import httpx
@@ -90,7 +90,7 @@ class BackendAPI:
         return self._machine_secret_key or self.instance_key()
 
     async def send(
-        self, call: Call, read: Callable[[Document], T], *, demand: Demand | None = None
+        self, call: Call, read: Callable[[Document], T], *, demand: CallDemand | None = None
     ) -> Answered[T]:
         """Send a call and read its answer; anything but a good answer raises `BackendAPIError`."""
 

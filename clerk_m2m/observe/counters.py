@@ -12,7 +12,7 @@ class Stats:
     `paid` counts the verifications that Clerk bills; `hits` were answered from the cache, `shared`
     waited for a verification that another request had begun, `offline` were good JWTs that were
     checked without a call, `refreshes` were begun ahead of a verdict's end, `stale` were answered
-    from a verdict past its life while Clerk was down, `unavailable` could not be answered.
+    from a verdict past its lifetime while Clerk was down, `unavailable` could not be answered.
     """
 
     hits: int = 0

@@ -88,7 +88,7 @@ class Received:
     body: bytes = field(repr=False)
 
 
-class Demand(Protocol):
+class CallDemand(Protocol):
     """Who wants a call; it stays up to date while the call is under way.
 
     `refresh` calls use slots that are reserved for them. A call that has to queue for a slot asks
@@ -140,7 +140,7 @@ class HTTPClient:
         self._loops: PerLoop[_LoopState] = PerLoop(self._open)
 
     async def call(
-        self, call: Call, read: Callable[[Call, Received], T], *, demand: Demand | None = None
+        self, call: Call, read: Callable[[Call, Received], T], *, demand: CallDemand | None = None
     ) -> T:
         """Send a call and give what `read` makes of the answer.
 
@@ -202,7 +202,7 @@ class HTTPClient:
         call: Call,
         read: Callable[[Call, Received], T],
         deadline: float,
-        demand: Demand | None,
+        demand: CallDemand | None,
     ) -> T:
         set_deadline(deadline)
         if self._breaker is not None:
@@ -234,7 +234,7 @@ class HTTPClient:
 
     async def _attempts(self, client: httpx.AsyncClient, call: Call, deadline: float) -> Received:
         try:
-            received = await _exchange(client, call, deadline)
+            received = await _send_and_read(client, call, deadline)
         except BackendUnavailableError as exc:
             # Nothing was sent, so nothing can happen twice.
             unsent = isinstance(exc.__cause__, httpx.ConnectError | httpx.ConnectTimeout)
@@ -248,7 +248,7 @@ class HTTPClient:
         await asyncio.sleep(pause)
         if self._breaker is not None:
             self._breaker.check()  # what others learned meanwhile; and a probe is one call
-        return await _exchange(client, call, deadline)
+        return await _send_and_read(client, call, deadline)
 
     def _note_date(self, call: Call, received: Received) -> None:
         # The address of a public key set is absolute: another host's clock says nothing of Clerk's.
@@ -264,7 +264,7 @@ class HTTPClient:
         return inf
 
 
-async def _exchange(client: httpx.AsyncClient, call: Call, deadline: float) -> Received:
+async def _send_and_read(client: httpx.AsyncClient, call: Call, deadline: float) -> Received:
     request = client.build_request(
         call.method,
         call.url,

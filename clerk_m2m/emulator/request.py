@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ._checks import MAX_BODY_BYTES
+from clerk_m2m.emulator.checks import MAX_BODY_BYTES
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope

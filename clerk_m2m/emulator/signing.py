@@ -14,7 +14,7 @@ import jwt
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
-from ._ids import random_word
+from clerk_m2m.emulator.ids import random_word
 
 if TYPE_CHECKING:
     import sqlite3

@@ -25,11 +25,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import _api_keys as api_keys
-from . import _machines as machines
-from ._checks import BodyRule, Number, Text, Texts
-from ._ids import KEY_SUBJECT, MACHINE_ID, SECRET_LENGTH, derived_hex, derived_word
-from ._m2m_tokens import canonical
+from clerk_m2m.emulator import api_keys, machines
+from clerk_m2m.emulator.api_keys import ApiKeyRow
+from clerk_m2m.emulator.checks import BodyRule, Number, Text, Texts
+from clerk_m2m.emulator.credentials import canonical, find_by_id
+from clerk_m2m.emulator.ids import KEY_SUBJECT, MACHINE_ID, SECRET_LENGTH, derived_hex, derived_word
 
 MACHINE_SECRET = re.compile(r"ak_\w{8,}", re.ASCII)
 API_KEY_SECRET = re.compile(r"ak_\w{16,}", re.ASCII)  # Clerk's are longer; less is no API key
@@ -241,7 +241,7 @@ def _put_machine(db: sqlite3.Connection, seeded: SeededMachine, now: int) -> Non
         return
     ttl = seeded.default_token_ttl or machine.default_token_ttl
     if (machine.name, machine.default_token_ttl) != (seeded.name, ttl):
-        machines.update_machine(db, machine, name=seeded.name, default_token_ttl=ttl, now=now)
+        machines.change_machine(db, machine, name=seeded.name, default_token_ttl=ttl, now=now)
     if seeded.secret_key not in (None, machines.secret_key(db, machine)):
         machines.replace_secret_key(db, machine, secret=seeded.secret_key, grace=0, now=now)
 
@@ -284,7 +284,7 @@ def _put_edges(db: sqlite3.Connection, seed: Seed, now: int) -> None:
 def _put_key(db: sqlite3.Connection, seeded: SeededKey, now: int) -> None:
     key_id = derived_hex("ak_", seeded.subject, seeded.name)
     derived = derived_word("ak_", "key", seeded.subject, seeded.name, length=SECRET_LENGTH)
-    known = api_keys.find_by_id(db, key_id)
+    known = find_by_id(db, ApiKeyRow, key_id)
     if known is None:
         new = api_keys.new_key(
             key_id=key_id,

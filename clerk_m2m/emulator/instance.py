@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from ._ids import random_word
-from ._signing import SigningKey, add_signing_key, signing_keys
-from ._store import Store, keep_setting, setting
+from clerk_m2m.emulator.ids import random_word
+from clerk_m2m.emulator.signing import SigningKey, add_signing_key, signing_keys
+from clerk_m2m.emulator.store import Store, keep_setting, setting
 
 if TYPE_CHECKING:
     import sqlite3
@@ -79,7 +79,7 @@ class KeyHolder:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class CheckedRequest:
     """One request to one operation, already checked against the contract."""
 
     instance: Instance

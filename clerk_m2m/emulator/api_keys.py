@@ -4,44 +4,30 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from ._ids import random_hex, random_secret
-from ._m2m_tokens import canonical
-from ._store import count, insert, select, select_one
+from clerk_m2m.emulator.credentials import TrackedRow, canonical
+from clerk_m2m.emulator.ids import random_hex, random_secret
+from clerk_m2m.emulator.store import count, insert, select
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Mapping, Sequence
 
 
-@dataclass(frozen=True, slots=True)
-class ApiKey:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiKeyRow(TrackedRow):
     """One row; instants in milliseconds, claims and scopes as JSON text."""
 
-    id: str
+    table: ClassVar[str] = "api_keys"
+    value_column: ClassVar[str] = "secret"
+
     secret: str
     type: str
-    subject: str
     name: str
     description: str | None
     claims: str
-    scopes: str
     created_by: str | None
-    revoked: int
-    revocation_reason: str | None
-    expires_at: int | None
-    last_used_at: int | None
-    created_at: int
-    updated_at: int
-
-    def is_expired(self, now: int) -> bool:
-        """Whether its life is over."""
-        return self.expires_at is not None and self.expires_at <= now
-
-    def is_live(self, now: int) -> bool:
-        """Neither revoked nor expired."""
-        return not self.revoked and not self.is_expired(now)
 
     def as_json(self, now: int) -> dict[str, Any]:
         """The contract's API key, without the secret."""
@@ -78,9 +64,9 @@ def new_key(
     created_by: str | None = None,
     key_id: str | None = None,
     secret: str | None = None,
-) -> ApiKey:
+) -> ApiKeyRow:
     """A key that is not stored yet."""
-    return ApiKey(
+    return ApiKeyRow(
         id=key_id or random_hex("ak_"),
         secret=secret or random_secret("ak_"),
         type=type,
@@ -90,31 +76,18 @@ def new_key(
         claims=canonical(claims),
         scopes=canonical(list(scopes)),
         created_by=created_by,
-        revoked=0,
-        revocation_reason=None,
         expires_at=expires_at,
-        last_used_at=None,
         created_at=now,
         updated_at=now,
     )
 
 
-def insert_key(db: sqlite3.Connection, key: ApiKey) -> None:
+def insert_key(db: sqlite3.Connection, key: ApiKeyRow) -> None:
     """Store a new key."""
     insert(db, "api_keys", key, folded_name=key.name.casefold())
 
 
-def find_by_id(db: sqlite3.Connection, key_id: str) -> ApiKey | None:
-    """The key with this id."""
-    return select_one(db, ApiKey, "api_keys WHERE id = ?", key_id)
-
-
-def find_by_secret(db: sqlite3.Connection, secret: str) -> ApiKey | None:
-    """The key with this secret."""
-    return select_one(db, ApiKey, "api_keys WHERE secret = ?", secret)
-
-
-def list_keys(
+def select_keys(
     db: sqlite3.Connection,
     *,
     subject: str,
@@ -124,7 +97,7 @@ def list_keys(
     now: int,
     limit: int,
     offset: int,
-) -> tuple[list[ApiKey], int]:
+) -> tuple[list[ApiKeyRow], int]:
     """A page of a subject's keys, newest first; dead ones only where asked for."""
     found = (
         "api_keys WHERE subject = ? AND type = ?"
@@ -133,10 +106,12 @@ def list_keys(
     )
     given = (subject, type, query, query, query.casefold(), include_invalid, now)
     page = f"{found} ORDER BY seq DESC LIMIT {limit} OFFSET {offset}"
-    return select(db, ApiKey, page, given), count(db, found, given)
+    return select(db, ApiKeyRow, page, given), count(db, found, given)
 
 
-def change_key(db: sqlite3.Connection, key: ApiKey, changes: Mapping[str, Any], now: int) -> ApiKey:
+def change_key(
+    db: sqlite3.Connection, key: ApiKeyRow, changes: Mapping[str, Any], now: int
+) -> ApiKeyRow:
     """The key with some fields changed, stored."""
     changed = replace(key, **changes, updated_at=now)
     db.execute(
@@ -155,23 +130,6 @@ def change_key(db: sqlite3.Connection, key: ApiKey, changes: Mapping[str, Any], 
     return changed
 
 
-def delete_key(db: sqlite3.Connection, key: ApiKey) -> None:
+def remove_key(db: sqlite3.Connection, key: ApiKeyRow) -> None:
     """Remove the key."""
     db.execute("DELETE FROM api_keys WHERE id = ?", (key.id,))
-
-
-def revoke(db: sqlite3.Connection, key: ApiKey, reason: str | None, now: int) -> ApiKey:
-    """Revoke the key; one that is revoked already stays as it is."""
-    if key.revoked:
-        return key
-    db.execute(
-        "UPDATE api_keys SET revoked = 1, revocation_reason = ?, updated_at = ? WHERE id = ?",
-        (reason, now, key.id),
-    )
-    return replace(key, revoked=1, revocation_reason=reason, updated_at=now)
-
-
-def touch(db: sqlite3.Connection, key: ApiKey, now: int) -> ApiKey:
-    """Note that the key was used."""
-    db.execute("UPDATE api_keys SET last_used_at = ? WHERE id = ?", (now, key.id))
-    return replace(key, last_used_at=now)

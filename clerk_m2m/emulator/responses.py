@@ -1,9 +1,10 @@
-"""What the emulator answers: a JSON body with a status, or a refusal in Clerk's shape."""
+"""The responses of the emulator: a JSON body with a status, or a refusal in Clerk's shape."""
 
 from __future__ import annotations
 
 import json
 import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ Headers = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Response:
     """One response, before it is written to the wire."""
 
     status: int
@@ -20,7 +21,7 @@ class Answer:
     headers: Headers = ()
 
 
-class Refusal(Exception):  # noqa: N818 - an answer on its way out, not a failure
+class Refusal(Exception):  # noqa: N818 - a response on its way out, not a failure
     """The request is answered with an error in Clerk's shape."""
 
     def __init__(self, status: int, code: str, message: str, *, headers: Headers = ()) -> None:
@@ -41,27 +42,43 @@ class InvalidField(Exception):  # noqa: N818 - as above; the operation decides t
         self.message = message
 
 
-def json_answer(body: Any, status: int = 200, headers: Headers = ()) -> Answer:
-    """An answer with this JSON body."""
+def json_response(body: Any, status: int = 200, headers: Headers = ()) -> Response:
+    """A response with this JSON body."""
     content = json.dumps(body, separators=(",", ":"), allow_nan=False).encode()
-    return Answer(status, content, headers=headers)
+    return Response(status, content, headers=headers)
 
 
-def text_answer(body: str) -> Answer:
-    """An answer with JSON that is already text."""
-    return Answer(200, body.encode())
+def text_response(body: str) -> Response:
+    """A response with JSON that is already text."""
+    return Response(200, body.encode())
 
 
-def error_answer(
+def error_response(
     status: int, code: str, message: str, *, name: str | None = None, headers: Headers = ()
-) -> Answer:
+) -> Response:
     """An error in Clerk's shape, with a trace id of its own."""
     error: dict[str, Any] = {"message": message, "long_message": message, "code": code}
     if name is not None:
         error["meta"] = {"param_name": name}
     trace_id = secrets.token_hex(16)
     body = {"errors": [error], "clerk_trace_id": trace_id}
-    return json_answer(body, status, (("x-clerk-trace-id", trace_id), *headers))
+    return json_response(body, status, (("x-clerk-trace-id", trace_id), *headers))
+
+
+def refusal_response(refusal: Refusal) -> Response:
+    """The response to a request that is refused."""
+    return error_response(refusal.status, refusal.code, refusal.message, headers=refusal.headers)
+
+
+def invalid_field_response(invalid: InvalidField, status: int) -> Response:
+    """The response to a request with such a field, with the status that the operation lists."""
+    return error_response(status, invalid.code, invalid.message, name=invalid.name)
+
+
+def method_not_allowed(method: str, allowed: Iterable[str]) -> Refusal:
+    """405: there is such an address, for other methods."""
+    headers = (("allow", ", ".join(sorted(allowed))),)
+    return Refusal(405, "method_not_allowed", f"{method} is not allowed here", headers=headers)
 
 
 def not_found(kind: str) -> Refusal:

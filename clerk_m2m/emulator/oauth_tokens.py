@@ -11,44 +11,31 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from ._ids import random_hex, random_secret
-from ._instance import ISSUER, JWT, SECONDS, Instance, OAuthInstants
-from ._m2m_tokens import canonical, expires_at
-from ._signing import sign
-from ._store import insert, select_one
+from clerk_m2m.emulator.credentials import CredentialRow, canonical, expires_at
+from clerk_m2m.emulator.ids import random_hex, random_secret
+from clerk_m2m.emulator.instance import ISSUER, JWT, SECONDS, Instance, OAuthInstants
+from clerk_m2m.emulator.signing import sign
+from clerk_m2m.emulator.store import insert
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Sequence
 
 
-@dataclass(frozen=True, slots=True)
-class OAuthToken:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OAuthTokenRow(CredentialRow):
     """One row; instants in milliseconds, scopes, audience and actor as JSON text."""
 
-    id: str
+    table: ClassVar[str] = "oauth_tokens"
+    value_column: ClassVar[str] = "token"
+
     token: str
     token_format: str
     client_id: str
-    subject: str
-    scopes: str
     audience: str | None
     actor: str | None
-    revoked: int
-    revocation_reason: str | None
-    expires_at: int | None
-    created_at: int
-    updated_at: int
-
-    def is_expired(self, now: int) -> bool:
-        """Whether its life is over."""
-        return self.expires_at is not None and self.expires_at <= now
-
-    def is_live(self, now: int) -> bool:
-        """Neither revoked nor expired."""
-        return not self.revoked and not self.is_expired(now)
 
     def as_json(self, now: int, instants: OAuthInstants) -> dict[str, Any]:
         """The contract's OAuth access token, and what the token itself claims beyond it."""
@@ -86,10 +73,10 @@ def issue(
     seconds_until_expiration: float,
     audience: str | Sequence[str] | None,
     actor: Mapping[str, Any] | None,
-) -> OAuthToken:
+) -> OAuthTokenRow:
     """A new token, stored."""
     now = instance.now_ms()
-    token = OAuthToken(
+    token = OAuthTokenRow(
         id=random_hex("oat_"),
         token=random_secret("oat_"),
         token_format=token_format,
@@ -98,8 +85,6 @@ def issue(
         scopes=canonical(list(scopes)),
         audience=_audience_text(audience),
         actor=_actor_text(actor),
-        revoked=0,
-        revocation_reason=None,
         expires_at=expires_at(now, seconds_until_expiration),
         created_at=now,
         updated_at=now,
@@ -127,7 +112,7 @@ def _actor_text(actor: object) -> str | None:
     return canonical(dict(actor))
 
 
-def _jwt(db: sqlite3.Connection, instance: Instance, token: OAuthToken) -> str:
+def _jwt(db: sqlite3.Connection, instance: Instance, token: OAuthTokenRow) -> str:
     if token.expires_at is None:
         raise ValueError("a JWT cannot live for ever")
     now = int(instance.now())
@@ -143,17 +128,3 @@ def _jwt(db: sqlite3.Connection, instance: Instance, token: OAuthToken) -> str:
         **token.claims(),
     }
     return sign(instance.keys(db)[0], claims, {"typ": "at+jwt"})
-
-
-def find_by_token(db: sqlite3.Connection, token: str) -> OAuthToken | None:
-    """The token with this value."""
-    return select_one(db, OAuthToken, "oauth_tokens WHERE token = ?", token)
-
-
-def revoke(db: sqlite3.Connection, token_id: str, reason: str | None, now: int) -> bool:
-    """Revoke the token; false when there is none with this id."""
-    done = db.execute(
-        "UPDATE oauth_tokens SET revoked = 1, revocation_reason = ?, updated_at = ? WHERE id = ?",
-        (reason, now, token_id),
-    )
-    return done.rowcount > 0

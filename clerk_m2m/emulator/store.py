@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-Row = TypeVar("Row")
+R = TypeVar("R")
 
 BUSY_SECONDS = 30.0
 
@@ -203,18 +203,20 @@ def keep_setting(db: sqlite3.Connection, name: str, value: str) -> None:
 
 
 @cache
-def _columns(kind: Any) -> str:
-    return ", ".join(field.name for field in fields(kind))
+def _columns(kind: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(kind))
 
 
-def select(db: sqlite3.Connection, kind: type[Row], tail: str, given: Sequence[Any]) -> list[Row]:
+def select(db: sqlite3.Connection, kind: type[R], tail: str, given: Sequence[Any]) -> list[R]:
     """The rows of a table as dataclasses; the fields of `kind` are the columns."""
-    hashable: Any = kind  # type[Row] is not, to mypy
-    sql = f"SELECT {_columns(hashable)} FROM {tail}"  # noqa: S608 - names from the code
-    return [kind(*row) for row in db.execute(sql, given)]
+    hashable: Any = kind  # type[R] is not, to mypy
+    columns = _columns(hashable)
+    sql = f"SELECT {', '.join(columns)} FROM {tail}"  # noqa: S608 - names from the code
+    rows = db.execute(sql, given)
+    return [kind(**dict(zip(columns, row, strict=True))) for row in rows]
 
 
-def select_one(db: sqlite3.Connection, kind: type[Row], tail: str, *given: Any) -> Row | None:
+def select_one(db: sqlite3.Connection, kind: type[R], tail: str, *given: Any) -> R | None:
     """The first such row, if there is one."""
     return next(iter(select(db, kind, tail, given)), None)
 

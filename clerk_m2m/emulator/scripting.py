@@ -6,17 +6,27 @@ import json
 import re
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ._answers import Answer, InvalidField, Refusal, error_answer, json_answer, not_found
-from ._checks import Anything, Body, Number, Switch, Text, Texts, parse_object
-from ._ids import USER_ID
+from clerk_m2m.emulator.checks import Anything, Body, Number, Switch, Text, Texts, parse_object
+from clerk_m2m.emulator.ids import USER_ID
+from clerk_m2m.emulator.responses import (
+    InvalidField,
+    Refusal,
+    Response,
+    error_response,
+    invalid_field_response,
+    json_response,
+    method_not_allowed,
+    not_found,
+    refusal_response,
+)
 
 if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Callable
 
-    from ._faults import Fault
-    from ._mint import EmulatedToken
-    from ._request import Request
+    from clerk_m2m.emulator.faults import Fault
+    from clerk_m2m.emulator.python_api import EmulatedToken
+    from clerk_m2m.emulator.request import Request
 
 
 class Controls(Protocol):
@@ -71,59 +81,57 @@ OAUTH_TOKEN = Body(
 _ONE_FAULT = re.compile(r"/_emulator/faults/([0-9]{1,9})")
 
 
-def answer_script(emulator: Controls, request: Request) -> Answer:
-    """The answer to a request under `/_emulator`."""
+def answer_control(emulator: Controls, request: Request) -> Response:
+    """The response to a request under `/_emulator`."""
     try:
         return _run(emulator, request)
     except InvalidField as invalid:
-        return error_answer(400, invalid.code, invalid.message, name=invalid.name)
+        return invalid_field_response(invalid, 400)
     except ValueError as exc:
-        return error_answer(400, "script_invalid", str(exc))
+        return error_response(400, "script_invalid", str(exc))
     except Refusal as refusal:
-        return error_answer(refusal.status, refusal.code, refusal.message, headers=refusal.headers)
+        return refusal_response(refusal)
 
 
-def _run(emulator: Controls, request: Request) -> Answer:
+def _run(emulator: Controls, request: Request) -> Response:
     one_fault = _ONE_FAULT.fullmatch(request.path)
     if one_fault and request.method == "DELETE":
         if not emulator.clear_faults(int(one_fault[1])):
             raise not_found("Fault")
-        return json_answer({"cleared": 1})
+        return json_response({"cleared": 1})
     endpoints = _ENDPOINTS.get(request.path.rstrip("/"))
     if endpoints is None:
         raise not_found("Endpoint")
     if request.method not in endpoints:
-        allowed = (("allow", ", ".join(sorted(endpoints))),)
-        message = f"{request.method} is not allowed here"
-        raise Refusal(405, "method_not_allowed", message, headers=allowed)
+        raise method_not_allowed(request.method, endpoints)
     # No content type is asked for: these are typed by hand, with curl.
     return endpoints[request.method](emulator, parse_object(request.content or b"{}"))
 
 
-def _show(emulator: Controls, _: dict[str, Any]) -> Answer:
-    return json_answer({"instance_id": emulator.instance_id, "now": emulator.now()})
+def _show(emulator: Controls, _: dict[str, Any]) -> Response:
+    return json_response({"instance_id": emulator.instance_id, "now": emulator.now()})
 
 
-def _show_calls(emulator: Controls, _: dict[str, Any]) -> Answer:
-    return json_answer({"calls": dict(emulator.calls), "total": emulator.calls.total()})
+def _show_calls(emulator: Controls, _: dict[str, Any]) -> Response:
+    return json_response({"calls": dict(emulator.calls), "total": emulator.calls.total()})
 
 
-def _forget_calls(emulator: Controls, _: dict[str, Any]) -> Answer:
+def _forget_calls(emulator: Controls, _: dict[str, Any]) -> Response:
     emulator.calls.clear()
-    return json_answer({"calls": {}, "total": 0})
+    return json_response({"calls": {}, "total": 0})
 
 
-def _show_faults(emulator: Controls, _: dict[str, Any]) -> Answer:
-    return json_answer({"faults": [fault.as_json() for fault in emulator.faults]})
+def _show_faults(emulator: Controls, _: dict[str, Any]) -> Response:
+    return json_response({"faults": [fault.as_json() for fault in emulator.faults]})
 
 
-def _add_fault(emulator: Controls, body: dict[str, Any]) -> Answer:
+def _add_fault(emulator: Controls, body: dict[str, Any]) -> Response:
     details = FAULT.check(body)
     if "headers" in details:
         details["headers"] = _header_mapping(details["headers"])
     if "body" in details and not isinstance(details["body"], str):
         details["body"] = json.dumps(details["body"])
-    return json_answer(emulator.fail(**details).as_json(), 201)
+    return json_response(emulator.fail(**details).as_json(), 201)
 
 
 def _header_mapping(value: object) -> dict[str, str]:
@@ -132,30 +140,30 @@ def _header_mapping(value: object) -> dict[str, str]:
     return value
 
 
-def _clear_faults(emulator: Controls, _: dict[str, Any]) -> Answer:
-    return json_answer({"cleared": emulator.clear_faults()})
+def _clear_faults(emulator: Controls, _: dict[str, Any]) -> Response:
+    return json_response({"cleared": emulator.clear_faults()})
 
 
-def _travel(emulator: Controls, body: dict[str, Any]) -> Answer:
+def _travel(emulator: Controls, body: dict[str, Any]) -> Response:
     emulator.travel(TRAVEL.check(body)["seconds"])
-    return json_answer({"now": emulator.now()})
+    return json_response({"now": emulator.now()})
 
 
-def _reset(emulator: Controls, _: dict[str, Any]) -> Answer:
+def _reset(emulator: Controls, _: dict[str, Any]) -> Response:
     emulator.reset()
-    return json_answer({"now": emulator.now()})
+    return json_response({"now": emulator.now()})
 
 
-def _rotate_signing_key(emulator: Controls, body: dict[str, Any]) -> Answer:
-    return json_answer({"kid": emulator.rotate_signing_key(**ROTATION.check(body))})
+def _rotate_signing_key(emulator: Controls, body: dict[str, Any]) -> Response:
+    return json_response({"kid": emulator.rotate_signing_key(**ROTATION.check(body))})
 
 
-def _add_oauth_token(emulator: Controls, body: dict[str, Any]) -> Answer:
+def _add_oauth_token(emulator: Controls, body: dict[str, Any]) -> Response:
     token = emulator.add_oauth_token(**OAUTH_TOKEN.check(body))
-    return json_answer({"id": token.id, "access_token": token.token}, 201)
+    return json_response({"id": token.id, "access_token": token.token}, 201)
 
 
-_ENDPOINTS: dict[str, dict[str, Callable[[Controls, dict[str, Any]], Answer]]] = {
+_ENDPOINTS: dict[str, dict[str, Callable[[Controls, dict[str, Any]], Response]]] = {
     "/_emulator": {"GET": _show},
     "/_emulator/calls": {"GET": _show_calls, "DELETE": _forget_calls},
     "/_emulator/faults": {"GET": _show_faults, "POST": _add_fault, "DELETE": _clear_faults},

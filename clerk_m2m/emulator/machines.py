@@ -6,9 +6,9 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ._answers import Refusal, not_found
-from ._ids import random_secret, random_word
-from ._store import count, select, select_one
+from clerk_m2m.emulator.ids import random_secret, random_word
+from clerk_m2m.emulator.responses import Refusal, not_found
+from clerk_m2m.emulator.store import count, select, select_one
 
 if TYPE_CHECKING:
     import sqlite3
@@ -29,7 +29,7 @@ SELECT json_group_array(json_object(
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class MachineRow:
     """One row: instants in milliseconds, the token lifetime in seconds."""
 
     seq: int
@@ -52,12 +52,12 @@ class Machine:
         }
 
 
-def find_machine(db: sqlite3.Connection, machine_id: str) -> Machine | None:
+def find_machine(db: sqlite3.Connection, machine_id: str) -> MachineRow | None:
     """The machine with this id."""
-    return select_one(db, Machine, "machines WHERE id = ?", machine_id)
+    return select_one(db, MachineRow, "machines WHERE id = ?", machine_id)
 
 
-def get_machine(db: sqlite3.Connection, machine_id: str) -> Machine:
+def existing_machine(db: sqlite3.Connection, machine_id: str) -> MachineRow:
     """The machine with this id; 404 when there is none."""
     machine = find_machine(db, machine_id)
     if machine is None:
@@ -76,7 +76,7 @@ def callee_ids(db: sqlite3.Connection, machine_id: str) -> list[str]:
     return [row[0] for row in rows]
 
 
-def machine_json(db: sqlite3.Connection, machine: Machine, instance_id: str) -> str:
+def machine_json(db: sqlite3.Connection, machine: MachineRow, instance_id: str) -> str:
     """The contract's `Machine` as JSON text: with the machines that it may call.
 
     SQLite writes those, because a page of machines with 150 edges each is thousands of them.
@@ -86,14 +86,14 @@ def machine_json(db: sqlite3.Connection, machine: Machine, instance_id: str) -> 
     return f'{own[:-1]},"scoped_machines":{scoped}}}'
 
 
-def list_machines(
+def select_machines(
     db: sqlite3.Connection, *, query: str, order_by: str, limit: int, offset: int
-) -> tuple[list[Machine], int]:
+) -> tuple[list[MachineRow], int]:
     """A page of machines and how many there are in all."""
     found = "machines WHERE id = ? OR instr(folded_name, ?) > 0" if query else "machines"
     given = (query, query.casefold()) if query else ()
     page = f"{found} ORDER BY {order_by} LIMIT {limit} OFFSET {offset}"
-    return select(db, Machine, page, given), count(db, found, given)
+    return select(db, MachineRow, page, given), count(db, found, given)
 
 
 def insert_machine(
@@ -104,14 +104,14 @@ def insert_machine(
     machine_id: str | None = None,
     default_token_ttl: int = DEFAULT_TOKEN_TTL,
     secret_key: str | None = None,
-) -> Machine:
+) -> MachineRow:
     """A new machine with a secret key of its own."""
     db.execute(
         "INSERT INTO machines (id, name, folded_name, default_token_ttl, created_at, updated_at)"
         " VALUES (?, ?, ?, ?, ?, ?)",
         (machine_id or random_word("mch_"), name, name.casefold(), default_token_ttl, now, now),
     )
-    (machine,) = select(db, Machine, "machines WHERE seq = last_insert_rowid()", ())
+    (machine,) = select(db, MachineRow, "machines WHERE seq = last_insert_rowid()", ())
     db.execute(
         "INSERT INTO machine_secrets VALUES (?, ?, NULL)",
         (secret_key or random_secret("ak_"), machine.seq),
@@ -119,8 +119,8 @@ def insert_machine(
     return machine
 
 
-def update_machine(
-    db: sqlite3.Connection, machine: Machine, *, name: str, default_token_ttl: int, now: int
+def change_machine(
+    db: sqlite3.Connection, machine: MachineRow, *, name: str, default_token_ttl: int, now: int
 ) -> None:
     """Change what the contract lets change."""
     db.execute(
@@ -130,13 +130,13 @@ def update_machine(
     )
 
 
-def delete_machine(db: sqlite3.Connection, machine: Machine) -> None:
+def remove_machine(db: sqlite3.Connection, machine: MachineRow) -> None:
     """Remove the machine; its secrets, tokens and edges both ways go by cascade, its keys here."""
     db.execute("DELETE FROM api_keys WHERE subject = ?", (machine.id,))
     db.execute("DELETE FROM machines WHERE seq = ?", (machine.seq,))
 
 
-def secret_key(db: sqlite3.Connection, machine: Machine) -> str:
+def secret_key(db: sqlite3.Connection, machine: MachineRow) -> str:
     """The secret key in force, not one in its grace period."""
     row = db.execute(
         "SELECT secret FROM machine_secrets WHERE machine = ? AND valid_until IS NULL",
@@ -146,7 +146,7 @@ def secret_key(db: sqlite3.Connection, machine: Machine) -> str:
 
 
 def replace_secret_key(
-    db: sqlite3.Connection, machine: Machine, *, secret: str | None, grace: int, now: int
+    db: sqlite3.Connection, machine: MachineRow, *, secret: str | None, grace: int, now: int
 ) -> str:
     """A new secret key; the one before works for `grace` seconds more."""
     db.execute(
@@ -171,13 +171,13 @@ def machine_id_of_secret(db: sqlite3.Connection, secret: str, now: int) -> str |
     return str(row[0]) if row else None
 
 
-def has_edge(db: sqlite3.Connection, caller: Machine, callee: Machine) -> bool:
+def has_edge(db: sqlite3.Connection, caller: MachineRow, callee: MachineRow) -> bool:
     """Whether `caller` may call `callee`."""
     return count(db, "edges WHERE caller = ? AND callee = ?", (caller.seq, callee.seq)) > 0
 
 
 def add_edges(
-    db: sqlite3.Connection, caller: Machine, new_callees: Iterable[Machine], now: int
+    db: sqlite3.Connection, caller: MachineRow, new_callees: Iterable[MachineRow], now: int
 ) -> None:
     """Let `caller` call these machines too; those that it may call already are left alone."""
     rows = [(caller.seq, callee.seq, now) for callee in new_callees]
@@ -185,14 +185,14 @@ def add_edges(
     refuse_too_many_edges(db, caller)
 
 
-def refuse_too_many_edges(db: sqlite3.Connection, caller: Machine) -> None:
+def refuse_too_many_edges(db: sqlite3.Connection, caller: MachineRow) -> None:
     """422 when the machine has more edges than the contract allows."""
     if count(db, "edges WHERE caller = ?", (caller.seq,)) > MAX_EDGES:
         message = f"A machine can have at most {MAX_EDGES} scopes"
         raise Refusal(422, "machine_scopes_limit_exceeded", message)
 
 
-def remove_edge(db: sqlite3.Connection, caller: Machine, callee: Machine) -> bool:
+def remove_edge(db: sqlite3.Connection, caller: MachineRow, callee: MachineRow) -> bool:
     """Cut the edge; tokens already minted keep their scopes. False when there was none."""
     done = db.execute("DELETE FROM edges WHERE caller = ? AND callee = ?", (caller.seq, callee.seq))
     return done.rowcount > 0

@@ -17,12 +17,12 @@ import ipaddress
 import re
 from typing import TYPE_CHECKING, Any
 
-from ._answers import Refusal
+from clerk_m2m.emulator.responses import Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ._request import Request
+    from clerk_m2m.emulator.request import Request
 
 # RFC 9110 section 7.2, with the forms of RFC 3986 that a client sends: a name, an IPv4 address, or
 # an IPv6 address in brackets; then the port, if any.

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import parse_qsl
 
-from ._answers import InvalidField, Refusal
+from clerk_m2m.emulator.responses import InvalidField, Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

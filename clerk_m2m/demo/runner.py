@@ -1,4 +1,4 @@
-"""Where the story is played: makes a call, measures what it cost, and writes the row."""
+"""Plays one step: makes the call, measures what it cost, and writes the row."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
 from clerk_m2m.demo.calls import Calls
-from clerk_m2m.demo.report import Answer, Cost, Expected, Report, Row
+from clerk_m2m.demo.report import Cost, Expected, Report, Row, ServiceAnswer
 from clerk_m2m.demo.screen import Screen
 from clerk_m2m.demo.services import Company
 
-Ask: TypeAlias = Callable[[], Awaitable[Answer]]
+MakeCall: TypeAlias = Callable[[], Awaitable[ServiceAnswer]]
 
 
-class Stage:
-    """Plays one step at a time."""
+class StepRunner:
+    """Plays the steps of the story, one at a time."""
 
     def __init__(self, company: Company, calls: Calls, report: Report, screen: Screen) -> None:
         self.company = company
@@ -34,7 +34,7 @@ class Stage:
         caller: str,
         callee: str,
         presented: str,
-        ask: Ask,
+        make_call: MakeCall,
         expected: Expected,
         *,
         note: str = "",
@@ -43,7 +43,7 @@ class Stage:
         """Let `caller` present something to `callee`, and write down what came of it."""
         self._screen.begin(f"{caller} calls {callee}: {presented}")
         before, began = self._counters(), time.perf_counter()
-        answer = await ask()
+        answer = await make_call()
         seconds, after = time.perf_counter() - began, self._counters()
         row = Row(
             scene=self._scene,
@@ -53,7 +53,7 @@ class Stage:
             note=note,
             billed=billed,
             expected=expected,
-            answer=Answer(
+            answer=ServiceAnswer(
                 status=answer.status,
                 code=answer.code,
                 detail=self.company.with_names(answer.detail),
@@ -69,22 +69,22 @@ class Stage:
         self._report.rows.append(row)
         self._screen.end(row)
 
-    def get(self, callee: str, *credentials: str, path: str = "/") -> Ask:
+    def get(self, callee: str, *credentials: str, path: str = "/") -> MakeCall:
         """Give the call of a service with these credentials."""
         return lambda: self.calls.get(self._origin(callee) + path, *credentials)
 
-    def connect(self, callee: str, credential: str) -> Ask:
+    def connect(self, callee: str, credential: str) -> MakeCall:
         """Give the opening of a WebSocket to a service."""
         return lambda: self.calls.connect(self._origin(callee), credential)
 
-    def at_once(self, count: int, ask: Ask) -> Ask:
+    def at_once(self, count: int, make_call: MakeCall) -> MakeCall:
         """Give the same call, `count` times at once."""
-        return lambda: self.calls.at_once(count, ask)
+        return lambda: self.calls.at_once(count, make_call)
 
-    def until(self, expected: Expected, ask: Ask) -> Ask:
+    def until(self, expected: Expected, make_call: MakeCall) -> MakeCall:
         """Give the same call, again and again until it is answered as expected or time is up."""
-        within = expected.within or 0.0
-        return lambda: self.calls.until(expected.status, ask, within=within)
+        timeout = expected.timeout or 0.0
+        return lambda: self.calls.until(expected.status, make_call, timeout=timeout)
 
     def _origin(self, callee: str) -> str:
         return self.company.services[callee].served.origin

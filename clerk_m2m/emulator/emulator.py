@@ -6,15 +6,15 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
-from ._app import BILLED, OPERATIONS, Application
-from ._faults import Fault, FaultBook, FaultKind, implied_kind
-from ._hosts import read_allowed_hosts
-from ._instance import AS_ERROR, SECONDS, DeadTokenAnswer, Instance, OAuthInstants
-from ._m2m_tokens import LAST_INSTANT_MS
-from ._mint import Mint
-from ._scripting import answer_script
-from ._seed import apply_seed, read_seed
-from ._store import delete_resources
+from clerk_m2m.emulator.app import BILLED, OPERATIONS, Application
+from clerk_m2m.emulator.credentials import LAST_INSTANT_MS
+from clerk_m2m.emulator.faults import Fault, FaultBook, FaultKind, implied_kind
+from clerk_m2m.emulator.hosts import read_allowed_hosts
+from clerk_m2m.emulator.instance import AS_ERROR, SECONDS, DeadTokenAnswer, Instance, OAuthInstants
+from clerk_m2m.emulator.python_api import PythonAPI
+from clerk_m2m.emulator.scripting import answer_control
+from clerk_m2m.emulator.seed import apply_seed, read_seed
+from clerk_m2m.emulator.store import delete_resources
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
 
-class Emulator(Mint):
+class Emulator(PythonAPI):
     """Clerk's machine-auth Backend API, offline: an ASGI application with its own state.
 
     `secret_key` is the instance's; a random `sk_test_…` unless given. `database` is the path of a
@@ -67,7 +67,7 @@ class Emulator(Mint):
         self._app = Application(
             instance,
             self._faults,
-            lambda request: answer_script(self, request),
+            lambda request: answer_control(self, request),
             allowed_hosts=allowed,
         )
         self._first_seed = first_seed

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from ._answers import Answer, Refusal
-from ._checks import Body, Query, TextRule
+from clerk_m2m.emulator.checks import Body, Query, TextRule
+from clerk_m2m.emulator.responses import Refusal, Response, method_not_allowed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from ._instance import Call
+    from clerk_m2m.emulator.instance import CheckedRequest
 
 KeyRule = Literal["instance", "machine", "either", "none"]
 
@@ -24,7 +24,7 @@ class Operation:
     method: str
     path: str
     key: KeyRule
-    run: Callable[[Call], Answer]
+    run: Callable[[CheckedRequest], Response]
     path_rules: Mapping[str, TextRule] = field(default_factory=dict)
     query: Query = field(default_factory=Query)
     body: Body | None = None
@@ -57,9 +57,7 @@ class Routes:
         methods, given = self._match(path)
         if method in methods:
             return methods[method], given
-        allowed = (("allow", ", ".join(sorted(methods))),)
-        message = f"{method} is not allowed here"
-        raise Refusal(405, "method_not_allowed", message, headers=allowed)
+        raise method_not_allowed(method, methods)
 
     def _match(self, path: str) -> tuple[dict[str, Operation], dict[str, str]]:
         if path in self._literal:

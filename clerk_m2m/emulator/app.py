@@ -1,4 +1,4 @@
-"""The ASGI side: a request in, checked and dispatched, an answer or a scripted fault out."""
+"""The ASGI side: a request in, checked and dispatched, a response or a scripted fault out."""
 
 from __future__ import annotations
 
@@ -8,15 +8,26 @@ from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from . import _api_key_operations, _m2m_token_operations, _machine_operations
-from ._answers import Answer, InvalidField, Refusal, error_answer
-from ._checks import MAX_BODY_BYTES, read_path
-from ._faults import ConnectionDroppedError, Fault, FaultBook
-from ._hosts import refuse_web_pages
-from ._instance import Call, Instance, KeyHolder
-from ._machines import machine_id_of_secret
-from ._operations import KeyRule, Operation, Routes
-from ._request import Request, read_request
+from clerk_m2m.emulator import (
+    api_key_operations,
+    m2m_token_operations,
+    machine_operations,
+    oauth_token_operations,
+)
+from clerk_m2m.emulator.checks import MAX_BODY_BYTES, read_path
+from clerk_m2m.emulator.faults import ConnectionDroppedError, Fault, FaultBook
+from clerk_m2m.emulator.hosts import refuse_web_pages
+from clerk_m2m.emulator.instance import CheckedRequest, Instance, KeyHolder
+from clerk_m2m.emulator.machines import machine_id_of_secret
+from clerk_m2m.emulator.operations import KeyRule, Operation, Routes
+from clerk_m2m.emulator.request import Request, read_request
+from clerk_m2m.emulator.responses import (
+    InvalidField,
+    Refusal,
+    Response,
+    invalid_field_response,
+    refusal_response,
+)
 
 if TYPE_CHECKING:
     import sqlite3
@@ -26,9 +37,10 @@ if TYPE_CHECKING:
 
 
 OPERATIONS = (
-    *_machine_operations.OPERATIONS,
-    *_m2m_token_operations.OPERATIONS,
-    *_api_key_operations.OPERATIONS,
+    *machine_operations.OPERATIONS,
+    *m2m_token_operations.OPERATIONS,
+    *api_key_operations.OPERATIONS,
+    *oauth_token_operations.OPERATIONS,
 )
 
 # What Clerk bills for, by operationId.
@@ -45,7 +57,7 @@ class Application:
         self,
         instance: Instance,
         faults: FaultBook,
-        scripting: Callable[[Request], Answer],
+        scripting: Callable[[Request], Response],
         *,
         allowed_hosts: frozenset[str],
     ) -> None:
@@ -75,12 +87,12 @@ class Application:
         try:
             operation, given = self._routes.find(request.method, _bare(request.path))
         except Refusal as refusal:
-            await _send(send, _refused(refusal))
+            await _send(send, refusal_response(refusal))
             return
         with self._counting:
             self.calls[operation.id] += 1
 
-        def perform() -> Answer:
+        def perform() -> Response:
             return self._perform(operation, given, request)
 
         fault = self._faults.take(operation.id)
@@ -89,19 +101,19 @@ class Application:
         else:
             await self._strike(fault, perform, receive, send)
 
-    def _script(self, request: Request, server: Any) -> Answer:
+    def _script(self, request: Request, server: Any) -> Response:
         try:
             refuse_web_pages(request, server, self._allowed_hosts)
         except Refusal as refusal:
-            return _refused(refusal)
+            return refusal_response(refusal)
         return self._scripting(request)
 
     async def _strike(
-        self, fault: Fault, perform: Callable[[], Answer], receive: Receive, send: Send
+        self, fault: Fault, perform: Callable[[], Response], receive: Receive, send: Send
     ) -> None:
         epoch = self._faults.epoch
         await asyncio.sleep(fault.delay)
-        answer = fault.spoil(perform)
+        response = fault.spoil(perform)
         if fault.kind == "hang":
             while self._faults.epoch == epoch and not await _is_gone(receive, 0.05):
                 pass
@@ -109,25 +121,23 @@ class Application:
         elif fault.kind == "drop":
             await _drop(receive, send)
         elif fault.kind == "drip":
-            await _drip(answer, fault.pace, receive, send)
+            await _drip(response, fault.pace, receive, send)
         else:
-            await _send(send, answer)
+            await _send(send, response)
 
-    def _perform(self, operation: Operation, given: dict[str, str], request: Request) -> Answer:
+    def _perform(self, operation: Operation, given: dict[str, str], request: Request) -> Response:
         store = self._instance.store
         try:
             with store.writing() if operation.writes else store.reading() as db:
-                return operation.run(self._checked_call(operation, given, request, db))
+                return operation.run(self._checked(operation, given, request, db))
         except InvalidField as invalid:
-            return error_answer(
-                operation.invalid_status, invalid.code, invalid.message, name=invalid.name
-            )
+            return invalid_field_response(invalid, operation.invalid_status)
         except Refusal as refusal:
-            return _refused(refusal)
+            return refusal_response(refusal)
 
-    def _checked_call(
+    def _checked(
         self, operation: Operation, given: dict[str, str], request: Request, db: sqlite3.Connection
-    ) -> Call:
+    ) -> CheckedRequest:
         now = self._instance.now_ms()
         holder = _holder(self._instance, db, request.authorization, operation.key, now)
         if request.content is None:
@@ -138,15 +148,13 @@ class Application:
         body: dict[str, Any] = {}
         if operation.body is not None:
             body = operation.body.read(request.content, request.media_type)
-        return Call(self._instance, db, now, holder, request.api_version, given, query, body)
+        return CheckedRequest(
+            self._instance, db, now, holder, request.api_version, given, query, body
+        )
 
 
 def _bare(path: str) -> str:
     return path.removeprefix("/v1") if path.startswith("/v1/") else path
-
-
-def _refused(refusal: Refusal) -> Answer:
-    return error_answer(refusal.status, refusal.code, refusal.message, headers=refusal.headers)
 
 
 def _holder(
@@ -180,21 +188,21 @@ def _bearer(authorization: tuple[str, ...]) -> str:
     return key.strip()
 
 
-async def _send(send: Send, answer: Answer) -> None:
-    if answer.status in _WITHOUT_CONTENT:
-        answer = replace(answer, content=b"")
-    await send(_start(answer))
-    await send({"type": "http.response.body", "body": answer.content})
+async def _send(send: Send, response: Response) -> None:
+    if response.status in _WITHOUT_CONTENT:
+        response = replace(response, content=b"")
+    await send(_start(response))
+    await send({"type": "http.response.body", "body": response.content})
 
 
-def _start(answer: Answer) -> dict[str, Any]:
-    headers = {"content-type": answer.media_type, "content-length": str(len(answer.content))}
-    if answer.status in _WITHOUT_CONTENT:
+def _start(response: Response) -> dict[str, Any]:
+    headers = {"content-type": response.media_type, "content-length": str(len(response.content))}
+    if response.status in _WITHOUT_CONTENT:
         del headers["content-length"]
     # A scripted fault's own headers come last and win.
-    headers |= {name.lower(): value for name, value in answer.headers}
+    headers |= {name.lower(): value for name, value in response.headers}
     encoded = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
-    return {"type": "http.response.start", "status": answer.status, "headers": encoded}
+    return {"type": "http.response.start", "status": response.status, "headers": encoded}
 
 
 async def _is_gone(receive: Receive, seconds: float) -> bool:
@@ -206,10 +214,10 @@ async def _is_gone(receive: Receive, seconds: float) -> bool:
     return bool(message["type"] == "http.disconnect")
 
 
-async def _drip(answer: Answer, pace: float, receive: Receive, send: Send) -> None:
+async def _drip(response: Response, pace: float, receive: Receive, send: Send) -> None:
     """One byte per `pace` seconds, until the client has all or has had enough."""
-    await send(_start(answer))
-    for byte in answer.content:
+    await send(_start(response))
+    for byte in response.content:
         await send({"type": "http.response.body", "body": bytes([byte]), "more_body": True})
         if await _is_gone(receive, pace):
             return

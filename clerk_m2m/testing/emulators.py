@@ -20,7 +20,7 @@ from clerk_m2m.emulator import (
     EmulatedToken,
     Emulator,
 )
-from clerk_m2m.emulator._app import OPERATIONS
+from clerk_m2m.emulator.app import OPERATIONS
 from clerk_m2m.settings import Settings
 from clerk_m2m.verification.verifier import Verifier
 

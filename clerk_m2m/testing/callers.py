@@ -26,7 +26,7 @@ from clerk_m2m.verification.outcome import CredentialVerifier
 
 CALLEE_ID: Final = "mch_" + "callee".ljust(27, "0")
 CALLER_ID: Final = "mch_" + "caller".ljust(27, "0")
-USER_ID: Final = "user_" + "0" * 27
+TEST_USER_ID: Final = "user_" + "0" * 27
 TOKEN: Final = "mt_" + "0" * 64
 
 
@@ -56,7 +56,7 @@ def machine_identity(
 
 
 def api_key_identity(
-    subject: str = USER_ID,
+    subject: str = TEST_USER_ID,
     *,
     name: str = "test key",
     token_id: str = "ak_" + "0" * 32,
@@ -76,7 +76,7 @@ def api_key_identity(
 
 
 def oauth_identity(
-    subject: str = USER_ID,
+    subject: str = TEST_USER_ID,
     *,
     client_id: str = "client_test",
     token_id: str = "oat_" + "0" * 32,

@@ -7,12 +7,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from . import _api_keys, _m2m_tokens, _machines, _oauth_tokens
-from ._answers import InvalidField, Refusal
-from ._ids import KEY_SUBJECT, MACHINE_ID, USER_ID, random_hex, random_word
-from ._instance import ISSUER, OPAQUE, Instance, TokenFormat
-from ._m2m_tokens import MintRequest
-from ._signing import CATEGORY_SESSION, CATEGORY_TEMPLATE, rotate, sign
+from clerk_m2m.emulator import api_keys, credentials, m2m_tokens, machines, oauth_tokens
+from clerk_m2m.emulator.api_keys import ApiKeyRow
+from clerk_m2m.emulator.credentials import CredentialRow
+from clerk_m2m.emulator.ids import KEY_SUBJECT, MACHINE_ID, USER_ID, random_hex, random_word
+from clerk_m2m.emulator.instance import ISSUER, OPAQUE, Instance, TokenFormat
+from clerk_m2m.emulator.m2m_tokens import M2MTokenRow, MintRequest
+from clerk_m2m.emulator.oauth_tokens import OAuthTokenRow
+from clerk_m2m.emulator.responses import InvalidField, Refusal
+from clerk_m2m.emulator.signing import CATEGORY_SESSION, CATEGORY_TEMPLATE, rotate, sign
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -46,7 +49,7 @@ class EmulatedApiKey:
 MachineOrId = EmulatedMachine | str
 
 
-class Mint:
+class PythonAPI:
     """Makes machines, edges and credentials of one instance; `Emulator` is one.
 
     An unknown machine, token or key is a `LookupError`, a bad argument a `ValueError`.
@@ -79,7 +82,7 @@ class Mint:
         *,
         id: str | None = None,
         may_call: Sequence[MachineOrId] = (),
-        default_token_ttl: int = _machines.DEFAULT_TOKEN_TTL,
+        default_token_ttl: int = machines.DEFAULT_TOKEN_TTL,
         secret_key: str | None = None,
     ) -> EmulatedMachine:
         """Add a machine that may call these; `default_token_ttl` is seconds.
@@ -90,9 +93,9 @@ class Mint:
         if id is not None and not MACHINE_ID.fullmatch(id):
             raise ValueError(f"a machine id is mch_ and 27 word characters, not {id!r}")
         with self._writing() as db:
-            if id is not None and _machines.find_machine(db, id) is not None:
+            if id is not None and machines.find_machine(db, id) is not None:
                 raise ValueError(f"there is a machine {id} already")
-            machine = _machines.insert_machine(
+            machine = machines.insert_machine(
                 db,
                 name=name,
                 now=self._instance.now_ms(),
@@ -100,35 +103,32 @@ class Mint:
                 default_token_ttl=default_token_ttl,
                 secret_key=secret_key,
             )
-            callees = [_machines.get_machine(db, _id(callee)) for callee in may_call]
-            _machines.add_edges(db, machine, callees, self._instance.now_ms())
-            secret = _machines.secret_key(db, machine)
-        return EmulatedMachine(id=machine.id, name=machine.name, secret_key=secret)
+            callees = [machines.existing_machine(db, _id(callee)) for callee in may_call]
+            machines.add_edges(db, machine, callees, self._instance.now_ms())
+            return _emulated(db, machine)
 
     def machine(self, machine_id: str) -> EmulatedMachine:
         """The machine with this id, for instance a seeded one; `LookupError` if there is none."""
         with self._writing() as db:
-            machine = _machines.get_machine(db, machine_id)
-            secret = _machines.secret_key(db, machine)
-        return EmulatedMachine(id=machine.id, name=machine.name, secret_key=secret)
+            return _emulated(db, machines.existing_machine(db, machine_id))
 
     def delete_machine(self, machine: MachineOrId) -> None:
         """Remove the machine and its edges, tokens and keys; `LookupError` if there is none."""
         with self._writing() as db:
-            _machines.delete_machine(db, _machines.get_machine(db, _id(machine)))
+            machines.remove_machine(db, machines.existing_machine(db, _id(machine)))
 
     def allow(self, caller: MachineOrId, callee: MachineOrId) -> None:
         """Let `caller` call `callee`; tokens minted before do not learn of it."""
         with self._writing() as db:
-            found = _machines.get_machine(db, _id(caller))
-            callees = [_machines.get_machine(db, _id(callee))]
-            _machines.add_edges(db, found, callees, self._instance.now_ms())
+            found = machines.existing_machine(db, _id(caller))
+            callees = [machines.existing_machine(db, _id(callee))]
+            machines.add_edges(db, found, callees, self._instance.now_ms())
 
     def cut(self, caller: MachineOrId, callee: MachineOrId) -> None:
         """Take the edge away if it is there; tokens minted before keep their scopes."""
         with self._writing() as db:
-            found = _machines.get_machine(db, _id(caller))
-            _machines.remove_edge(db, found, _machines.get_machine(db, _id(callee)))
+            found = machines.existing_machine(db, _id(caller))
+            machines.remove_edge(db, found, machines.existing_machine(db, _id(callee)))
 
     # Credentials
 
@@ -140,7 +140,7 @@ class Mint:
         seconds_until_expiration: float | None = None,
         claims: Mapping[str, Any] | None = None,
     ) -> EmulatedToken:
-        """Mint a token of this machine; its scopes are the machines that it may call now.
+        """PythonAPI a token of this machine; its scopes are the machines that it may call now.
 
         `seconds_until_expiration` is the machine's `default_token_ttl` unless given; `math.inf`
         never expires (opaque only). Raises `LookupError` for an unknown machine, `ValueError` for
@@ -152,18 +152,13 @@ class Mint:
             claims=None if claims is None else dict(claims),
         )
         with self._writing() as db:
-            found = _machines.get_machine(db, _id(machine))
-            token = _m2m_tokens.mint(db, self._instance, found, request)
+            found = machines.existing_machine(db, _id(machine))
+            token = m2m_tokens.mint(db, self._instance, found, request)
         return EmulatedToken(id=token.id, token=token.token)
 
     def revoke_m2m_token(self, token: EmulatedToken | str, reason: str | None = None) -> None:
         """Revoke an opaque M2M token, given or by its id; `LookupError` if there is none."""
-        token_id = _id(token)
-        with self._writing() as db:
-            found = _m2m_tokens.find_by_id(db, token_id)
-            if found is None:
-                raise LookupError(f"no opaque M2M token {token_id}")
-            _m2m_tokens.revoke(db, found, reason, self._instance.now_ms())
+        self._revoke(M2MTokenRow, token, reason, "opaque M2M token")
 
     def add_api_key(
         self,
@@ -187,27 +182,22 @@ class Mint:
         end = seconds_until_expiration
         with self._writing() as db:
             if subject_id.startswith("mch_"):
-                _machines.get_machine(db, subject_id)
-            key = _api_keys.new_key(
+                machines.existing_machine(db, subject_id)
+            key = api_keys.new_key(
                 name=name,
                 subject=subject_id,
                 now=now,
-                expires_at=None if end is None else _m2m_tokens.expires_at(now, end),
+                expires_at=None if end is None else credentials.expires_at(now, end),
                 scopes=_scopes(scopes),
                 claims=claims,
                 secret=secret,
             )
-            _api_keys.insert_key(db, key)
+            api_keys.insert_key(db, key)
         return EmulatedApiKey(id=key.id, secret=key.secret)
 
     def revoke_api_key(self, key: EmulatedApiKey | str, reason: str | None = None) -> None:
         """Revoke an API key, given or by its id; `LookupError` if there is none."""
-        key_id = _id(key)
-        with self._writing() as db:
-            found = _api_keys.find_by_id(db, key_id)
-            if found is None:
-                raise LookupError(f"no API key {key_id}")
-            _api_keys.revoke(db, found, reason, self._instance.now_ms())
+        self._revoke(ApiKeyRow, key, reason, "API key")
 
     def add_oauth_token(
         self,
@@ -229,7 +219,7 @@ class Mint:
         if not USER_ID.fullmatch(subject):
             raise ValueError(f"a subject is user_ and 27 word characters, not {subject!r}")
         with self._writing() as db:
-            token = _oauth_tokens.issue(
+            token = oauth_tokens.issue(
                 db,
                 self._instance,
                 subject=subject,
@@ -244,10 +234,21 @@ class Mint:
 
     def revoke_oauth_token(self, token: EmulatedToken | str, reason: str | None = None) -> None:
         """Revoke an OAuth access token, given or by its id; `LookupError` if there is none."""
-        token_id = _id(token)
+        self._revoke(OAuthTokenRow, token, reason, "OAuth token")
+
+    def _revoke(
+        self,
+        kind: type[CredentialRow],
+        given: EmulatedToken | EmulatedApiKey | str,
+        reason: str | None,
+        name: str,
+    ) -> None:
+        credential_id = _id(given)
         with self._writing() as db:
-            if not _oauth_tokens.revoke(db, token_id, reason, self._instance.now_ms()):
-                raise LookupError(f"no OAuth token {token_id}")
+            found = credentials.find_by_id(db, kind, credential_id)
+            if found is None:
+                raise LookupError(f"no {name} {credential_id}")
+            credentials.revoke(db, found, reason, self._instance.now_ms())
 
     # JWTs and the keys that sign them
 
@@ -328,6 +329,11 @@ class Mint:
         except Refusal as exc:
             error = LookupError if exc.status == 404 else ValueError
             raise error(exc.message) from exc
+
+
+def _emulated(db: sqlite3.Connection, machine: machines.MachineRow) -> EmulatedMachine:
+    secret = machines.secret_key(db, machine)
+    return EmulatedMachine(id=machine.id, name=machine.name, secret_key=secret)
 
 
 def _id(given: EmulatedMachine | EmulatedToken | EmulatedApiKey | str) -> str:

@@ -8,7 +8,7 @@ import threading
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from ._answers import Answer, Headers, error_answer, json_answer
+from clerk_m2m.emulator.responses import Headers, Response, error_response, json_response
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +32,7 @@ FaultKind = Literal[
 OVERSIZE_BYTES = 2 * 1024 * 1024
 
 # These keep the operation's own answer, or a part of it.
-_NEEDS_ANSWER = frozenset({"delay", "drip", "revoked", "expired"})
+_NEEDS_RESPONSE = frozenset({"delay", "drip", "revoked", "expired"})
 
 _UNWRITABLE = re.compile(r"[^\x20-\x7e]")
 _HTML = b"<!doctype html><html><title>502 Bad Gateway</title><h1>Bad Gateway</h1></html>"
@@ -76,10 +76,10 @@ class Fault:
             "performed": self.performed,
         }
 
-    def spoil(self, perform: Callable[[], Answer]) -> Answer:
+    def spoil(self, perform: Callable[[], Response]) -> Response:
         """The answer to send instead of the operation's own."""
-        answer = perform() if self.performed or self.kind in _NEEDS_ANSWER else None
-        spoilt = _SPOILT[self.kind](self, answer or json_answer({}))
+        response = perform() if self.performed or self.kind in _NEEDS_RESPONSE else None
+        spoilt = _SPOILT[self.kind](self, response or json_response({}))
         return replace(spoilt, headers=(*spoilt.headers, *self._extra_headers()))
 
     def _extra_headers(self) -> Headers:
@@ -166,44 +166,44 @@ def implied_kind(status: int | None, body: bytes | None, delay: float) -> FaultK
     return "delay" if status is None and delay > 0 else "status"
 
 
-def _status(fault: Fault, _: Answer) -> Answer:
+def _status(fault: Fault, _: Response) -> Response:
     status = fault.status or 500
     if fault.body is not None:
-        return Answer(status, fault.body)
-    return error_answer(status, "emulated_fault", f"The emulator was told to answer {status}")
+        return Response(status, fault.body)
+    return error_response(status, "emulated_fault", f"The emulator was told to answer {status}")
 
 
-def _own(_: Fault, answer: Answer) -> Answer:
-    return answer
+def _own(_: Fault, response: Response) -> Response:
+    return response
 
 
-def _bytes(content: bytes, media_type: str = "application/json") -> Callable[..., Answer]:
-    def spoil(fault: Fault, _: Answer) -> Answer:
-        return Answer(fault.status or 200, content, media_type)
+def _bytes(content: bytes, media_type: str = "application/json") -> Callable[..., Response]:
+    def spoil(fault: Fault, _: Response) -> Response:
+        return Response(fault.status or 200, content, media_type)
 
     return spoil
 
 
-def _given_body(fault: Fault, _: Answer) -> Answer:
-    return Answer(fault.status or 200, fault.body or b"")
+def _given_body(fault: Fault, _: Response) -> Response:
+    return Response(fault.status or 200, fault.body or b"")
 
 
-def _oversize(fault: Fault, _: Answer) -> Answer:
+def _oversize(fault: Fault, _: Response) -> Response:
     padding = "x" * OVERSIZE_BYTES
-    return json_answer({"padding": padding}, fault.status or 200)
+    return json_response({"padding": padding}, fault.status or 200)
 
 
-def _flagged(name: str) -> Callable[..., Answer]:
-    def spoil(_: Fault, answer: Answer) -> Answer:
-        body = json.loads(answer.content)
-        if answer.status >= 300:
-            return answer
-        return json_answer({**body, name: True}, answer.status)
+def _flagged(name: str) -> Callable[..., Response]:
+    def spoil(_: Fault, response: Response) -> Response:
+        body = json.loads(response.content)
+        if response.status >= 300:
+            return response
+        return json_response({**body, name: True}, response.status)
 
     return spoil
 
 
-_SPOILT: dict[FaultKind, Callable[[Fault, Answer], Answer]] = {
+_SPOILT: dict[FaultKind, Callable[[Fault, Response], Response]] = {
     "status": _status,
     "delay": _own,
     "drip": _own,

@@ -5,13 +5,20 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from . import _machines as machines
-from ._answers import Answer, InvalidField, Refusal, json_answer, not_found, text_answer
-from ._checks import Body, Number, Query, Text, Texts
-from ._operations import Operation
+from clerk_m2m.emulator import machines
+from clerk_m2m.emulator.checks import Body, Number, Query, Text, Texts
+from clerk_m2m.emulator.operations import Operation
+from clerk_m2m.emulator.responses import (
+    InvalidField,
+    Refusal,
+    Response,
+    json_response,
+    not_found,
+    text_response,
+)
 
 if TYPE_CHECKING:
-    from ._instance import Call
+    from clerk_m2m.emulator.instance import CheckedRequest
 
 NAME = Text(min_length=1, max_length=255)
 TOKEN_TTL = Number(minimum=1, maximum=machines.MAX_TOKEN_TTL, whole=True)
@@ -27,115 +34,117 @@ ORDERS = {
 }
 
 
-def list_machines(call: Call) -> Answer:
+def list_machines(request: CheckedRequest) -> Response:
     """ListMachines."""
     # A plus sign that was not percent-encoded arrives as a space.
-    order = call.query.get("order_by", "-created_at").replace(" ", "+", 1)
+    order = request.query.get("order_by", "-created_at").replace(" ", "+", 1)
     if order not in ORDERS:
         message = "order_by must be name or created_at, after + or -"
         raise InvalidField("order_by", "form_param_value_invalid", message)
-    page, total = machines.list_machines(
-        call.db,
-        query=call.query.get("query", ""),
+    page, total = machines.select_machines(
+        request.db,
+        query=request.query.get("query", ""),
         order_by=ORDERS[order],
-        limit=call.query.get("limit", 10),
-        offset=call.query.get("offset", 0),
+        limit=request.query.get("limit", 10),
+        offset=request.query.get("offset", 0),
     )
-    instance_id = call.instance.instance_id
-    data = ",".join(machines.machine_json(call.db, machine, instance_id) for machine in page)
-    return text_answer(f'{{"data":[{data}],"total_count":{total}}}')
+    instance_id = request.instance.instance_id
+    data = ",".join(machines.machine_json(request.db, machine, instance_id) for machine in page)
+    return text_response(f'{{"data":[{data}],"total_count":{total}}}')
 
 
-def create_machine(call: Call) -> Answer:
+def create_machine(request: CheckedRequest) -> Response:
     """CreateMachine."""
     machine = machines.insert_machine(
-        call.db,
-        name=call.body["name"],
-        default_token_ttl=call.body.get("default_token_ttl", machines.DEFAULT_TOKEN_TTL),
-        now=call.now,
+        request.db,
+        name=request.body["name"],
+        default_token_ttl=request.body.get("default_token_ttl", machines.DEFAULT_TOKEN_TTL),
+        now=request.now,
     )
-    scoped = [_scoped_machine(call, item) for item in call.body.get("scoped_machines", [])]
-    machines.add_edges(call.db, machine, scoped, call.now)
-    body = machines.machine_json(call.db, machine, call.instance.instance_id)
-    secret = json.dumps(machines.secret_key(call.db, machine))
-    return text_answer(f'{body[:-1]},"secret_key":{secret}}}')
+    scoped = [_scoped_machine(request, item) for item in request.body.get("scoped_machines", [])]
+    machines.add_edges(request.db, machine, scoped, request.now)
+    body = machines.machine_json(request.db, machine, request.instance.instance_id)
+    secret = json.dumps(machines.secret_key(request.db, machine))
+    return text_response(f'{body[:-1]},"secret_key":{secret}}}')
 
 
-def _scoped_machine(call: Call, machine_id: str) -> machines.Machine:
+def _scoped_machine(request: CheckedRequest, machine_id: str) -> machines.MachineRow:
     # The contract lists no 404 for CreateMachine.
-    machine = machines.find_machine(call.db, machine_id)
+    machine = machines.find_machine(request.db, machine_id)
     if machine is None:
         name = "scoped_machines"
         raise InvalidField(name, "form_param_value_invalid", f"{name} names an unknown machine")
     return machine
 
 
-def get_machine(call: Call) -> Answer:
+def get_machine(request: CheckedRequest) -> Response:
     """GetMachine."""
-    machine = machines.get_machine(call.db, call.path["machine_id"])
-    return text_answer(machines.machine_json(call.db, machine, call.instance.instance_id))
+    machine = machines.existing_machine(request.db, request.path["machine_id"])
+    return text_response(machines.machine_json(request.db, machine, request.instance.instance_id))
 
 
-def update_machine(call: Call) -> Answer:
+def update_machine(request: CheckedRequest) -> Response:
     """UpdateMachine."""
-    machine = machines.get_machine(call.db, call.path["machine_id"])
-    if call.body:
-        machines.update_machine(
-            call.db,
+    machine = machines.existing_machine(request.db, request.path["machine_id"])
+    if request.body:
+        machines.change_machine(
+            request.db,
             machine,
-            name=call.body.get("name", machine.name),
-            default_token_ttl=call.body.get("default_token_ttl", machine.default_token_ttl),
-            now=call.now,
+            name=request.body.get("name", machine.name),
+            default_token_ttl=request.body.get("default_token_ttl", machine.default_token_ttl),
+            now=request.now,
         )
-    return get_machine(call)
+    return get_machine(request)
 
 
-def delete_machine(call: Call) -> Answer:
+def delete_machine(request: CheckedRequest) -> Response:
     """DeleteMachine."""
-    machine = machines.get_machine(call.db, call.path["machine_id"])
-    machines.delete_machine(call.db, machine)
-    return json_answer({"object": "machine", "id": machine.id, "deleted": True})
+    machine = machines.existing_machine(request.db, request.path["machine_id"])
+    machines.remove_machine(request.db, machine)
+    return json_response({"object": "machine", "id": machine.id, "deleted": True})
 
 
-def get_secret_key(call: Call) -> Answer:
+def get_machine_secret_key(request: CheckedRequest) -> Response:
     """GetMachineSecretKey."""
-    machine = machines.get_machine(call.db, call.path["machine_id"])
-    secret = machines.secret_key(call.db, machine)
-    return json_answer({"object": "machine_secret_key", "secret": secret})
+    machine = machines.existing_machine(request.db, request.path["machine_id"])
+    secret = machines.secret_key(request.db, machine)
+    return json_response({"object": "machine_secret_key", "secret": secret})
 
 
-def rotate_secret_key(call: Call) -> Answer:
+def rotate_machine_secret_key(request: CheckedRequest) -> Response:
     """RotateMachineSecretKey."""
-    machine = machines.get_machine(call.db, call.path["machine_id"])
-    grace = call.body["previous_token_ttl"]
-    secret = machines.replace_secret_key(call.db, machine, secret=None, grace=grace, now=call.now)
-    return json_answer({"object": "machine_secret_key", "secret": secret})
+    machine = machines.existing_machine(request.db, request.path["machine_id"])
+    grace = request.body["previous_token_ttl"]
+    secret = machines.replace_secret_key(
+        request.db, machine, secret=None, grace=grace, now=request.now
+    )
+    return json_response({"object": "machine_secret_key", "secret": secret})
 
 
-def create_scope(call: Call) -> Answer:
+def create_machine_scope(request: CheckedRequest) -> Response:
     """CreateMachineScope."""
-    caller = machines.get_machine(call.db, call.path["machine_id"])
-    callee = machines.get_machine(call.db, call.body["to_machine_id"])
-    if machines.has_edge(call.db, caller, callee):
+    caller = machines.existing_machine(request.db, request.path["machine_id"])
+    callee = machines.existing_machine(request.db, request.body["to_machine_id"])
+    if machines.has_edge(request.db, caller, callee):
         raise Refusal(409, "duplicate_record", "This machine scope already exists")
-    machines.add_edges(call.db, caller, [callee], call.now)
-    return json_answer(
+    machines.add_edges(request.db, caller, [callee], request.now)
+    return json_response(
         {
             "object": "machine_scope",
             "from_machine_id": caller.id,
             "to_machine_id": callee.id,
-            "created_at": call.now,
+            "created_at": request.now,
         }
     )
 
 
-def delete_scope(call: Call) -> Answer:
+def delete_machine_scope(request: CheckedRequest) -> Response:
     """DeleteMachineScope."""
-    caller = machines.get_machine(call.db, call.path["machine_id"])
-    callee = machines.get_machine(call.db, call.path["other_machine_id"])
-    if not machines.remove_edge(call.db, caller, callee):
+    caller = machines.existing_machine(request.db, request.path["machine_id"])
+    callee = machines.existing_machine(request.db, request.path["other_machine_id"])
+    if not machines.remove_edge(request.db, caller, callee):
         raise not_found("Machine scope")
-    return json_answer(
+    return json_response(
         {
             "object": "machine_scope",
             "from_machine_id": caller.id,
@@ -145,9 +154,9 @@ def delete_scope(call: Call) -> Answer:
     )
 
 
-def get_jwks(call: Call) -> Answer:
+def get_jwks(request: CheckedRequest) -> Response:
     """GetJWKS; also as the instance's Frontend API publishes it, to anyone."""
-    return json_answer({"keys": [key.jwk() for key in call.instance.keys(call.db)]})
+    return json_response({"keys": [key.jwk() for key in request.instance.keys(request.db)]})
 
 
 OPERATIONS = (
@@ -231,14 +240,14 @@ OPERATIONS = (
         method="GET",
         path="/machines/{machine_id}/secret_key",
         key="instance",
-        run=get_secret_key,
+        run=get_machine_secret_key,
     ),
     Operation(
         id="RotateMachineSecretKey",
         method="POST",
         path="/machines/{machine_id}/secret_key/rotate",
         key="instance",
-        run=rotate_secret_key,
+        run=rotate_machine_secret_key,
         body=Body(
             fields={"previous_token_ttl": Number(minimum=0, maximum=28_800, whole=True)},
             required=("previous_token_ttl",),
@@ -251,7 +260,7 @@ OPERATIONS = (
         method="POST",
         path="/machines/{machine_id}/scopes",
         key="instance",
-        run=create_scope,
+        run=create_machine_scope,
         body=Body(
             fields={"to_machine_id": Text()},
             required=("to_machine_id",),
@@ -265,6 +274,6 @@ OPERATIONS = (
         method="DELETE",
         path="/machines/{machine_id}/scopes/{other_machine_id}",
         key="instance",
-        run=delete_scope,
+        run=delete_machine_scope,
     ),
 )
