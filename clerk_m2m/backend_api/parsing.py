@@ -72,12 +72,13 @@ def read_document(body: bytes) -> Document | None:
 
 
 def _reader(read: Callable[Concatenate[Any, P], T]) -> Callable[Concatenate[Any, P], T]:
-    """Have a function raise without its own frames and those below."""
+    """Have a function read a `Document` or a dict, and raise without its frame and those below."""
 
     @wraps(read)
-    def reader(document: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
+    def reader(value: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
         try:
-            return read(document, *args, **kwargs)
+            # No local may hold the members: tracebacks may show the locals of this frame.
+            return read(value.members if isinstance(value, Document) else value, *args, **kwargs)
         except BackendUnavailableError as exc:
             error = exc.with_traceback(None)
         raise error
@@ -107,9 +108,12 @@ class _Property:
 _Shape: TypeAlias = Mapping[str, _Property]
 
 
-def _read(value: Any, shape: _Shape) -> dict[str, Any]:
+def _read(members: Any, shape: _Shape) -> dict[str, Any]:
     """Read an object by its table; what is wrong in it raises `BackendUnavailableError`."""
-    members = _members(value)
+    if not isinstance(members, dict):
+        raise BackendUnavailableError(
+            "Clerk's answer holds something else where an object belongs."
+        )
     read: dict[str, Any] = {}
     for attribute, expected in shape.items():
         name = expected.name or attribute
@@ -128,15 +132,6 @@ def _read(value: Any, shape: _Shape) -> dict[str, Any]:
             raise _wrong(name)
         read[attribute] = found
     return read
-
-
-def _members(value: Any) -> dict[str, Any]:
-    members = value.members if isinstance(value, Document) else value
-    if not isinstance(members, dict):
-        raise BackendUnavailableError(
-            "Clerk's answer holds something else where an object belongs."
-        )
-    return members
 
 
 def _wrong(name: str) -> BackendUnavailableError:
@@ -343,6 +338,6 @@ def read_page(value: Any, name: str, read: Callable[[Any], T]) -> Page[T]:
 @_reader
 def read_jwks(value: Any) -> Mapping[str, Any]:
     """Read schema `JWKS`: an object with a list of keys, each of which its user checks."""
-    members = _members(value)
-    _read(members, {"keys": _Property(types=(list,))})
-    return members
+    _read(value, {"keys": _Property(types=(list,))})
+    key_set: Mapping[str, Any] = value
+    return key_set
