@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 
 SOURCES := $(shell find clerk_m2m -name '*.py' -o -name 'py.typed') pyproject.toml README.md
 
-.PHONY: demo test lint types check test-all test-ends soak bench clean
+.PHONY: demo test lint types check test-all test-ends soak bench live clean
 
 demo: $(VENV)/.installed
 	$(BIN)/clerk-m2m demo
@@ -39,6 +39,11 @@ soak: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m bench
+
+# Against a development instance of your own: CLERK_SECRET_KEY=sk_test_…; see docs/live.md. Options
+# are given as ARGS="--rate-limit". (make turns every exit code but 0 into 2.)
+live: $(VENV)/.installed
+	$(BIN)/python -m live $(ARGS)
 
 $(VENV)/.tools: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; set PYTHON=…")'

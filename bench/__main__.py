@@ -8,7 +8,7 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
-from bench import cached, first_sight, growth, price, refresh, serving, startup
+from bench import cached, first_sight, growth, path, price, refresh, serving, startup
 from bench.measure import FULL, Effort, Row
 from bench.plot import draw
 from bench.report import aim, number, render
@@ -33,7 +33,10 @@ async def measured(upstream: Upstream, effort: Effort) -> AsyncIterator[Row]:
     yield await growth.scopes(effort)
     for row in await growth.verdicts(effort):
         yield row
+    yield await growth.invalidation(effort)
     yield await price.verifications_paid(effort)
+    for row in await path.rows():
+        yield row
 
 
 async def all_rows(effort: Effort) -> list[Row]:

@@ -11,6 +11,7 @@ from clerk_m2m import Clock, ScopeGraph, Settings, Verifier
 
 CALLEE = "mch_" + "c" * 27
 CREATED_AT = 1_780_000_000_000
+EXPIRATION = 4_000_000_000_000
 
 
 def machine_id(number: int) -> str:
@@ -34,7 +35,7 @@ def verified(subject: str) -> bytes:
         "revoked": False,
         "revocation_reason": None,
         "expired": False,
-        "expiration": None,
+        "expiration": EXPIRATION,
         "created_at": CREATED_AT,
         "updated_at": CREATED_AT,
     }

@@ -17,8 +17,8 @@ LEEWAY: Final = 5.0
 class Clock:
     """The two clocks of this package, both in seconds.
 
-    `monotonic` measures lives and is blind to wall-clock jumps; `wall` is Unix time, read once when
-    an instant of Clerk's (`exp`, `expiration`) is turned into a remaining life.
+    `monotonic` measures lifetimes and is blind to wall-clock jumps; `wall` is Unix time, read once
+    when an instant of Clerk's (`exp`, `expiration`) is turned into a remaining lifetime.
     """
 
     monotonic: Callable[[], float] = time.monotonic

@@ -81,7 +81,7 @@ class _Identity:
     `scopes` are attested by Clerk's server and empty for a JWT of a machine. `claims` are chosen by
     whoever minted the credential: information, never a permission. `expires_at` is Unix time in
     seconds, None for a credential that does not expire. `stale` marks a verdict that outlives its
-    life while Clerk is down (`Settings.stale_if_error`).
+    lifetime while Clerk is down (`Settings.stale_if_error`).
     """
 
     token_id: str

@@ -51,7 +51,7 @@ _ENVIRONMENT: Final = {
     "max_inflight": "CLERK_M2M_MAX_INFLIGHT",
     "unknown_rate": "CLERK_M2M_UNKNOWN_RATE",
 }
-_KEYS: Final = frozenset({"machine_secret_key", "secret_key"})
+_SECRET_KEYS: Final = frozenset({"machine_secret_key", "secret_key"})
 _INTEGERS: Final = frozenset({"cache_size", "max_inflight"})
 _NUMBERS: Final = frozenset({"unknown_rate"})
 _LISTS: Final = frozenset({"accepts", "oauth_audience"})
@@ -77,7 +77,7 @@ class Settings:
     `api_key_header` names a header that may carry an API key. `oauth_audience`, a string or a list
     of them, is what this service is called in the `aud` of an OAuth access token: with it, a token
     must name one of them; without it, a token that names any is refused (RFC 9068 section 4).
-    `cache_ttl` and `negative_ttl` (10 at most) are the longest lives of a yes and of a no,
+    `cache_ttl` and `negative_ttl` (10 at most) are the longest lifetimes of a yes and of a no,
     `cache_size` counts the entries of each. `stale_if_error` is how old a yes may grow while Clerk
     is down, 0 turns it off. `timeout` is the total deadline of a verification, `max_inflight`
     bounds the calls to Clerk at once in each event loop, and `unknown_rate` the verifications of
@@ -168,7 +168,9 @@ class Settings:
         """
         texts = {name: _variable(environ, variable) for name, variable in _ENVIRONMENT.items()}
         del environ  # it holds keys, and tracebacks may show the locals of this frame
-        given = {name: hidden(value) if name in _KEYS else value for name, value in given.items()}
+        given = {
+            name: hidden(value) if name in _SECRET_KEYS else value for name, value in given.items()
+        }
         read = {
             name: _from_text(name, _ENVIRONMENT[name], text) for name, text in texts.items() if text
         }
@@ -223,7 +225,7 @@ class Settings:
 
 
 def _from_text(name: str, variable: str, text: Secret) -> Any:
-    if name in _KEYS:
+    if name in _SECRET_KEYS:
         return text
     if is_credential(text.reveal()):
         raise ConfigurationError(

@@ -103,7 +103,7 @@ def within(module: str, places: set[str]) -> bool:
 
 
 def name_of(path: Path) -> str:
-    """Give the full name of a module: `clerk_m2m.emulator._app`."""
+    """Give the full name of a module: `clerk_m2m.emulator.app`."""
     parts = path.relative_to(PACKAGE).with_suffix("").parts
     if parts[-1] == "__init__" and len(parts) > 1:
         parts = parts[:-1]

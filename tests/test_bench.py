@@ -12,7 +12,7 @@ import pytest
 # Last, so that an installed package is still the one that is tested.
 sys.path.append(str(Path(__file__).parent.parent))
 
-from bench import cached, first_sight, growth, price, refresh, serving, startup
+from bench import cached, first_sight, growth, path, price, refresh, serving, startup
 from bench.measure import TINY, Effort, Row, interleaved, overheads
 from bench.plot import draw
 from bench.report import render
@@ -72,11 +72,35 @@ async def test_memory_and_hits_among_many_verdicts_can_be_measured() -> None:
     assert [len(each.pairs) for each in hits] == [1, 1]
 
 
+async def test_an_invalidation_among_many_verdicts_can_be_measured() -> None:
+    assert len((await growth.invalidation(TINY)).pairs) == TINY.rounds
+
+
 async def test_a_token_in_use_is_paid_once_and_not_for_each_request() -> None:
     ((paid, requests),) = (await price.verifications_paid(Effort(rounds=1, divisor=100))).pairs
 
     assert requests == 10_000
     assert 0 < paid < requests
+
+
+async def test_the_path_of_a_request_is_as_long_as_it_was() -> None:
+    """The limits are today's counts: a longer path is a decision, not an accident."""
+    new, known = await path.paths()
+
+    assert new.frames <= 87, str(new)
+    assert new.files <= 17, str(new)
+    assert new.changes <= 45, str(new)
+    assert (known.frames, known.files, known.changes) == (16, 6, 8), str(known)
+
+
+async def test_the_counts_of_the_path_are_rows_of_the_report() -> None:
+    rows = await path.rows()
+
+    assert [(each.unit, each.pairs[0][1]) for each in rows] == [
+        ("count", 60.0),
+        ("count", 20.0),
+        ("count", 24.0),
+    ]
 
 
 async def test_each_round_measures_every_side_and_begins_with_another_one() -> None:

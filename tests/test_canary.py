@@ -34,7 +34,7 @@ from clerk_m2m import (
     Settings,
     Verifier,
 )
-from clerk_m2m.emulator._faults import FaultKind
+from clerk_m2m.emulator.faults import FaultKind
 from clerk_m2m.secret import Secret
 from harness import API_URL, USER_ID, World, bearer, calling, protected, serve
 

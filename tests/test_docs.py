@@ -22,9 +22,11 @@ _BLOCK = re.compile(r"^( *)```(\w+)[^\n]*\n(.*?)^\1```", re.MULTILINE | re.DOTAL
 # Which languages a page may hold; what is not run here is run by the test named beside it.
 LANGUAGES = {
     "README.md": {"python", "console", "toml"},
+    "CONTRIBUTING.md": {"python", "console"},  # tests/test_contributing.py
     "calling.md": {"python"},
     "emulator.md": {"python", "toml", "console"},  # tests/emulator/test_docs.py
-    "testing.md": {"python"},  # tests/test_testing.py
+    "live.md": {"console"},  # tests/live/test_live.py
+    "testing.md": {"python"},  # tests/testing/test_runs.py
 }
 
 
@@ -37,7 +39,11 @@ def blocks(document: Path, language: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("document", [README, *sorted((ROOT / "docs").glob("*.md"))], ids=str)
+@pytest.mark.parametrize(
+    "document",
+    [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))],
+    ids=str,
+)
 def test_every_block_is_of_a_language_that_some_test_runs(document: Path) -> None:
     found = {language for _, language, _ in _BLOCK.findall(document.read_text("utf-8"))}
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +68,7 @@ class Clients:
             writer.close()
 
     async def _exchange(self, request: bytes) -> tuple[int, dict[str, str], bytes]:
-        while self._idle:
-            reader, writer = self._idle.pop()
-            if not reader.at_eof() and not writer.is_closing():
-                break  # the server has not closed it meanwhile
-            writer.close()
-        else:
-            reader, writer = await asyncio.open_connection(self._host, self._port)
+        reader, writer = self._kept() or await asyncio.open_connection(self._host, self._port)
         try:
             writer.write(request)
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
@@ -86,12 +82,21 @@ class Clients:
         self._idle.append((reader, writer))
         return int(lines[0].split(" ")[1]), headers, body
 
+    def _kept(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+        while self._idle:
+            reader, writer = self._idle.pop()
+            if not reader.at_eof() and not writer.is_closing():
+                return reader, writer
+            writer.close()  # the server has closed it meanwhile
+        return None
+
 
 async def steadily(
-    rate: float, seconds: float, send: Callable[[int], Any], into: list[Answer]
+    rate: float, seconds: float, send: Callable[[int], Awaitable[T]], into: list[T]
 ) -> None:
     """Start `send(number)` so many times a second, and keep what is answered."""
-    begun, tasks = monotonic(), []
+    begun = monotonic()
+    tasks: list[asyncio.Task[None]] = []
 
     async def one(number: int) -> None:
         with suppress(ConnectionError, asyncio.IncompleteReadError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from statistics import median
 from time import monotonic
@@ -13,7 +13,6 @@ from bench.overload.clients import Answer, steadily
 from bench.overload.stage import (
     CALLEE,
     Figure,
-    Stage,
     calling,
     good,
     goodput,
@@ -49,7 +48,6 @@ async def overload(times: float, seconds: float = 15.0, **behaviour: Any) -> lis
         counts = await service.counts()
     billed, distinct = (counts[name] - before[name] for name in ("calls", "distinct"))
     refused = [answer.seconds for answer in new if answer.status == 503]
-    # One slot in twenty is for what is known.
     capacity = 40.0
     return [
         Figure(
@@ -60,7 +58,12 @@ async def overload(times: float, seconds: float = 15.0, **behaviour: Any) -> lis
         Figure(what="billed / distinct", seen=billed / distinct, at_most=1.02),
         Figure(what="refusals, p99 (ms)", seen=p99(refused), at_most=50),
         *_known_figures(known),
-        Figure(what="a new token 1 s after the end: status", seen=after.status, at_least=200, at_most=200),
+        Figure(
+            what="a new token 1 s after the end: status",
+            seen=after.status,
+            at_least=200,
+            at_most=200,
+        ),
     ]
 
 
@@ -72,14 +75,14 @@ async def cold_start() -> list[Figure]:
 
         begun = monotonic()
         first = [service.get_until_in(token, within=25.0) for token in good("f", 300)]
-        _, *answers = await asyncio.gather(
+        _, answers = await asyncio.gather(
             steadily(
                 16.0,
                 25.0,
                 lambda n: service.get_until_in(f"mt_goodn{n:036}", within=begun + 40 - monotonic()),
-                arrivals,  # type: ignore[arg-type]
+                arrivals,
             ),
-            *first,
+            asyncio.gather(*first),
         )
         counts = await service.counts()
     came = [a[-1] for a in answers]
@@ -90,7 +93,8 @@ async def cold_start() -> list[Figure]:
         Figure(what="the last of them after (s)", seen=last),
         Figure(what="tries, mean", seen=sum(map(len, answers)) / 300),
         Figure(
-            what="later ones served", seen=sum(a[-1].status == 200 for a in arrivals) / len(arrivals)
+            what="later ones, share served",
+            seen=sum(a[-1].status == 200 for a in arrivals) / len(arrivals),
         ),
         Figure(what="billed / distinct", seen=counts["calls"] / counts["distinct"], at_most=1.0),
     ]
@@ -112,7 +116,8 @@ async def garbage(*, honours: bool, seconds: float = 45.0) -> list[Figure]:
                 return await service.get(token)
             return (await service.get_until_in(token, within=10.0))[-1]
 
-        garbage_answers, new, known_answers = list[Answer](), list[Any](), list[Answer]()
+        garbage_answers, known_answers = list[Answer](), list[Answer]()
+        new: list[list[Answer]] = []
         begun = monotonic()
         await asyncio.gather(
             steadily(300.0, seconds, bad, garbage_answers),
@@ -122,9 +127,7 @@ async def garbage(*, honours: bool, seconds: float = 45.0) -> list[Figure]:
                 lambda n: service.get_until_in(f"mt_goodn{n:036}", within=30.0),
                 new,
             ),
-            steadily(
-                20.0, seconds, lambda n: service.get(known[n % 100]), known_answers
-            ),
+            steadily(20.0, seconds, lambda n: service.get(known[n % 100]), known_answers),
         )
         lasted = monotonic() - begun
         counts = await service.counts()
@@ -210,12 +213,10 @@ async def leavers() -> list[Figure]:
         await service.introduce(KNOWN[:2])
         tokens = iter(good("l", 400 * 20))
         for _ in range(400):
-            await asyncio.gather(
-                *(service.get(next(tokens), leave_after=0.05) for _ in range(20))
-            )
+            await asyncio.gather(*(service.get(next(tokens), leave_after=0.05) for _ in range(20)))
         answer = await service.get("mt_goodafter" + "0" * 32)
     return [
-        Figure(what="a fresh token: status", seen=answer.status, at_least=200, at_most=200),
+        Figure(what="a fresh token is let in", seen=answer.status == 200, at_least=1),
         Figure(what="it was answered after (s)", seen=answer.seconds, at_most=1.0),
     ]
 
@@ -251,7 +252,11 @@ async def disturbed(*changes: tuple[float, dict[str, Any]], **given: Any) -> lis
             seen=goodput(new, begun, last + 2, seconds),
             at_least=19.0 if "hang" not in changes[0][1] else None,
         ),
-        Figure(what="another answer than 200 or 503", seen=sum(a.status not in (200, 503) for a in new), at_most=0),
+        Figure(
+            what="another answer than 200 or 503",
+            seen=sum(a.status not in (200, 503) for a in new),
+            at_most=0,
+        ),
     ]
 
 
@@ -278,7 +283,7 @@ async def limited(limit: int, seconds: float = 180.0) -> list[Figure]:
 _FIXED: Final[dict[str, Any]] = {"slots": 8, "seconds": 0.2}
 _ENDLESS: Final[dict[str, Any]] = {"slots": 0, "seconds": 0.5}
 
-SCENARIOS: Final[Mapping[str, Callable[[], Awaitable[list[Figure]]]]] = {
+SCENARIOS: Final[Mapping[str, Callable[[], Coroutine[Any, Any, list[Figure]]]]] = {
     **{
         f"overload-{times:g}-{name}": partial(overload, times, **behaviour)
         for name, behaviour in (("8x200ms", _FIXED), ("500ms", _ENDLESS))
@@ -300,5 +305,3 @@ SCENARIOS: Final[Mapping[str, Callable[[], Awaitable[list[Figure]]]]] = {
     "kept-1800": partial(kept, 1800, 6.0, 160.0, graph_ttl=60.0),
     "kept-10000": partial(kept, 10_000, 30.0, 420.0, file=True, cache_ttl=300.0),
 }
-
-__all__ = ["SCENARIOS", "Stage"]

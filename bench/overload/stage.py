@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from time import monotonic
 from typing import Any
 
@@ -97,9 +98,7 @@ def good(kind: str, count: int) -> list[str]:
     return [f"mt_good{kind}{number:036}" for number in range(count)]
 
 
-async def calling(
-    stage: Stage, tokens: Sequence[str], rate: float, seconds: float
-) -> list[Answer]:
+async def calling(stage: Stage, tokens: Sequence[str], rate: float, seconds: float) -> list[Answer]:
     """Send requests with these tokens in turn."""
     answers: list[Answer] = []
     await steadily(rate, seconds, lambda n: stage.get(tokens[n % len(tokens)]), answers)
@@ -125,8 +124,6 @@ def goodput(answers: Sequence[Answer], begun: float, first: float, last: float) 
 
 def longest_gap(answers: Sequence[Answer], begun: float, first: float, last: float) -> float:
     """The longest time in which nobody got in."""
-    came = sorted(
-        each.sent_at + each.seconds - begun for each in answers if each.status == 200
-    )
+    came = sorted(each.sent_at + each.seconds - begun for each in answers if each.status == 200)
     edges = [first, *(each for each in came if first <= each <= last), last]
-    return max(later - earlier for earlier, later in zip(edges, edges[1:], strict=False))
+    return max(later - earlier for earlier, later in pairwise(edges))

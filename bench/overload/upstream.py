@@ -1,6 +1,6 @@
-"""Clerk with a fixed capacity. The text of a token says what it is: `mt_good…`, anything else is not.
+"""Clerk with a fixed capacity. A token that begins with `mt_good` is good, any other is unknown.
 
-`POST /control` with a JSON object sets the fields of `Behaviour`; `GET /counts` tells what was asked.
+`POST /control` with a JSON object sets fields of `Behaviour`; `GET /counts` tells what was asked.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from typing import Any
-
 
 CALLER_DIGITS = 27
 
@@ -179,7 +178,8 @@ async def _main() -> None:
         loop.call_soon_threadsafe(ended.set)
 
     threading.Thread(target=end_with_stdin, daemon=True).start()
-    print(json.dumps({"origin": f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"}), flush=True)
+    port = server.sockets[0].getsockname()[1]
+    print(json.dumps({"origin": f"http://127.0.0.1:{port}"}), flush=True)
     await ended.wait()
 
 

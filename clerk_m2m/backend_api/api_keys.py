@@ -20,11 +20,11 @@ from clerk_m2m.backend_api.calls import (
     writing,
 )
 from clerk_m2m.secret import Secret
-from clerk_m2m.transport.gate import Demand
+from clerk_m2m.transport.gate import CallDemand
 
 
 async def verify_api_key(
-    api: BackendAPI, secret: Secret, *, demand: Demand | None = None
+    api: BackendAPI, secret: Secret, *, demand: CallDemand | None = None
 ) -> Answered[resources.ApiKey]:
     """Ask Clerk about an API key (`verifyApiKey`); billed."""
     url, key = "/v1/api_keys/verify", api.instance_key()

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
-from clerk_m2m.backend_api.parsing import Document
-from clerk_m2m.backend_api.problems import error_of, parsed
+from clerk_m2m.backend_api.parsing import Document, read_document
+from clerk_m2m.backend_api.problems import error_of
 from clerk_m2m.backend_api.resources import Page
 from clerk_m2m.environment import bare_origin, checked_flag, checked_key, require_https
 from clerk_m2m.errors import (
@@ -22,7 +22,7 @@ from clerk_m2m.errors import (
 )
 from clerk_m2m.secret import Secret
 from clerk_m2m.transport.call import MAX_ANSWER, Call, Received
-from clerk_m2m.transport.gate import Demand
+from clerk_m2m.transport.gate import CallDemand
 from clerk_m2m.transport.http import HTTPClient
 
 if TYPE_CHECKING:
@@ -95,10 +95,11 @@ class BackendAPI:
 
     def either_key(self) -> Secret:
         """Give the machine's own key, else the instance's."""
-        return self._machine_secret_key or self.instance_key()
+        key = self._machine_secret_key
+        return self.instance_key() if key is None else key
 
     async def send(
-        self, call: Call, read: Callable[[Document], T], *, demand: Demand | None = None
+        self, call: Call, read: Callable[[Document], T], *, demand: CallDemand | None = None
     ) -> Answered[T]:
         """Send a call and read its answer; anything but a good answer raises `BackendAPIError`."""
 
@@ -256,12 +257,7 @@ def document_of(call: Call, received: Received) -> Document:
     # Where this raises, no local may hold a part of the answer: tracebacks may show them.
     if not 200 <= received.status < 300:
         raise error_of(call, received)
-    document = _document(received)
+    document = read_document(received.body)
     if document is None:
         raise BackendUnavailableError(f"{call.operation}: Clerk's answer is not a JSON object.")
     return document
-
-
-def _document(received: Received) -> Document | None:
-    value = parsed(received.body)
-    return Document(value) if isinstance(value, dict) else None

@@ -7,11 +7,11 @@ from typing import Any
 
 from clerk_m2m.backend_api import parsing
 from clerk_m2m.backend_api.calls import Answered, BackendAPI, reading
-from clerk_m2m.transport.gate import Demand
+from clerk_m2m.transport.gate import CallDemand
 
 
 async def get_jwks(
-    api: BackendAPI, url: str | None = None, *, demand: Demand | None = None
+    api: BackendAPI, url: str | None = None, *, demand: CallDemand | None = None
 ) -> Answered[Mapping[str, Any]]:
     """Get the key set (`GetJWKS`): from a public `url`, else with the instance's key."""
     key = None if url else api.instance_key()

@@ -19,11 +19,11 @@ from clerk_m2m.backend_api.calls import (
 )
 from clerk_m2m.environment import checked_key, hidden
 from clerk_m2m.secret import Secret
-from clerk_m2m.transport.gate import Demand
+from clerk_m2m.transport.gate import CallDemand
 
 
 async def verify_m2m_token(
-    api: BackendAPI, token: Secret, *, demand: Demand | None = None
+    api: BackendAPI, token: Secret, *, demand: CallDemand | None = None
 ) -> Answered[resources.M2MToken]:
     """Ask Clerk about an opaque M2M token (`verifyM2MToken`); billed."""
     url, key = "/v1/m2m_tokens/verify", api.either_key()

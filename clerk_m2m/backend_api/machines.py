@@ -18,11 +18,11 @@ from clerk_m2m.backend_api.calls import (
     writing,
 )
 from clerk_m2m.secret import Secret
-from clerk_m2m.transport.gate import Demand
+from clerk_m2m.transport.gate import CallDemand
 
 
 async def get_machine(
-    api: BackendAPI, machine_id: str, *, demand: Demand | None = None
+    api: BackendAPI, machine_id: str, *, demand: CallDemand | None = None
 ) -> Answered[resources.Machine]:
     """Get one machine with those that it may call (`GetMachine`)."""
     url = f"/v1/machines/{segment(machine_id)}"
@@ -105,7 +105,7 @@ class Machines:
     async def update(
         self, machine_id: str, *, name: str | None = None, default_token_ttl: int | None = None
     ) -> resources.Machine:
-        """Change a machine's name or default token life (`UpdateMachine`); None leaves it."""
+        """Change a machine's name or default token lifetime (`UpdateMachine`); None leaves it."""
         body = {
             "name": UNSET if name is None else name,
             "default_token_ttl": UNSET if default_token_ttl is None else default_token_ttl,

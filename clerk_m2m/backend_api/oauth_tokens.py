@@ -5,11 +5,11 @@ from __future__ import annotations
 from clerk_m2m.backend_api import parsing, resources
 from clerk_m2m.backend_api.calls import Answered, BackendAPI, verifying
 from clerk_m2m.secret import Secret
-from clerk_m2m.transport.gate import Demand
+from clerk_m2m.transport.gate import CallDemand
 
 
 async def verify_oauth_access_token(
-    api: BackendAPI, access_token: Secret, *, demand: Demand | None = None
+    api: BackendAPI, access_token: Secret, *, demand: CallDemand | None = None
 ) -> Answered[resources.OAuthAccessToken | None]:
     """Ask Clerk about an OAuth access token (`verifyOAuthAccessToken`); billed."""
     url, key = "/v1/oauth_applications/access_tokens/verify", api.instance_key()

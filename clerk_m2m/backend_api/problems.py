@@ -6,11 +6,11 @@ outage. Error messages from the server are passed on, unless they contain part o
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from clerk_m2m.backend_api.parsing import read_document
 from clerk_m2m.errors import (
     BackendAPIError,
     BackendUnavailableError,
@@ -38,7 +38,8 @@ _ERRORS: Final[Mapping[int, type[BackendAPIError]]] = {
 
 def error_of(call: Call, received: Received) -> BackendAPIError:
     """Give the error that an answer other than 2xx means."""
-    status, problem = received.status, read_problem(parsed(received.body))
+    status, document = received.status, read_document(received.body)
+    problem = read_problem(document.members) if document else None
     kind = _ERRORS.get(status, BackendUnavailableError)
     if problem is None and kind in (InvalidRequestError, NotFoundError, ConflictError):
         # Whatever answered is not Clerk: a wrong address, a gateway. It has decided nothing.
@@ -76,14 +77,6 @@ def _repeats(secrets: tuple[str, ...], text: str) -> bool:
         for secret in secrets
         for start in range(max(1, len(secret) - PIECE + 1))
     )
-
-
-def parsed(body: bytes) -> Any:
-    """Give the JSON of a body; None where it is not JSON."""
-    try:
-        return json.loads(body.decode("utf-8"))
-    except (ValueError, RecursionError):
-        return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

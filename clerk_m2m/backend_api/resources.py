@@ -85,7 +85,8 @@ class M2MToken(_Credential):
 class CreatedM2MToken(M2MToken):
     """An M2M token just minted, with the token itself.
 
-    `created_at` is always there: `expires_at` less `created_at` is its life by Clerk's clock alone.
+    `created_at` is always there: `expires_at` less `created_at` is its lifetime by Clerk's clock
+    alone.
     """
 
     created_at: datetime

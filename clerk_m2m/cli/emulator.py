@@ -60,7 +60,7 @@ def emulator(
                 "which takes no key.",
                 err=True,
             )
-        address = _address(host, listener)
+        address = _origin(host, listener)
         typer.echo(asyncio.run(_introduction(emulated, address, kept_in=db)))
         _serve(emulated, listener)
 
@@ -109,7 +109,7 @@ def _is_address(host: str) -> bool:
     return True
 
 
-def _address(host: str, listener: socket.socket) -> str:
+def _origin(host: str, listener: socket.socket) -> str:
     """Give an origin that this machine can open; a wildcard is not one."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  told apart, not bound
     shown = f"[{host}]" if ":" in host else host

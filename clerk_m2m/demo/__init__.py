@@ -2,8 +2,9 @@
 
 `servers` serves an app on a port, `services` are the three services and their machines, `calls`
 are the calls that the story makes, `report` is what came of them and `screen` shows it. `story` and
-`endings` are what happens, in order, and `outcomes` what must come of it; `stage` plays it, step by
-step.
+`endings` are the scenes, in order, and `outcomes` the answers that they must get; `runner` makes
+the call of each step and compares. May import every folder but `cli`. Only the command line imports
+it, and only `play`.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from contextlib import contextmanager
 
 from clerk_m2m.demo.calls import open_calls
 from clerk_m2m.demo.report import Report
+from clerk_m2m.demo.runner import StepRunner
 from clerk_m2m.demo.screen import open_screen
 from clerk_m2m.demo.services import open_company
-from clerk_m2m.demo.stage import Stage
-from clerk_m2m.demo.story import tell
+from clerk_m2m.demo.story import tell_story
 
 __all__ = ["play"]
 
@@ -30,7 +31,7 @@ async def play(*, as_json: bool) -> Report:
         async with open_company() as company:
             screen.introduce(company.introduction())
             async with open_calls() as calls:
-                await tell(Stage(company, calls, report, screen))
+                await tell_story(StepRunner(company, calls, report, screen))
         screen.conclude(report)
     return report
 

@@ -12,7 +12,7 @@ import httpx
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus, WebSocketException
 
-from clerk_m2m.demo.report import Answer
+from clerk_m2m.demo.report import ServiceAnswer
 
 POLL_EVERY: Final = 0.05
 NO_ANSWER: Final = 0
@@ -25,17 +25,17 @@ class Calls:
         self._http = http
         self.sent = 0
 
-    async def get(self, url: str, *credentials: str) -> Answer:
+    async def get(self, url: str, *credentials: str) -> ServiceAnswer:
         """Call a service with these credentials, each in an `Authorization` header of its own."""
         self.sent += 1
         headers = [("Authorization", f"Bearer {credential}") for credential in credentials]
         try:
             response = await self._http.get(url, headers=headers)
         except httpx.HTTPError as exc:
-            return Answer(status=NO_ANSWER, code=type(exc).__name__, detail=str(exc))
+            return ServiceAnswer(status=NO_ANSWER, code=type(exc).__name__, detail=str(exc))
         return _answer(response.status_code, response.content)
 
-    async def connect(self, origin: str, credential: str) -> Answer:
+    async def connect(self, origin: str, credential: str) -> ServiceAnswer:
         """Open a WebSocket to a service, and hear what it says first; 101 where it opens."""
         self.sent += 1
         url = f"{origin.replace('http', 'ws', 1)}/events"
@@ -46,21 +46,23 @@ class Calls:
         except InvalidStatus as exc:
             return _answer(exc.response.status_code, bytes(exc.response.body))
         except (WebSocketException, OSError) as exc:
-            return Answer(status=NO_ANSWER, code=type(exc).__name__, detail=str(exc))
+            return ServiceAnswer(status=NO_ANSWER, code=type(exc).__name__, detail=str(exc))
 
-    async def at_once(self, count: int, ask: Callable[[], Awaitable[Answer]]) -> Answer:
+    async def at_once(
+        self, count: int, make_call: Callable[[], Awaitable[ServiceAnswer]]
+    ) -> ServiceAnswer:
         """Make the same call `count` times at once; gives the worst of the answers."""
-        answers = await asyncio.gather(*(ask() for _ in range(count)))
+        answers = await asyncio.gather(*(make_call() for _ in range(count)))
         return max(answers, key=lambda answer: (answer.status == NO_ANSWER, answer.status))
 
     async def until(
-        self, status: int, ask: Callable[[], Awaitable[Answer]], *, within: float
-    ) -> Answer:
-        """Make the same call until it is answered with `status`, for `within` seconds at most."""
+        self, status: int, make_call: Callable[[], Awaitable[ServiceAnswer]], *, timeout: float
+    ) -> ServiceAnswer:
+        """Make the same call until it is answered with `status`, for `timeout` seconds at most."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + within
+        deadline = loop.time() + timeout
         while True:
-            answer = await ask()
+            answer = await make_call()
             if answer.status == status or loop.time() >= deadline:
                 return answer
             await asyncio.sleep(POLL_EVERY)
@@ -73,11 +75,13 @@ async def open_calls() -> AsyncIterator[Calls]:
         yield Calls(http)
 
 
-def _answer(status: int, body: bytes | str | None) -> Answer:
+def _answer(status: int, body: bytes | str | None) -> ServiceAnswer:
     content = _parsed(body)
     if "caller" in content:
-        return Answer(status=status, detail=f"Let in as {content['caller']}.{_next_hop(content)}")
-    return Answer(status=status, code=content.get("code"), detail=content.get("detail", ""))
+        return ServiceAnswer(
+            status=status, detail=f"Let in as {content['caller']}.{_next_hop(content)}"
+        )
+    return ServiceAnswer(status=status, code=content.get("code"), detail=content.get("detail", ""))
 
 
 def _next_hop(content: dict[str, Any]) -> str:

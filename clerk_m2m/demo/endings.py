@@ -7,49 +7,49 @@ from typing import Final
 from clerk_m2m import ClerkClient
 from clerk_m2m.demo.outcomes import LET_IN, LET_IN_PAID, NO_EDGE, NOT_FOUND_OUT, UNKNOWN_PAID
 from clerk_m2m.demo.report import Expected
+from clerk_m2m.demo.runner import StepRunner
 from clerk_m2m.demo.services import STOCK_CACHE_TTL, STOCK_GRAPH_TTL
-from clerk_m2m.demo.stage import Stage
 
-# Seconds that a busy machine may take beyond the life that is waited for.
-GRACE: Final = 1.5
+# Seconds that a busy machine may take beyond the lifetime that is waited for.
+TOLERANCE: Final = 1.5
 
 
-async def tell(stage: Stage, known_token: str) -> None:
+async def tell_endings(runner: StepRunner, known_token: str) -> None:
     """Play these scenes; `known_token` is one of shop's that orders has verified before."""
-    await _ends(stage)
-    await _cut_edges(stage)
-    await _outage(stage, known_token)
+    await _ends(runner)
+    await _cut_edges(runner)
+    await _outage(runner, known_token)
 
 
-async def _ends(stage: Stage) -> None:
-    stage.scene("Tokens end: by their expiry, or revoked")
-    await _expiry(stage)
-    await _revocation(stage)
-    await _invalidation(stage)
+async def _ends(runner: StepRunner) -> None:
+    runner.scene("Tokens end: by their expiry, or revoked")
+    await _expiry(runner)
+    await _revocation(runner)
+    await _invalidation(runner)
 
 
-async def _expiry(stage: Stage) -> None:
-    life = 1
-    short = await stage.company.mint("shop", seconds_until_expiration=life)
-    call = stage.get("orders", short.token.reveal())
-    await stage.step("shop", "orders", f"a token with {life} s to live", call, LET_IN_PAID)
-    expected = Expected(status=401, code="token_invalid", paid=None, within=life + GRACE)
-    await stage.step(
+async def _expiry(runner: StepRunner) -> None:
+    lifetime = 1
+    short = await runner.company.mint("shop", seconds_until_expiration=lifetime)
+    call = runner.get("orders", short.token.reveal())
+    await runner.step("shop", "orders", f"a token with {lifetime} s to live", call, LET_IN_PAID)
+    expected = Expected(status=401, code="token_invalid", paid=None, timeout=lifetime + TOLERANCE)
+    await runner.step(
         "shop",
         "orders",
         "the same, until refused",
-        stage.until(expected, call),
+        runner.until(expected, call),
         expected,
         note="No verdict outlives its token.",
     )
 
 
-async def _revocation(stage: Stage) -> None:
-    token = await stage.company.mint("reports")
-    call = stage.get("stock", token.token.reveal())
-    await stage.step("reports", "stock", "a token", call, LET_IN_PAID)
-    await stage.company.clerk.m2m_tokens.revoke(token.id)
-    await stage.step(
+async def _revocation(runner: StepRunner) -> None:
+    token = await runner.company.mint("reports")
+    call = runner.get("stock", token.token.reveal())
+    await runner.step("reports", "stock", "a token", call, LET_IN_PAID)
+    await runner.company.clerk.m2m_tokens.revoke(token.id)
+    await runner.step(
         "reports",
         "stock",
         "the same, revoked a moment ago",
@@ -57,24 +57,26 @@ async def _revocation(stage: Stage) -> None:
         LET_IN,
         note="Clerk tells no service of a revocation.",
     )
-    expected = Expected(status=401, code="token_invalid", paid=None, within=STOCK_CACHE_TTL + GRACE)
-    await stage.step(
+    expected = Expected(
+        status=401, code="token_invalid", paid=None, timeout=STOCK_CACHE_TTL + TOLERANCE
+    )
+    await runner.step(
         "reports",
         "stock",
         "the same, until refused",
-        stage.until(expected, call),
+        runner.until(expected, call),
         expected,
         note=f"(cache_ttl of stock: {STOCK_CACHE_TTL:g} s.)",
     )
 
 
-async def _invalidation(stage: Stage) -> None:
-    token = await stage.company.mint("reports")
-    call = stage.get("stock", token.token.reveal())
-    await stage.step("reports", "stock", "another token", call, LET_IN_PAID)
-    await stage.company.clerk.m2m_tokens.revoke(token.id)
-    stage.company.services["stock"].verifier.invalidate(token_id=token.id)
-    await stage.step(
+async def _invalidation(runner: StepRunner) -> None:
+    token = await runner.company.mint("reports")
+    call = runner.get("stock", token.token.reveal())
+    await runner.step("reports", "stock", "another token", call, LET_IN_PAID)
+    await runner.company.clerk.m2m_tokens.revoke(token.id)
+    runner.company.services["stock"].verifier.invalidate(token_id=token.id)
+    await runner.step(
         "reports",
         "stock",
         "the same, revoked and invalidated",
@@ -84,38 +86,40 @@ async def _invalidation(stage: Stage) -> None:
     )
 
 
-async def _cut_edges(stage: Stage) -> None:
-    stage.scene("An edge is cut while the token is alive")
-    await _cut_elsewhere(stage)
-    await _cut_in_sight(stage)
+async def _cut_edges(runner: StepRunner) -> None:
+    runner.scene("An edge is cut while the token is alive")
+    await _cut_elsewhere(runner)
+    await _cut_in_sight(runner)
 
 
-async def _cut_elsewhere(stage: Stage) -> None:
-    company, machines = stage.company, stage.company.machines
-    call = stage.get("stock", await company.token("orders"))
-    await stage.step("orders", "stock", "a token", call, LET_IN_PAID)
+async def _cut_elsewhere(runner: StepRunner) -> None:
+    company, machines = runner.company, runner.company.machines
+    call = runner.get("stock", await company.token("orders"))
+    await runner.step("orders", "stock", "a token", call, LET_IN_PAID)
     await company.clerk.machines.delete_scope(machines["orders"].id, machines["stock"].id)
-    expected = Expected(status=403, code="scope_denied", paid=None, within=STOCK_GRAPH_TTL + GRACE)
-    await stage.step(
+    expected = Expected(
+        status=403, code="scope_denied", paid=None, timeout=STOCK_GRAPH_TTL + TOLERANCE
+    )
+    await runner.step(
         "orders",
         "stock",
         "the same, the edge cut elsewhere, until refused",
-        stage.until(expected, call),
+        runner.until(expected, call),
         expected,
         note=f"(graph_ttl of stock: {STOCK_GRAPH_TTL:g} s.)",
     )
 
 
-async def _cut_in_sight(stage: Stage) -> None:
-    company, machines = stage.company, stage.company.machines
-    call = stage.get("orders", await company.token("reports"))
-    await stage.step("reports", "orders", "a token", call, LET_IN_PAID)
+async def _cut_in_sight(runner: StepRunner) -> None:
+    company, machines = runner.company, runner.company.machines
+    call = runner.get("orders", await company.token("reports"))
+    await runner.step("reports", "orders", "a token", call, LET_IN_PAID)
     async with ClerkClient(
         secret_key=company.emulator.secret_key, api_url=company.clerk_served.origin
     ) as watched:
         company.services["orders"].verifier.watch(watched)
         await watched.machines.delete_scope(machines["reports"].id, machines["orders"].id)
-    await stage.step(
+    await runner.step(
         "reports",
         "orders",
         "the same, the edge cut by a client that it watches",
@@ -125,42 +129,42 @@ async def _cut_in_sight(stage: Stage) -> None:
     )
 
 
-async def _outage(stage: Stage, known_token: str) -> None:
-    stage.scene("Clerk is down: who is known goes on, and nobody else gets in")
-    company = stage.company
+async def _outage(runner: StepRunner, known_token: str) -> None:
+    runner.scene("Clerk is down: who is known goes on, and nobody else gets in")
+    company = runner.company
     new_token, new_jwt = (
         await company.token("shop"),
         await company.token("shop", token_format="jwt"),
     )
     stranger_token = await company.token("stranger")
     await company.clerk_served.stop()
-    new_call = stage.get("orders", new_token)
-    stranger_call = stage.get("orders", stranger_token)
-    await stage.step(
-        "shop", "orders", "the token it has used before", stage.get("orders", known_token), LET_IN
+    new_call = runner.get("orders", new_token)
+    stranger_call = runner.get("orders", stranger_token)
+    await runner.step(
+        "shop", "orders", "the token it has used before", runner.get("orders", known_token), LET_IN
     )
-    await stage.step(
+    await runner.step(
         "shop",
         "orders",
         "a JWT never seen before",
-        stage.get("orders", new_jwt),
+        runner.get("orders", new_jwt),
         LET_IN,
         billed=False,
     )
-    await stage.step("shop", "orders", "a token never seen before", new_call, NOT_FOUND_OUT)
-    await stage.step(
+    await runner.step("shop", "orders", "a token never seen before", new_call, NOT_FOUND_OUT)
+    await runner.step(
         "stranger", "orders", "a token never seen before", stranger_call, NOT_FOUND_OUT
     )
     await company.clerk_served.start()
-    stage.scene("Clerk is back")
-    back = Expected(status=200, paid=1, within=GRACE)
-    await stage.step(
+    runner.scene("Clerk is back")
+    back = Expected(status=200, paid=1, timeout=TOLERANCE)
+    await runner.step(
         "shop",
         "orders",
         "the token that got no answer",
-        stage.until(back, new_call),
+        runner.until(back, new_call),
         back,
     )
-    await stage.step(
+    await runner.step(
         "stranger", "orders", "the token that got no answer", stranger_call, UNKNOWN_PAID
     )

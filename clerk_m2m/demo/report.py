@@ -11,7 +11,7 @@ UNAVAILABLE: Final = 503
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class ServiceAnswer:
     """What a service answered: the status, and for a refusal the problem's code and detail."""
 
     status: int
@@ -23,13 +23,13 @@ class Answer:
 class Expected:
     """What a service must answer, and what that may cost.
 
-    `paid` counts verifications, None where time decides how many. `within` is seconds.
+    `paid` counts verifications, None where time decides how many. `timeout` is seconds.
     """
 
     status: int
     code: str | None = None
     paid: int | None = 0
-    within: float | None = None
+    timeout: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +57,7 @@ class Row:
     note: str
     billed: bool
     expected: Expected
-    answer: Answer
+    answer: ServiceAnswer
     cost: Cost
     seconds: float
 
@@ -75,8 +75,8 @@ class Row:
             complaints.append(f"expected {wanted}")
         if expected.paid not in (None, self.cost.paid):
             complaints.append(f"expected {expected.paid} paid, not {self.cost.paid}")
-        if expected.within is not None and self.seconds > expected.within:
-            complaints.append(f"expected within {expected.within:g} s")
+        if expected.timeout is not None and self.seconds > expected.timeout:
+            complaints.append(f"expected within {expected.timeout:g} s")
         return complaints
 
     @property

@@ -43,10 +43,10 @@ STOCK_CACHE_TTL: Final = 2.0
 STOCK_GRAPH_TTL: Final = 1.0
 # Seconds: a busy machine is no outage.
 TIMEOUT: Final = 10.0
-USER_ID: Final = "user_" + "ann" * 9
+ANN_ID: Final = "user_" + "ann" * 9
 PERMISSION: Final = "catalog:read"
 
-Machine = Annotated[MachineIdentity, Depends(require_machine())]
+Caller = Annotated[MachineIdentity, Depends(require_machine())]
 Reader = Annotated[ApiKeyIdentity, Depends(require_api_key(scopes=[PERMISSION]))]
 
 
@@ -92,14 +92,14 @@ class Company:
     async def api_key(self, *scopes: str) -> str:
         """Create an API key of the end user's that has these permissions."""
         name = f"ann's key for {' '.join(scopes) or 'nothing'}"
-        key = await self.clerk.api_keys.create(name, subject=USER_ID, scopes=scopes)
+        key = await self.clerk.api_keys.create(name, subject=ANN_ID, scopes=scopes)
         return key.secret.reveal()
 
     def with_names(self, text: str) -> str:
         """Put machines' names for their ids, for people to read."""
         for name, machine in self.machines.items():
             text = text.replace(machine.id, name)
-        return text.replace(USER_ID, "ann")
+        return text.replace(ANN_ID, "ann")
 
     def introduction(self) -> list[str]:
         """Say who there is and who may call whom."""
@@ -202,15 +202,15 @@ def _orders(company: Company) -> FastAPI:
     app = FastAPI(lifespan=lifespan)
 
     @app.get("/")
-    async def read(caller: Machine) -> dict[str, str]:
+    async def read(caller: Caller) -> dict[str, str]:
         return {"caller": caller.machine_id}
 
     @app.get("/stock")
-    async def read_stock(caller: Machine) -> dict[str, Any]:
+    async def read_stock(caller: Caller) -> dict[str, Any]:
         return {"caller": caller.machine_id, "stock": await ask_stock(auth=USE_CLIENT_DEFAULT)}
 
     @app.get("/stock/named")
-    async def read_stock_naming_the_caller(caller: Machine) -> dict[str, Any]:
+    async def read_stock_naming_the_caller(caller: Caller) -> dict[str, Any]:
         claims = {"called_by": caller.machine_id}
         async with MachineTokenAuth(key, api_url=api_url, claims=claims) as auth:
             return {"caller": caller.machine_id, "stock": await ask_stock(auth=auth)}
@@ -221,7 +221,7 @@ def _orders(company: Company) -> FastAPI:
         return answer.raise_for_status().json()
 
     @app.websocket("/events")
-    async def events(websocket: WebSocket, caller: Machine) -> None:
+    async def events(websocket: WebSocket, caller: Caller) -> None:
         await websocket.accept()
         await websocket.send_json({"caller": caller.machine_id})
         await websocket.close()
@@ -233,7 +233,7 @@ def _stock(_company: Company) -> FastAPI:
     app = FastAPI()
 
     @app.get("/")
-    async def read(caller: Machine) -> dict[str, Any]:
+    async def read(caller: Caller) -> dict[str, Any]:
         return {"caller": caller.machine_id, "claims": dict(caller.claims)}
 
     return app

@@ -15,7 +15,7 @@ from clerk_m2m.errors import ConfigurationError
 from clerk_m2m.identity import MACHINE_ID
 
 # What a machine's table may hold; the last two speak to the emulator only.
-_KEYS: Final = ("id", "may_call", "secret_key", "default_token_ttl")
+_MACHINE_KEYS: Final = ("id", "may_call", "secret_key", "default_token_ttl")
 
 
 class ScopeGraph:
@@ -110,10 +110,11 @@ def _several(caller: str, callees: Iterable[str]) -> Iterable[str]:
 
 def _refuse_unknown_keys(name: str, table: Any) -> None:
     # A misspelt may_call would cut every edge of the machine without a word.
-    unknown = [key for key in table if key not in _KEYS] if isinstance(table, dict) else []
+    unknown = [key for key in table if key not in _MACHINE_KEYS] if isinstance(table, dict) else []
     if unknown:
         raise ConfigurationError(
-            f"[machines.{name}] has an unknown key {unknown[0]!r}; there are {', '.join(_KEYS)}."
+            f"[machines.{name}] has an unknown key {unknown[0]!r}; "
+            f"there are {', '.join(_MACHINE_KEYS)}."
         )
 
 

@@ -16,7 +16,9 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 from cachetools import TLRUCache
@@ -41,22 +43,18 @@ RECENT: Final = 3600.0
 REFUSED: Final = 15.0
 
 
+@dataclass(slots=True)
 class _Entry(Generic[V]):
     """A kept value: due for a refresh, at its end, and past use at three instants (monotonic s).
 
     `checked` is the number of the last invalidation that is known not to void the value.
     """
 
-    __slots__ = ("checked", "due_at", "ends_at", "fresh_until", "value")
-
-    def __init__(
-        self, value: V, due_at: float, fresh_until: float, ends_at: float, checked: int
-    ) -> None:
-        self.value = value
-        self.due_at = due_at
-        self.fresh_until = fresh_until
-        self.ends_at = ends_at
-        self.checked = checked
+    value: V
+    due_at: float
+    fresh_until: float
+    ends_at: float
+    checked: int
 
 
 class Cache(Generic[K, V]):
@@ -91,7 +89,8 @@ class Cache(Generic[K, V]):
         self._negative = self._store(maxsize)
         # Entries that were read since they were put in. Reading one here takes no lock and a fifth
         # of the time of reading the store, and it stays when a flood evicts it from the store.
-        self._in_use: dict[K, _Entry[V]] = {}
+        # (Finding the oldest of a plain dict passes over all that were deleted before it.)
+        self._in_use: OrderedDict[K, _Entry[V]] = OrderedDict()
         self._max_in_use = min(MAX_IN_USE, maxsize)
         self._flights: SingleFlight[K, Answer[V]] = SingleFlight()
         self._recent = RecentKeys[K](RECENT, maxsize, self._now) if has_strangers else None
@@ -124,8 +123,9 @@ class Cache(Generic[K, V]):
 
     def _find(self, key: K) -> _Entry[V] | None:
         with self._lock:
-            entry = self._positive.get(key)
-            if entry is None:
+            try:
+                entry = self._positive[key]  # `get` of cachetools looks a key up twice
+            except KeyError:
                 return self._negative.get(key)
             self._note_use(key, entry)
             return entry
@@ -142,7 +142,8 @@ class Cache(Generic[K, V]):
 
     def _read_closely(self, key: K, entry: _Entry[V], now: float) -> tuple[V, bool] | None:
         if now >= entry.fresh_until:
-            self._in_use.pop(key, None)
+            with self._lock:
+                self._in_use.pop(key, None)
             return None
         if self._is_void(key, entry):
             return None
@@ -154,9 +155,7 @@ class Cache(Generic[K, V]):
 
     def _is_void(self, key: K, entry: _Entry[V]) -> bool:
         number = self._invalidations.number
-        if entry.checked == number:
-            return False
-        if not self._invalidations.void(self._names(key, entry.value), entry.checked):
+        if not self._is_outdated(key, entry.value, entry.checked):
             entry.checked = number
             return False
         with self._lock:
@@ -166,6 +165,12 @@ class Cache(Generic[K, V]):
             if self._in_use.get(key) is entry:
                 del self._in_use[key]
         return True
+
+    def _is_outdated(self, key: K, value: V, asked_at: int) -> bool:
+        """Tell whether an invalidation after the number `asked_at` voids a value."""
+        if asked_at == self._invalidations.number:
+            return False  # nothing was invalidated since
+        return self._invalidations.void(self._names(key, value), asked_at)
 
     # Asking
 
@@ -182,7 +187,7 @@ class Cache(Generic[K, V]):
         while True:
             flight, shared = self._join(key, load, refresh=False)
             answer = await flight.wait(deadline - loop.time())
-            if not self._invalidations.void(self._names(key, answer.value), flight.demand.asked_at):
+            if not self._is_outdated(key, answer.value, flight.demand.asked_at):
                 return answer.value, shared
             # It was invalidated meanwhile: only what has been asked since counts.
             found = self.read(key)
@@ -232,7 +237,7 @@ class Cache(Generic[K, V]):
 
         An answer that has been invalidated since is not kept, and replaces nothing.
         """
-        if self._invalidations.void(self._names(key, answer.value), asked_at):
+        if self._is_outdated(key, answer.value, asked_at):
             return
         now = self._now()
         if self._recent is not None:

@@ -13,7 +13,8 @@ class Stats:
     bills these, and perhaps one whose answer was cut off. `hits` were answered from the cache,
     `shared` waited for a verification that another request had begun, `offline` were good JWTs that
     were checked without a call, `refreshes` were begun ahead of a verdict's end, `stale` were
-    answered from a verdict past its life while Clerk was down, `unavailable` could not be answered.
+    answered from a verdict past its lifetime while Clerk was down, `unavailable` could not be
+    answered.
     """
 
     hits: int = 0

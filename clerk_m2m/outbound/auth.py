@@ -21,7 +21,7 @@ from clerk_m2m.environment import (
     machine_secret_key_from_env,
 )
 from clerk_m2m.errors import ConfigurationError, TokenUnavailableError
-from clerk_m2m.outbound.minting import Bearer, Order, SharedToken, TokenMint
+from clerk_m2m.outbound.minting import Bearer, SharedToken, TokenMint, TokenOptions
 from clerk_m2m.secret import Secret
 
 __all__ = ["MachineSecretKey", "MachineTokenAuth"]
@@ -31,7 +31,7 @@ MachineSecretKey: TypeAlias = str | Secret | Callable[[], str | Secret]
 # Marks a request that carried the token with the address that it went to first. httpx copies the
 # mark into the request that follows a redirect.
 _FIRST_URL: Final = "clerk_m2m.first_url"
-# Ten years, the longest life that a machine can be given (schema of `CreateMachine`).
+# Ten years, the longest lifetime that a machine can be given (schema of `CreateMachine`).
 MAX_SECONDS: Final = 315_360_000.0
 _DEFAULT_PORTS: Final = {"http": 80, "ws": 80, "https": 443, "wss": 443}
 _ENCRYPTED: Final = frozenset({"https", "wss"})
@@ -43,7 +43,7 @@ class MachineTokenAuth(httpx.Auth):
     The token is minted at the first call, shared by all, and renewed in the background ahead of its
     end. `machine_secret_key` is the machine's own, or a callable that gives it and does not block;
     None reads `CLERK_MACHINE_SECRET_KEY`. `token_format`, `seconds_until_expiration` and `claims`
-    describe the token; None leaves the life to the machine's settings. With
+    describe the token; None leaves the lifetime to the machine's settings. With
     `min_remaining_ttl_seconds` Clerk may give a token that exists already and lives at least so
     long (opaque only). `hosts` are the only ones that the token may go to, each `"name"` or
     `"name:port"`, exactly, and over https only; `"http://name"` or `"http://name:port"` allows
@@ -85,9 +85,11 @@ class MachineTokenAuth(httpx.Auth):
             timeout=_seconds("timeout", timeout, most=60.0),
             transport=transport,
         )
-        order = _order(token_format, seconds_until_expiration, claims, min_remaining_ttl_seconds)
+        options = _token_options(
+            token_format, seconds_until_expiration, claims, min_remaining_ttl_seconds
+        )
         self._token = SharedToken(
-            TokenMint(client, _key_source(machine_secret_key), order, clock), clock.monotonic
+            TokenMint(client, _key_source(machine_secret_key), options, clock), clock.monotonic
         )
         self._rejections = _Rejections()
 
@@ -283,34 +285,36 @@ def _key(given: str | Secret) -> Secret:
     return key
 
 
-def _order(
+def _token_options(
     token_format: Literal["opaque", "jwt"],
     seconds_until_expiration: float | None,
     claims: Mapping[str, Any] | None,
     min_remaining: int | None,
-) -> Order:
+) -> TokenOptions:
     if token_format not in ("opaque", "jwt"):
         raise ConfigurationError('token_format must be "opaque" or "jwt".')
-    life = seconds_until_expiration
-    if life is not None:
-        life = _seconds("seconds_until_expiration", life)
+    lifetime = seconds_until_expiration
+    if lifetime is not None:
+        lifetime = _seconds("seconds_until_expiration", lifetime)
     if min_remaining is not None:
-        _require_reuse_to_work(token_format, life, min_remaining)
-    return Order(
+        _require_reuse_to_work(token_format, lifetime, min_remaining)
+    return TokenOptions(
         token_format=token_format,
-        seconds_until_expiration=life,
+        seconds_until_expiration=lifetime,
         claims=None if claims is None else _claims(claims),
         min_remaining_ttl_seconds=min_remaining,
     )
 
 
-def _require_reuse_to_work(token_format: str, life: float | None, min_remaining: object) -> None:
+def _require_reuse_to_work(
+    token_format: str, lifetime: float | None, min_remaining: object
+) -> None:
     name = "min_remaining_ttl_seconds"
     if isinstance(min_remaining, bool) or not isinstance(min_remaining, int) or min_remaining < 1:
         raise ConfigurationError(f"{name} must be a whole number of seconds, 1 or more.")
     if token_format == "jwt":
         raise ConfigurationError(f"{name} is for opaque tokens: Clerk does not keep JWTs.")
-    if life is not None and min_remaining >= life:
+    if lifetime is not None and min_remaining >= lifetime:
         raise ConfigurationError(f"{name} must be less than seconds_until_expiration.")
 
 

@@ -2,8 +2,8 @@
 
 Rules of this file:
 
-- A token's life is fixed once, on the monotonic clock, from before its mint left. A new token's
-  life is `expires_at` less `created_at`, both of Clerk's clock, so ours may be wrong.
+- A token's lifetime is fixed once, on the monotonic clock, from before its mint left. A new token's
+  lifetime is `expires_at` less `created_at`, both of Clerk's clock, so ours may be wrong.
 - One mint at a time per event loop, in a task of its own: whoever waits for it may leave.
 - After a failed mint nothing is asked for a while; a live token goes on to its end.
 - A token that a callee rejected is held back while another is minted, and used again where none
@@ -38,7 +38,7 @@ from clerk_m2m.tasks import detached
 
 logger = logging.getLogger("clerk_m2m")
 
-# A twelfth of its life before its end a token is renewed, but not earlier than this.
+# A twelfth of its lifetime before its end a token is renewed, but not earlier than this.
 LEAD: Final = 1 / 12
 MAX_LEAD: Final = 300.0
 RETRY_PAUSE: Final = 1.0
@@ -50,7 +50,7 @@ _B64TOKEN = re.compile(r"[A-Za-z0-9\-._~+/]+=*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class TokenOptions:
     """What to ask Clerk for; durations are seconds, None leaves it to the machine's settings."""
 
     token_format: Literal["opaque", "jwt"] = "opaque"
@@ -84,16 +84,16 @@ class TokenMint:
     """Asks Clerk for a token (`createM2MToken`) with the key that `key` gives each time."""
 
     def __init__(
-        self, client: ClerkClient, key: Callable[[], Secret], order: Order, clock: Clock
+        self, client: ClerkClient, key: Callable[[], Secret], options: TokenOptions, clock: Clock
     ) -> None:
         self._client = client
         self._key = key
-        self._order = order
+        self._options = options
         self._clock = clock
 
     async def __call__(self, replaced: Bearer | None, reuse: bool) -> Bearer:
         """Give a token to send instead of `replaced`; `reuse` lets Clerk give an existing one."""
-        reuse = reuse and self._order.min_remaining_ttl_seconds is not None
+        reuse = reuse and self._options.min_remaining_ttl_seconds is not None
         try:
             bearer = await self._bearer(reuse)
             if reuse and replaced is not None and not bearer.betters(replaced):
@@ -117,10 +117,10 @@ class TokenMint:
         if reuse:
             # It may be an old one: only our own clock tells its age, within what Clerk promised.
             left = created.expires_at.timestamp() - wall
-            lifetime = min(lifetime, max(left, self._order.min_remaining_ttl_seconds or 0.0))
+            lifetime = min(lifetime, max(left, self._options.min_remaining_ttl_seconds or 0.0))
         if lifetime <= 0:
             raise BackendUnavailableError(
-                "createM2MToken: Clerk gave a token without any life left."
+                "createM2MToken: Clerk gave a token without any lifetime left."
             )
         return lifetime
 
@@ -136,12 +136,12 @@ class TokenMint:
         return await self._create_with(rotated, reuse)
 
     async def _create_with(self, key: Secret, reuse: bool) -> CreatedM2MToken:
-        order = self._order
+        options = self._options
         return await self._client.m2m_tokens.create(
-            token_format=order.token_format,
-            seconds_until_expiration=order.seconds_until_expiration,
-            claims=order.claims,
-            min_remaining_ttl_seconds=order.min_remaining_ttl_seconds if reuse else None,
+            token_format=options.token_format,
+            seconds_until_expiration=options.seconds_until_expiration,
+            claims=options.claims,
+            min_remaining_ttl_seconds=options.min_remaining_ttl_seconds if reuse else None,
             machine_secret_key=key,
         )
 
@@ -271,7 +271,7 @@ class SharedToken:
         failure = self._failure
         if failure is None:
             return TokenUnavailableError(
-                "No token to send: its minting was ended, or took longer than its life.",
+                "No token to send: its minting was ended, or took longer than its lifetime.",
                 retry_after=0.0,
             )
         left = max(0.0, failure.retry_at - self._now()) if failure.waiting_helps else None

@@ -2,7 +2,10 @@
 
 Installing the package is enough: pytest finds the fixtures by itself, all named `clerk_…`. pytest
 loads this module at the start of every run, so it imports nothing but pytest; the rest comes when
-a fixture or a name is first used. The only home of pytest.
+a fixture or a name is first used. `emulators` connects a service to an emulator, in process or on a
+port. `callers` tests a handler without one: identities made by hand, and an app that sees them. May
+import the emulator and whatever a service may; only the demo and the command line stand above it.
+Sole owner of `pytest`.
 """
 
 from __future__ import annotations
@@ -14,14 +17,14 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 if TYPE_CHECKING:
-    from clerk_m2m.testing._callers import (
+    from clerk_m2m.testing.callers import (
         api_key_identity,
         as_caller,
         machine_identity,
         oauth_identity,
         verifier_of,
     )
-    from clerk_m2m.testing._emulators import (
+    from clerk_m2m.testing.emulators import (
         ClerkEmulator,
         ClerkEmulatorServer,
         MachineFactory,
@@ -49,16 +52,16 @@ __all__ = [
 ]
 
 _LAZY: Final = {
-    "ClerkEmulator": "_emulators",
-    "ClerkEmulatorServer": "_emulators",
-    "MachineFactory": "_emulators",
-    "TokenFactory": "_emulators",
-    "api_key_identity": "_callers",
-    "as_caller": "_callers",
-    "bearer": "_emulators",
-    "machine_identity": "_callers",
-    "oauth_identity": "_callers",
-    "verifier_of": "_callers",
+    "ClerkEmulator": "emulators",
+    "ClerkEmulatorServer": "emulators",
+    "MachineFactory": "emulators",
+    "TokenFactory": "emulators",
+    "api_key_identity": "callers",
+    "as_caller": "callers",
+    "bearer": "emulators",
+    "machine_identity": "callers",
+    "oauth_identity": "callers",
+    "verifier_of": "callers",
 }
 
 
@@ -87,7 +90,7 @@ def clerk_emulator(
     clerk_signing_key: str, clerk_emulator_options: dict[str, Any]
 ) -> Iterator[ClerkEmulator]:
     """An emulated Clerk instance in process, empty, and what connects a service to it."""
-    from clerk_m2m.testing._emulators import ClerkEmulator
+    from clerk_m2m.testing.emulators import ClerkEmulator
 
     emulator = ClerkEmulator(**({"signing_key": clerk_signing_key} | clerk_emulator_options))
     yield emulator
@@ -100,7 +103,7 @@ def clerk_emulator_server(clerk_emulator: ClerkEmulator) -> Iterator[ClerkEmulat
 
     Nothing is set in the environment; `environ(machine)` says what to set.
     """
-    from clerk_m2m.testing._emulators import serve
+    from clerk_m2m.testing.emulators import serve
 
     try:
         import uvicorn  # noqa: F401  only whether it is there
@@ -115,7 +118,7 @@ def clerk_emulator_server(clerk_emulator: ClerkEmulator) -> Iterator[ClerkEmulat
 @pytest.fixture
 def clerk_machine(clerk_emulator: ClerkEmulator) -> MachineFactory:
     """Makes machines in `clerk_emulator`: `clerk_machine("billing", may_call=[orders])`."""
-    from clerk_m2m.testing._emulators import MachineFactory
+    from clerk_m2m.testing.emulators import MachineFactory
 
     return MachineFactory(clerk_emulator)
 
@@ -123,6 +126,6 @@ def clerk_machine(clerk_emulator: ClerkEmulator) -> MachineFactory:
 @pytest.fixture
 def clerk_token(clerk_machine: MachineFactory) -> TokenFactory:
     """Makes M2M tokens in `clerk_emulator`: `clerk_token(billing)`."""
-    from clerk_m2m.testing._emulators import TokenFactory
+    from clerk_m2m.testing.emulators import TokenFactory
 
     return TokenFactory(clerk_machine)

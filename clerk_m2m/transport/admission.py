@@ -22,8 +22,8 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Iterable
+from dataclasses import dataclass
 from enum import Enum, IntEnum
-from math import inf
 from typing import Final
 
 FIRST_SERVICE_TIME: Final = 0.1
@@ -34,11 +34,13 @@ LEAST_RATE: Final = 1.0
 MOST_RATE: Final = 100.0
 RATE_GROWTH: Final = 1.0
 RETURNING_SHARE: Final = 0.25
+LEAST_BURST: Final = 1.5  # a rate below 1/s must let somebody through too
 
 
 def spread(seconds: float) -> float:
-    """Give a time to come back after, a little later than asked for, so that not all come at once."""
-    return seconds * (1 + random.random() / 4) + random.random()
+    """Give when to come back, in seconds: a little later each, so that not all come at once."""
+    share, more = random.random(), random.random()  # noqa: S311  not secrets: they spread load
+    return seconds * (1 + share / 4) + more
 
 
 class Priority(IntEnum):
@@ -66,16 +68,14 @@ class State(Enum):
     LEFT = "left"
 
 
+@dataclass(slots=True, eq=False)
 class Ticket:
     """One call that wants to go out."""
 
-    __slots__ = ("charged", "priority", "refused_by_rate", "state")
-
-    def __init__(self, priority: Priority) -> None:
-        self.priority = priority
-        self.state = State.WAITING
-        self.charged = False
-        self.refused_by_rate = False
+    priority: Priority
+    state: State = State.WAITING
+    charged: bool = False
+    refused_by_rate: bool = False
 
 
 class UnknownRate:
@@ -89,8 +89,8 @@ class UnknownRate:
     def __init__(self, fixed: float | None = None) -> None:
         self._fixed = fixed
         self._rate = START_RATE if fixed is None else fixed
-        self._left = self._burst
-        self._counted_at = -inf
+        self._left = max(LEAST_BURST, self._rate)
+        self._counted_at = 0.0
         self._lock = threading.Lock()
 
     def rate(self, now: float) -> float:
@@ -103,7 +103,7 @@ class UnknownRate:
         """Charge one call; False where there is nothing left for it."""
         with self._lock:
             self._count(now)
-            if self._left < 1.0 + (0.0 if returning else self._burst * RETURNING_SHARE):
+            if self._left < 1.0 + (0.0 if returning else self._rate * RETURNING_SHARE):
                 return False
             self._left -= 1.0
             return True
@@ -119,25 +119,21 @@ class UnknownRate:
             self._count(now)
             if self._fixed is None:
                 self._rate = max(LEAST_RATE, self._rate / 2)
-                self._left = min(self._left, self._burst)
+                self._left = min(self._left, max(LEAST_BURST, self._rate))
 
     def _count(self, now: float) -> None:
-        passed = max(0.0, now - self._counted_at) if self._counted_at > -inf else 0.0
+        passed = max(0.0, now - (self._counted_at or now))
         self._counted_at = max(now, self._counted_at)
         if self._fixed is None:
             self._rate = min(MOST_RATE, self._rate + RATE_GROWTH * passed)
-        self._left = min(self._burst, self._left + self._rate * passed)
-
-    @property
-    def _burst(self) -> float:
-        return max(1.5, self._rate)
+        self._left = min(max(LEAST_BURST, self._rate), self._left + self._rate * passed)
 
 
 class Admission:
     """The calls of one event loop: who is out, who waits.
 
-    Without an `unknown_rate` there are no strangers, and no slot is kept from anybody. Each method
-    gives the tickets whose state has changed.
+    Without an `unknown_rate` there are no strangers, and no slot is kept from anybody. `enter` sets
+    the state of the ticket; each method gives the tickets whose state has changed since they wait.
     """
 
     def __init__(
@@ -151,11 +147,7 @@ class Admission:
         self._queues: tuple[dict[Ticket, None], ...] = tuple({} for _ in Priority)
         self.service_time = FIRST_SERVICE_TIME
         self.out = 0
-
-    @property
-    def waiting(self) -> int:
-        """How many calls wait."""
-        return sum(map(len, self._queues))
+        self.waiting = 0
 
     def enter(self, ticket: Ticket, now: float) -> Iterable[Ticket]:
         """A call wants to go out: it goes, waits or is refused."""
@@ -164,9 +156,14 @@ class Admission:
             if not self._unknown_rate.take(now, returning=returning):
                 ticket.refused_by_rate = True
                 ticket.state = State.REFUSED
-                return (ticket,)
+                return ()
             ticket.charged = True
+        if self.waiting == 0 and self.out < self._slots_for(ticket.priority):
+            ticket.state = State.OUT
+            self.out += 1
+            return ()
         self._queues[ticket.priority][ticket] = None
+        self.waiting += 1
         return self._settle()
 
     def change(self, ticket: Ticket, priority: Priority) -> Iterable[Ticket]:
@@ -187,20 +184,21 @@ class Admission:
         self.out -= 1
         if service_time is not None:
             self.service_time += (service_time - self.service_time) / self._slots
-        return self._settle()
+        return self._settle() if self.waiting else ()
 
     def _settle(self) -> Iterable[Ticket]:
         """Send what may go out now, then refuse the newest of the lowest where too many wait."""
         changed = []
         for priority, queue in zip(Priority, self._queues, strict=True):
-            slots = self._slots if priority in KNOWN else self._slots - self._reserved
-            while queue and self.out < slots:
+            while queue and self.out < self._slots_for(priority):
                 ticket = next(iter(queue))
                 del queue[ticket]
                 ticket.state = State.OUT
                 self.out += 1
+                self.waiting -= 1
                 changed.append(ticket)
-        room = self._room()
+        # As many as are answered within the patience of a waiter.
+        room = self._patience * self._slots / max(self.service_time, 1e-6)
         for queue in reversed(self._queues):
             while queue and self.waiting > room:
                 ticket, _ = queue.popitem()
@@ -208,11 +206,11 @@ class Admission:
                 changed.append(ticket)
         return changed
 
-    def _room(self) -> float:
-        """How many calls are answered within the patience of a waiter."""
-        return self._patience * self._slots / max(self.service_time, 1e-6)
+    def _slots_for(self, priority: Priority) -> int:
+        return self._slots if priority in KNOWN else self._slots - self._reserved
 
     def _end_unsent(self, ticket: Ticket, state: State) -> None:
         ticket.state = state
+        self.waiting -= 1
         if ticket.charged and self._unknown_rate is not None:
             self._unknown_rate.give_back()

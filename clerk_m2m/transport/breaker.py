@@ -7,8 +7,7 @@ other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Final
 
 from clerk_m2m.errors import BackendAPIError, BackendUnavailableError, RateLimitedError
@@ -57,29 +56,16 @@ class Breaker:
         if self._failures >= FAILURES_TO_OPEN:
             self._next_probe = self._now() + PROBE_EVERY
 
-    @contextmanager
-    def record(self) -> Iterator[None]:
-        """Run one call under the breaker and record its result. A 4xx counts as a success."""
-        self.enter()
-        try:
-            yield
-        except BackendUnavailableError as exc:
+    def ended(self, exc: BackendAPIError | None) -> None:
+        """Record what came of a call that went out. A 4xx counts as a success."""
+        if isinstance(exc, BackendUnavailableError):
             self.failed()
-            if exc.retry_after is not None:
-                self.back_off(exc)
-            raise
-        except RateLimitedError as exc:
-            self.succeeded()
+        else:
+            self._failures = 0
+        if isinstance(exc, RateLimitedError) or (
+            isinstance(exc, BackendUnavailableError) and exc.retry_after is not None
+        ):
             self.back_off(exc)
-            raise
-        except BackendAPIError:
-            self.succeeded()
-            raise
-        self.succeeded()
-
-    def succeeded(self) -> None:
-        """An answer came, whatever it said."""
-        self._failures = 0
 
     def failed(self) -> None:
         """No answer came, or none that makes sense."""

@@ -13,7 +13,7 @@ from clerk_m2m.transport.admission import Admission, Priority, State, Ticket
 RETRY_AFTER: Final = 1.0
 
 
-class Demand(Protocol):
+class CallDemand(Protocol):
     """Who wants a call. It stays up to date while the call waits for its turn.
 
     `on_change` is set while the call waits. It is called when `priority` or `given_up` changes.
@@ -51,21 +51,22 @@ class Gate:
         self._admission = admission
         self._turns: dict[Ticket, asyncio.Future[None]] = {}
 
-    async def enter(self, operation: str, demand: Demand) -> Ticket:
+    async def enter(self, operation: str, demand: CallDemand) -> Ticket:
         """Wait for a turn; raises `OverloadedError` where the call must not be sent.
 
         Whoever is let in calls `done` with the ticket afterwards.
         """
         ticket = Ticket(demand.priority)
-        self._tell(self._admission.enter(ticket, _now()))
-        if ticket.state is State.WAITING and demand.given_up:
-            self._admission.leave(ticket)
+        others = self._admission.enter(ticket, asyncio.get_running_loop().time())
+        if others:
+            self._tell(others)
         if ticket.state is State.WAITING:
             await self._turn(ticket, demand)
-        if ticket.state is State.OUT:
-            return ticket
-        if ticket.state is State.LEFT:
-            raise OverloadedError(f"{operation}: nobody waits for the answer any longer.")
+        match ticket.state:
+            case State.OUT:
+                return ticket
+            case State.LEFT:
+                raise OverloadedError(f"{operation}: nobody waits for the answer any longer.")
         reason = (
             "more unknown credentials come than unknown_rate allows"
             if ticket.refused_by_rate
@@ -75,14 +76,19 @@ class Gate:
 
     def done(self, ticket: Ticket, *, service_time: float | None) -> None:
         """Give the place of a call back; `service_time` (s) is None where no answer came."""
-        self._tell(self._admission.done(ticket, service_time=service_time))
+        others = self._admission.done(ticket, service_time=service_time)
+        if others:
+            self._tell(others)
 
     def refuse_waiting(self) -> None:
         """Refuse all that wait."""
         for ticket in list(self._turns):
             self._leave(ticket)
 
-    async def _turn(self, ticket: Ticket, demand: Demand) -> None:
+    async def _turn(self, ticket: Ticket, demand: CallDemand) -> None:
+        if demand.given_up:
+            self._admission.leave(ticket)
+            return
         turn = self._turns[ticket] = asyncio.get_running_loop().create_future()
         demand.on_change = lambda: self._changed(ticket, demand)
         try:
@@ -97,7 +103,7 @@ class Gate:
             demand.on_change = None
             self._turns.pop(ticket, None)
 
-    def _changed(self, ticket: Ticket, demand: Demand) -> None:
+    def _changed(self, ticket: Ticket, demand: CallDemand) -> None:
         if ticket.state is not State.WAITING:
             return
         if demand.given_up:
@@ -115,7 +121,3 @@ class Gate:
             turn = self._turns.get(ticket)
             if turn is not None and not turn.done():
                 turn.set_result(None)
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

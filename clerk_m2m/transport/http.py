@@ -20,8 +20,7 @@ from __future__ import annotations
 import asyncio
 import random
 import ssl
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import inf
@@ -30,12 +29,12 @@ from typing import Any, Final, TypeVar
 import httpx
 
 from clerk_m2m.clock import ServerClock
-from clerk_m2m.errors import AnswerTooLargeError, BackendUnavailableError
+from clerk_m2m.errors import AnswerTooLargeError, BackendAPIError, BackendUnavailableError
 from clerk_m2m.tasks import PerLoop, detached
 from clerk_m2m.transport.admission import Admission, UnknownRate
 from clerk_m2m.transport.breaker import Breaker, Breakers
 from clerk_m2m.transport.call import Call, Received, retry_after
-from clerk_m2m.transport.gate import Alone, Demand, Gate
+from clerk_m2m.transport.gate import Alone, CallDemand, Gate
 from clerk_m2m.transport.sockets import deadline_pool, set_deadline
 
 T = TypeVar("T")
@@ -91,14 +90,15 @@ class HTTPClient:
         self._loops: PerLoop[_LoopState] = PerLoop(self._open)
 
     async def call(
-        self, call: Call, read: Callable[[Call, Received], T], *, demand: Demand | None = None
+        self, call: Call, read: Callable[[Call, Received], T], *, demand: CallDemand | None = None
     ) -> T:
         """Send a call and give what `read` makes of the answer.
 
         `read` raises the `BackendAPIError` that an answer means; no answer raises one here. With a
         `demand`, the caller of this method is a task that nobody cancels.
         """
-        state, deadline = self._loops.get(), _now() + self._timeout
+        state = self._loops.get()
+        deadline = asyncio.get_running_loop().time() + self._timeout
         if demand is not None:
             return await self._run(state, call, read, demand, deadline)
         caller = Alone()
@@ -168,46 +168,42 @@ class HTTPClient:
         state: _LoopState,
         call: Call,
         read: Callable[[Call, Received], T],
-        demand: Demand,
+        demand: CallDemand,
         deadline: float,
     ) -> T:
-        if self._breakers is not None:
-            self._breakers.of(demand.priority).check()  # at once, not after a wait for a turn
+        breakers = self._breakers
+        if breakers is not None:
+            breakers.of(demand.priority).check()  # at once, not after a wait for a turn
         ticket = await state.gate.enter(call.operation, demand)
-        began_at, service_time = _now(), None
-        task = _current_task()
-        state.out.add(task)
+        now, service_time = asyncio.get_running_loop().time, None
+        began_at = now()
+        state.out.add(task := _current_task())
+        # The priority may have changed while the call waited.
+        breaker = None if breakers is None else breakers.of(ticket.priority)
         try:
-            # The priority may have changed while the call waited.
-            breaker = self._breakers.of(ticket.priority) if self._breakers else None
             if breaker is not None:
+                breaker.enter()
                 deadline = began_at + self._timeout * (1 - WAITING_SHARE)
-            set_deadline(deadline)
-            with breaker.record() if breaker else nullcontext():
-                async with self._cut_off(call, deadline):
-                    received = await self._attempts(state.client, call, deadline, breaker)
+            try:
+                received = await self._attempts(state.client, call, deadline, breaker)
                 if received.status == 429 and self._unknown_rate is not None:
-                    self._unknown_rate.slow_down(_now())
+                    self._unknown_rate.slow_down(now())
                 elif received.status < 500:
-                    service_time = _now() - began_at
+                    service_time = now() - began_at
                 value = read(call, received)
-                self._note_date(call, received)
-                return value
+            except BackendAPIError as exc:
+                if breaker is not None:
+                    breaker.ended(exc)
+                raise
+            if breaker is not None:
+                breaker.ended(None)
+            # The address of a public key set is absolute: another host's clock is not Clerk's.
+            if self._server_clock is not None and call.url.startswith("/"):
+                self._server_clock.note(received.headers.get("date", ""))
+            return value
         finally:
             state.out.discard(task)
             state.gate.done(ticket, service_time=service_time)
-
-    @asynccontextmanager
-    async def _cut_off(self, call: Call, deadline: float) -> AsyncIterator[None]:
-        """Cancel a transport that is not ours and has outlived the deadline; never our own."""
-        end = None if self._transport is None else deadline + GRACE
-        try:
-            async with asyncio.timeout_at(end):
-                yield
-        except TimeoutError as exc:
-            raise BackendUnavailableError(
-                f"{call.operation}: the transport outlived its time."
-            ) from exc
 
     async def _attempts(
         self, client: httpx.AsyncClient, call: Call, deadline: float, breaker: Breaker | None
@@ -221,6 +217,8 @@ class HTTPClient:
             if not _may_repeat(pause, deadline, breaker):
                 raise
         else:
+            if received.status < 400:
+                return received
             pause = self._pause(call, received)
             if not _may_repeat(pause, deadline, breaker):
                 return received
@@ -230,12 +228,16 @@ class HTTPClient:
     async def _send(self, client: httpx.AsyncClient, call: Call, deadline: float) -> Received:
         if self._on_sent is not None:
             self._on_sent(call)
-        return await _exchange(client, call, deadline)
-
-    def _note_date(self, call: Call, received: Received) -> None:
-        # The address of a public key set is absolute: another host's clock says nothing of Clerk's.
-        if self._server_clock is not None and call.url.startswith("/"):
-            self._server_clock.note(received.headers.get("date", ""))
+        set_deadline(deadline)
+        # A transport that is not ours knows no deadline. Ours is never cut off.
+        end = None if self._transport is None else deadline + GRACE
+        try:
+            async with asyncio.timeout_at(end):
+                return await _send_and_read(client, call, deadline)
+        except TimeoutError as exc:
+            raise BackendUnavailableError(
+                f"{call.operation}: the transport outlived its time."
+            ) from exc
 
     def _pause(self, call: Call, received: Received) -> float:
         """Seconds to wait before the one retry; infinite where there is none."""
@@ -259,7 +261,7 @@ def _current_task() -> asyncio.Task[Any]:
     return task
 
 
-async def _exchange(client: httpx.AsyncClient, call: Call, deadline: float) -> Received:
+async def _send_and_read(client: httpx.AsyncClient, call: Call, deadline: float) -> Received:
     request = client.build_request(
         call.method,
         call.url,

@@ -6,15 +6,17 @@ are custom claims, chosen by the caller. They stay among the claims and never be
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, TypeAlias
 
 from clerk_m2m.clock import LEEWAY, Clock
 from clerk_m2m.credentials import JWTCredential, UnverifiedJWT, load_object
 from clerk_m2m.errors import TokenInvalidError
 from clerk_m2m.identity import (
     USER_ID,
+    Identity,
     MachineIdentity,
     OAuthIdentity,
     TokenClass,
@@ -70,18 +72,14 @@ class OfflineVerification:
         # All that can be refused without a key is refused before one is looked up.
         claims = read_claims(credential.claims)
         check_times(claims, self._wall())
-        grant = None
-        if credential.token_class is TokenClass.OAUTH_JWT:
-            grant = _read_grant(claims)
-            if not matches_audience(grant.audience, self._audience):
-                raise TokenInvalidError(WRONG_AUDIENCE)
+        make_identity = READERS[credential.token_class](claims, self._audience)
         check_signature(jwt, await self._keys.find(key_id(jwt), timeout=timeout))
         # From here on nothing waits, so neither the end nor a denial can slip in between.
         now = self._wall()
         check_times(claims, now)
         self._refuse_denied(claims, digest)
         # Only now: to copy what a stranger put into the claims costs more than all of the above.
-        identity: Verdict = _machine(claims) if grant is None else _oauth(claims, grant)
+        identity = make_identity()
         lifetime = min(max(claims.expires_at - now, 0.0), VERDICT_LIFETIME)
         return Answer(value=identity, lifetime=lifetime, refresh=False)
 
@@ -109,6 +107,17 @@ class OfflineVerification:
             issued_at=claims.issued_at,
         ):
             raise TokenInvalidError("The JWT was invalidated at this service.")
+
+
+def _read_machine(claims: Claims, _audience: frozenset[str]) -> _MakeIdentity:
+    return partial(_machine, claims)
+
+
+def _read_oauth(claims: Claims, audience: frozenset[str]) -> _MakeIdentity:
+    grant = _read_grant(claims)
+    if not matches_audience(grant.audience, audience):
+        raise TokenInvalidError(WRONG_AUDIENCE)
+    return partial(_oauth, claims, grant)
 
 
 def _machine(claims: Claims) -> MachineIdentity:
@@ -184,3 +193,13 @@ def _custom(claims: Claims) -> Mapping[str, Any]:
         {name: value for name, value in claims.all.items() if name not in _REGISTERED}
     )
     return custom
+
+
+_MakeIdentity: TypeAlias = Callable[[], Identity]
+
+# One row for each kind of JWT: what refuses its claims before a key is looked up, and gives what
+# makes the identity once the signature is verified.
+READERS: Final[Mapping[TokenClass, Callable[[Claims, frozenset[str]], _MakeIdentity]]] = {
+    TokenClass.M2M_JWT: _read_machine,
+    TokenClass.OAUTH_JWT: _read_oauth,
+}

@@ -94,7 +94,7 @@ class OnlineVerification:
         return Answer(value=_identity(found), lifetime=max(remaining, 0.0))
 
     def _remaining(self, expires_at: datetime | None) -> float:
-        """Seconds of life left by the wall clock, read this once."""
+        """The lifetime that is left, in seconds, by the wall clock, read this once."""
         return inf if expires_at is None else expires_at.timestamp() - self._clock.wall()
 
 

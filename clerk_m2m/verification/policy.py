@@ -12,7 +12,7 @@ from clerk_m2m.settings import Settings
 
 WRONG_AUDIENCE: Final = "The access token is not meant for this service."
 
-_ALLOWED: Final = Reason.ALLOWED  # read on every request, and slow to read off its class
+ALLOWED: Final = Reason.ALLOWED  # read on every request, and slow to read off its class
 
 
 def not_accepted(settings: Settings) -> Mapping[TokenClass, str]:
@@ -62,9 +62,9 @@ def decide(identity: Identity, callee: str, edge: bool | None) -> Reason:
         if callee not in identity.scopes:
             return Reason.TOKEN_SCOPE_MISSING
         if edge is None:
-            return _ALLOWED
+            return ALLOWED
     elif not needs_edge(identity):
-        return _ALLOWED
+        return ALLOWED
     if edge is None:
         return Reason.NO_GRAPH
-    return _ALLOWED if edge is True else Reason.EDGE_MISSING
+    return ALLOWED if edge is True else Reason.EDGE_MISSING

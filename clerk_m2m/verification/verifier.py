@@ -22,7 +22,7 @@ from clerk_m2m.backend_api.calls import Revocation
 from clerk_m2m.backend_api.client import ClerkClient
 from clerk_m2m.clock import Clock, ServerClock
 from clerk_m2m.credentials import JWTCredential, OpaqueCredential, jwt_of, parse
-from clerk_m2m.decision import Decision, Reason
+from clerk_m2m.decision import Decision
 from clerk_m2m.errors import (
     BackendAPIError,
     BackendUnavailableError,
@@ -49,7 +49,7 @@ from clerk_m2m.transport.breaker import MAX_BACK_OFF
 from clerk_m2m.verification import parts
 from clerk_m2m.verification.online import Ask, OnlineVerification
 from clerk_m2m.verification.outcome import Outcome, Source
-from clerk_m2m.verification.policy import decide, needs_edge, not_accepted
+from clerk_m2m.verification.policy import ALLOWED, decide, needs_edge, not_accepted
 
 if TYPE_CHECKING:
     import httpx
@@ -57,7 +57,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("clerk_m2m")
 
 MISCONFIGURED_LOG_PAUSE: Final = 60.0
-_ALLOWED: Final = Reason.ALLOWED  # read on every request, and slow to read off its class
 
 
 class Verifier:
@@ -255,7 +254,7 @@ class Verifier:
 
     def _authorize(self, identity: Identity, edge: bool | None) -> Identity:
         reason = decide(identity, self._callee, edge)
-        if reason is _ALLOWED:
+        if reason is ALLOWED:
             return identity
         raise ScopeDeniedError(
             Decision(caller=identity.subject, callee=self._callee, reason=reason)

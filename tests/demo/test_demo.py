@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 from clerk_m2m.cli import app
 from clerk_m2m.demo.calls import open_calls
-from clerk_m2m.demo.report import Answer, Cost, Expected, Report, Row
+from clerk_m2m.demo.report import Cost, Expected, Report, Row, ServiceAnswer
 from clerk_m2m.demo.screen import open_screen
 
 
@@ -123,7 +123,7 @@ async def test_a_service_that_cannot_be_reached_is_an_outcome_and_no_crash() -> 
 
 def row(
     *,
-    answer: Answer | None = None,
+    answer: ServiceAnswer | None = None,
     expected: Expected | None = None,
     paid: int = 0,
     cached: int = 0,
@@ -139,7 +139,7 @@ def row(
         note="A note.",
         billed=billed,
         expected=expected or Expected(status=200),
-        answer=answer or Answer(status=200, detail="Let in as stranger."),
+        answer=answer or ServiceAnswer(status=200, detail="Let in as stranger."),
         cost=Cost(requests=1, paid=paid, cached=cached, offline=0),
         seconds=seconds,
     )
@@ -153,12 +153,12 @@ REFUSED = Expected(status=403, code="scope_denied")
     [
         (row(expected=REFUSED), "expected 403 scope_denied"),
         (
-            row(expected=REFUSED, answer=Answer(status=403, code="permission_denied")),
+            row(expected=REFUSED, answer=ServiceAnswer(status=403, code="permission_denied")),
             "expected 403 scope_denied",
         ),
         (row(paid=1), "expected 0 paid, not 1"),
-        (row(expected=Expected(status=200, within=2), seconds=2.1), "expected within 2 s"),
-        (row(answer=Answer(status=0, code="ConnectError")), "expected 200"),
+        (row(expected=Expected(status=200, timeout=2), seconds=2.1), "expected within 2 s"),
+        (row(answer=ServiceAnswer(status=0, code="ConnectError")), "expected 200"),
     ],
     ids=["let in", "another refusal", "paid", "late", "no answer"],
 )
@@ -187,7 +187,7 @@ def test_a_cached_jwt_counts_as_no_saving() -> None:
     [
         (row(paid=2), "2 paid"),
         (row(cached=1), "cached"),
-        (row(answer=Answer(status=503), cached=0), "no answer"),
+        (row(answer=ServiceAnswer(status=503), cached=0), "no answer"),
         (row(), "no call"),
     ],
 )
@@ -211,7 +211,7 @@ def shown(*rows: Row, terminal: bool, width: int = 100) -> str:
     return written.getvalue()
 
 
-REFUSAL = Answer(
+REFUSAL = ServiceAnswer(
     status=403,
     code="scope_denied",
     detail="stranger may not call orders: the scope graph has no such edge.",

@@ -21,7 +21,7 @@ from clerk_m2m.testing import (
     TokenFactory,
     bearer,
 )
-from clerk_m2m.testing._emulators import serve
+from clerk_m2m.testing.emulators import serve
 
 # The emulator in process
 

@@ -142,7 +142,7 @@ def test_the_blocks_of_the_document_are_a_suite_that_passes(suite: Suite) -> Non
 
 
 def test_a_run_that_uses_no_fixture_pays_for_none(suite: Suite) -> None:
-    heavy = ("clerk_m2m.emulator", "clerk_m2m.testing._", "uvicorn", "cryptography", "fastapi")
+    heavy = ("clerk_m2m.emulator", "clerk_m2m.testing.", "uvicorn", "cryptography", "fastapi")
     suite.write(
         pytest__ini=STRICT,
         test_one__py=f"""

@@ -41,7 +41,7 @@ def test_four_failures_in_a_row_let_the_next_call_through(breaker: Breaker) -> N
 def test_failures_that_are_not_in_a_row_do_not_add_up(breaker: Breaker) -> None:
     for _ in range(10):
         fail(breaker, 4)
-        breaker.succeeded()
+        breaker.ended(None)
 
     breaker.enter()
 
@@ -74,7 +74,7 @@ def test_to_ask_whether_a_call_may_go_out_takes_no_probe(breaker: Breaker, time:
 
 def test_one_success_lets_everybody_through(breaker: Breaker) -> None:
     fail(breaker, 5)
-    breaker.succeeded()
+    breaker.ended(None)
 
     for _ in range(20):
         breaker.enter()
@@ -113,8 +113,7 @@ def test_the_longest_of_several_wishes_holds(breaker: Breaker, time: FakeTime) -
 def test_a_503_that_asks_for_a_pause_is_left_alone_and_is_a_failure(
     breaker: Breaker, time: FakeTime
 ) -> None:
-    with pytest.raises(BackendUnavailableError), breaker.record():
-        raise BackendUnavailableError("503", retry_after=7.0)
+    breaker.ended(BackendUnavailableError("503", retry_after=7.0))
 
     assert breaker.last_call_failed
     time.advance(6.0)
@@ -127,8 +126,7 @@ def test_a_503_that_asks_for_a_pause_is_left_alone_and_is_a_failure(
 
 def test_an_answer_after_failures_is_a_success_whatever_it_says(breaker: Breaker) -> None:
     fail(breaker, 4)
-    with pytest.raises(NotFoundError), breaker.record():
-        raise NotFoundError("404")
+    breaker.ended(NotFoundError("404"))
     assert not breaker.last_call_failed
 
     fail(breaker, 4)
@@ -137,8 +135,7 @@ def test_an_answer_after_failures_is_a_success_whatever_it_says(breaker: Breaker
 
 def test_a_429_ends_a_row_of_failures_and_still_counts_as_no_answer(breaker: Breaker) -> None:
     fail(breaker, 4)
-    with pytest.raises(RateLimitedError), breaker.record():
-        raise told_to_wait(5.0)
+    breaker.ended(told_to_wait(5.0))
 
     assert breaker.last_call_failed
 
@@ -158,7 +155,7 @@ def test_strangers_do_not_open_the_breaker_of_what_is_known(time: FakeTime) -> N
 def test_an_answer_on_one_side_does_not_close_the_breaker_of_the_other(time: FakeTime) -> None:
     breakers = Breakers(time.clock.monotonic)
     fail(breakers.of(Priority.KEPT), 5)
-    breakers.of(Priority.STRANGER).succeeded()
+    breakers.of(Priority.STRANGER).ended(None)
 
     with pytest.raises(BackendUnavailableError) as refused:
         breakers.of(Priority.KEPT).check()
