@@ -82,7 +82,7 @@ class UnknownRate:
     """Bounds the calls about unknown keys, for all event loops together.
 
     `fixed` is in calls a second. None adapts: the rate is halved by each 429 and grows by 1/s each
-    second without one. One second's worth may go out at once, a quarter of it is left for those who
+    second without one. One second's worth may go out at once; a quarter of it is left to those who
     come back after they were refused.
     """
 
@@ -90,7 +90,7 @@ class UnknownRate:
         self._fixed = fixed
         self._rate = START_RATE if fixed is None else fixed
         self._left = max(LEAST_BURST, self._rate)
-        self._counted_at = 0.0
+        self._counted_at: float | None = None
         self._lock = threading.Lock()
 
     def rate(self, now: float) -> float:
@@ -122,8 +122,8 @@ class UnknownRate:
                 self._left = min(self._left, max(LEAST_BURST, self._rate))
 
     def _count(self, now: float) -> None:
-        passed = max(0.0, now - (self._counted_at or now))
-        self._counted_at = max(now, self._counted_at)
+        passed = 0.0 if self._counted_at is None else max(0.0, now - self._counted_at)
+        self._counted_at = now
         if self._fixed is None:
             self._rate = min(MOST_RATE, self._rate + RATE_GROWTH * passed)
         self._left = min(max(LEAST_BURST, self._rate), self._left + self._rate * passed)

@@ -111,7 +111,7 @@ def test_a_call_without_an_answer_does_not_move_the_estimate() -> None:
 
 
 def test_who_leaves_gives_the_place_and_the_charge_back() -> None:
-    calls = admission(slots=2, unknown_rate=UnknownRate(10.0))
+    calls = admission(slots=2, unknown_rate=UnknownRate(13.0))
     out, *waiting = crowd(calls, 10)
     assert states([out, *waiting, enter(calls)]) == [
         State.OUT,
@@ -128,9 +128,9 @@ def test_who_leaves_gives_the_place_and_the_charge_back() -> None:
 def test_who_is_refused_for_lack_of_room_gets_the_charge_back() -> None:
     rate = UnknownRate(200.0)
     calls = admission(unknown_rate=rate)
-    crowd(calls, 150)
+    crowd(calls, 140)
 
-    assert sum(rate.take(0.0) for _ in range(200)) == 200 - (19 + 100)
+    assert sum(rate.take(0.0, returning=True) for _ in range(200)) == 200 - (19 + 100)
 
 
 def test_a_refresh_that_somebody_waits_for_now_goes_before_the_other_refreshes() -> None:
@@ -147,9 +147,9 @@ def test_a_refresh_that_somebody_waits_for_now_goes_before_the_other_refreshes()
 
 
 def test_a_fixed_rate_bounds_the_calls_about_unknown_keys_and_no_others() -> None:
-    calls = admission(unknown_rate=UnknownRate(5.0))
+    calls = admission(unknown_rate=UnknownRate(4.0))
 
-    assert states(crowd(calls, 6)) == [State.OUT] * 5 + [State.REFUSED]
+    assert states(crowd(calls, 4)) == [State.OUT] * 3 + [State.REFUSED]
     assert enter(calls, Priority.RECENT).state is State.OUT
     assert enter(calls, Priority.KEPT).state is State.OUT
 
@@ -157,16 +157,26 @@ def test_a_fixed_rate_bounds_the_calls_about_unknown_keys_and_no_others() -> Non
 def test_a_rate_is_filled_up_in_a_second_and_not_further() -> None:
     rate = UnknownRate(20.0)
     now = 100.0
-    assert sum(rate.take(now) for _ in range(100)) == 20
-    assert sum(rate.take(now + 0.25) for _ in range(100)) == 5
-    assert sum(rate.take(now + 60.0) for _ in range(100)) == 20
+    assert sum(rate.take(now, returning=True) for _ in range(100)) == 20
+    assert sum(rate.take(now + 0.25, returning=True) for _ in range(100)) == 5
+    assert sum(rate.take(now + 60.0, returning=True) for _ in range(100)) == 20
+
+
+def test_a_quarter_of_a_second_is_left_to_those_who_return() -> None:
+    calls = admission(unknown_rate=UnknownRate(20.0))
+    strangers = crowd(calls, 100)
+    returning = crowd(calls, 100, Priority.RETURNING)
+
+    let_through = {State.OUT, State.WAITING}
+    assert sum(each.state in let_through for each in strangers) == 15
+    assert sum(each.state in let_through for each in returning) == 5
 
 
 def test_over_a_long_time_no_more_than_the_rate_are_let_through() -> None:
     rate = UnknownRate(20.0)
 
     let_through = sum(rate.take(number / 300) for number in range(300 * 60))
-    assert 20 * 60 <= let_through <= 20 * 61
+    assert 20 * 59 <= let_through <= 20 * 61
 
 
 def test_the_rate_adapts_by_itself_to_the_limit_of_clerk() -> None:
