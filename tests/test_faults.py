@@ -109,6 +109,18 @@ async def test_a_no_of_something_else_than_clerk_decides_nothing(world: World, s
     assert (await ask(verifier, token)).status_code == 200
 
 
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_gateways_401_or_403_is_an_outage_and_says_nothing_of_our_own_key(
+    world: World, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    verifier, token = world.verifier(), world.token()
+    world.emulator.fail("verifyM2MToken", kind="html", status=status, times=1)
+
+    assert_not_found_out(await ask(verifier, token))
+    assert "own key" not in caplog.text
+    assert (await ask(verifier, token)).status_code == 200
+
+
 # Our own key
 
 

@@ -1,7 +1,8 @@
 """What an error answer of the Backend API means, and what it says.
 
-A 4xx counts as Clerk's decision only if its body has Clerk's error format; a 404 from a proxy is an
-outage. Error messages from the server are passed on, unless they contain part of a secret.
+A 4xx counts as Clerk's decision only if its body has Clerk's error format: a 404 or a 403 from a
+proxy is an outage. Error messages from the server are passed on, unless they contain part of a
+secret.
 """
 
 from __future__ import annotations
@@ -34,15 +35,20 @@ _ERRORS: Final[Mapping[int, type[BackendAPIError]]] = {
     422: InvalidRequestError,
     429: RateLimitedError,
 }
+# What only Clerk can say: of the request, the resource or the key.
+_DECISIONS: Final = frozenset({InvalidRequestError, KeyRefusedError, NotFoundError, ConflictError})
 
 
 def error_of(call: Call, received: Received) -> BackendAPIError:
     """Give the error that an answer other than 2xx means."""
     status, problem = received.status, read_problem(parsed(received.body))
     kind = _ERRORS.get(status, BackendUnavailableError)
-    if problem is None and kind in (InvalidRequestError, NotFoundError, ConflictError):
-        # Whatever answered is not Clerk: a wrong address, a gateway. It has decided nothing.
-        kind = BackendUnavailableError
+    if problem is None and kind in _DECISIONS:
+        return BackendUnavailableError(
+            f"{call.operation}: answered {status}, not in Clerk's form: "
+            "a gateway or proxy answered?",
+            status=status,
+        )
     secrets = tuple(call.secrets())
     errors = tuple(_without(secrets, error) for error in problem.errors) if problem else ()
     said = " ".join(error.message for error in errors)
@@ -52,8 +58,15 @@ def error_of(call: Call, received: Received) -> BackendAPIError:
         status=status,
         errors=errors,
         clerk_trace_id=None if _repeats(secrets, trace_id or "") else trace_id,
-        retry_after=retry_after(received.headers) if status in (429, 503) else None,
+        retry_after=_retry_after(received),
     )
+
+
+def _retry_after(received: Received) -> float | None:
+    """Seconds that Clerk asks to be left alone; only a 429 asks for it without saying how long."""
+    if received.status == 429 or (received.status == 503 and "retry-after" in received.headers):
+        return retry_after(received.headers)
+    return None
 
 
 def _without(secrets: tuple[str, ...], error: FieldError) -> FieldError:
