@@ -26,6 +26,7 @@ from clerk_m2m.errors import (
     BackendAPIError,
     BackendUnavailableError,
     KeyRefusedError,
+    KeyUnavailableError,
     RateLimitedError,
     RefusalError,
     ScopeDeniedError,
@@ -243,16 +244,14 @@ class Verifier:
 
     def _unavailable(self, exc: BackendAPIError) -> VerificationUnavailableError:
         """Give the refusal that a failed call means to the caller; the failure is its cause."""
-        refusal: VerificationUnavailableError
-        if isinstance(exc, KeyRefusedError):
+        retry_after = min(exc.retry_after or 1.0, MAX_BACK_OFF)
+        refusal = VerificationUnavailableError(retry_after=retry_after)
+        if isinstance(exc, KeyRefusedError | KeyUnavailableError):
             now = self._clock.monotonic()
             if now - self._logged_at >= MISCONFIGURED_LOG_PAUSE:
                 self._logged_at = now
-                logger.error("Clerk refused this service's own key, so nobody gets in: %s", exc)
-            refusal = VerifierMisconfiguredError()
-        else:
-            retry_after = min(exc.retry_after or 1.0, MAX_BACK_OFF)
-            refusal = VerificationUnavailableError(retry_after=retry_after)
+                logger.error("Clerk refused this service's own key, or there is none: %s", exc)
+            refusal = VerifierMisconfiguredError(retry_after=retry_after)
         refusal.__cause__ = exc
         return refusal
 

@@ -28,6 +28,7 @@ from clerk_m2m import (
     ConfigurationError,
     InvalidRequestError,
     KeyRefusedError,
+    KeyUnavailableError,
     MachineTokenAuth,
     RateLimitedError,
     Secret,
@@ -1141,7 +1142,8 @@ async def test_a_callable_that_gives_no_key_is_named_in_the_error(world: World, 
         with pytest.raises(TokenUnavailableError, match="machine_secret_key") as unavailable:
             await client.get("/")
 
-    assert isinstance(unavailable.value.__cause__, ConfigurationError)
+    assert isinstance(unavailable.value.__cause__, KeyUnavailableError)
+    assert unavailable.value.__cause__.code == "key_unavailable"
     assert callee.credentials == []
 
 
