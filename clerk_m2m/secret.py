@@ -57,10 +57,7 @@ class Secret:
         return self
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
-        raise TypeError(
-            "A Secret cannot be pickled: the key would be written in clear. Make the settings, "
-            "client or verifier in the other process, from its own environment."
-        )
+        raise not_pickled("A Secret")
 
 
 class SecretCallable:
@@ -98,10 +95,15 @@ class SecretCallable:
         return self
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
-        raise TypeError(
-            "A callable that gives a key cannot be pickled: it may hold the key in clear. Make the "
-            "settings, client or verifier in the other process, from its own environment."
-        )
+        raise not_pickled("A callable that gives a key")
+
+
+def not_pickled(what: str) -> TypeError:
+    """Give the error of something that holds a key and is asked to be pickled."""
+    return TypeError(
+        f"{what} cannot be pickled: the key would be written in clear. Make the settings, client "
+        "or verifier in the other process, from its own environment."
+    )
 
 
 def hidden(value: Any) -> Any:

@@ -74,6 +74,7 @@ HOLDERS: dict[str, Callable[[], Any]] = {
     "Verifier": lambda: Verifier(settings()),
     "a list of settings": lambda: [settings()],
     "Settings with a callable": lambda: settings(machine_secret_key=partial(str, MACHINE_KEY)),
+    "ClerkClient with a callable": lambda: ClerkClient(secret_key=partial(str, INSTANCE_KEY)),
 }
 
 

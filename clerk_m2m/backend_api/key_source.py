@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from inspect import isawaitable, iscoroutine
 from math import inf
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, NoReturn, SupportsIndex, TypeVar
 
 from clerk_m2m.backend_api.key_pauses import KeyPauses
 from clerk_m2m.clock import Clock
@@ -41,7 +41,7 @@ from clerk_m2m.errors import (
     KeyUnavailableError,
     NotFoundError,
 )
-from clerk_m2m.secret import Secret, SecretCallable, hidden
+from clerk_m2m.secret import Secret, SecretCallable, hidden, not_pickled
 from clerk_m2m.tasks import PerLoop, detached
 
 T = TypeVar("T")
@@ -109,6 +109,9 @@ class KeySource:
 
     def __deepcopy__(self, memo: object) -> KeySource:
         return self  # like the `Secret` that it holds
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        raise not_pickled("The source of a key")
 
     async def use(
         self, operation: str, call: Callable[[Secret], Awaitable[T]], *, timeout: float

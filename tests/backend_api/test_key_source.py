@@ -598,6 +598,24 @@ async def test_a_mistake_in_the_file_does_not_displace_the_key_that_clerk_takes(
     assert sent(world) == [OLD, NEW, OLD, NEWEST, OLD]
 
 
+async def test_a_key_that_the_source_gives_again_after_others_is_sent_at_once(world: World) -> None:
+    store = Store(OLD)
+    take_only(world)
+    async with client(world, store.get) as clerk:
+        for seconds, key in ((0, OLD), (1, OLD), (2, OLD), (1, NEW), (1, NEWEST)):
+            world.time.advance(seconds)
+            store.key = key
+            with pytest.raises(KeyRefusedError) as refused:
+                await verify(clerk)
+            assert refused.value.code == "key_refused"
+        take_only(world, OLD)
+        world.time.advance(1)
+        store.key = OLD  # 3 s after its third refusal, of a pause of 4 s
+        await verify(clerk)
+
+    assert sent(world) == [OLD, OLD, OLD, NEW, NEWEST, NEW, OLD]
+
+
 async def test_a_read_that_began_before_the_refusal_is_not_the_one_that_decides(
     world: World,
 ) -> None:
