@@ -1,30 +1,39 @@
-"""The forms of keys and addresses, and what is read from the environment beside the settings."""
+"""The forms of keys and addresses, and what is read from the environment beside the settings.
+
+A mounted secret, a file that holds a key, counts as environment.
+"""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from ipaddress import IPv6Address, ip_address
-from typing import TYPE_CHECKING, Final, TypeVar
+from pathlib import Path
+from typing import Final, TypeAlias
 from urllib.parse import urlsplit
 
 from clerk_m2m.errors import ConfigurationError
-from clerk_m2m.secret import Secret
+from clerk_m2m.secret import KeyAnswer, Secret, SecretCallable, hidden
 
-T = TypeVar("T")
+# How a key of ours may be given: as text, as a callable that gives it, or as a file that holds it.
+SecretKey: TypeAlias = str | Secret | Callable[[], KeyAnswer] | os.PathLike[str]
 
 DEFAULT_API_URL: Final = "https://api.clerk.com"
 _URL: Final = re.compile(r"(?i:https?)://[A-Za-z0-9.\-_:\[\]]+([/?#][\x21-\x7e]*)?")
 _ORIGIN: Final = re.compile(r"[A-Za-z]+://[^/?#]+")
 _BOOLEANS: Final = {"1": True, "true": True, "0": False, "false": False}
+# No key is nearly as long, in bytes.
+_MAX_KEY_FILE: Final = 16 * 1024
 
 
-def machine_secret_key_from_env(environ: Mapping[str, str] | None = None) -> Secret | None:
-    """Read the caller's own key, `CLERK_MACHINE_SECRET_KEY`."""
-    text = _variable(environ, "CLERK_MACHINE_SECRET_KEY")
+def key_from_env(variable: str, environ: Mapping[str, str] | None = None) -> Secret | Path | None:
+    """Read a key from `variable`, or the path of the file that holds it from `variable`_FILE."""
+    text, path = _variable(environ, variable), _variable(environ, f"{variable}_FILE")
     del environ  # it holds keys, and tracebacks may show the locals of this frame
-    return checked_key("machine_secret_key", "ak_", text)
+    if text and path:
+        raise ConfigurationError(f"{variable} and {variable}_FILE are both set: set one of them.")
+    return Path(path.reveal()) if path else text or None
 
 
 def api_url_from_env(environ: Mapping[str, str] | None = None) -> str:
@@ -54,9 +63,47 @@ def _variable(environ: Mapping[str, str] | None, name: str) -> Secret:
     return Secret((os.environ if environ is None else environ).get(name, "").strip())
 
 
-def hidden(value: T) -> T | Secret:
-    """Give a text as a `Secret`, and anything else as it is."""
-    return Secret(value) if isinstance(value, str) else value
+def checked_secret_key(
+    name: str, prefix: str, given: SecretKey | None
+) -> Secret | Path | SecretCallable | None:
+    """Give where a key comes from, checked as far as it can be now; None for none.
+
+    Raises `ConfigurationError` for a text that is no such key, and for a file that holds none.
+    """
+    given = hidden(given)  # first of all: tracebacks may show the locals of this frame
+    if isinstance(given, os.PathLike):
+        path = Path(given)
+        key_of_file(name, prefix, path)
+        return path
+    if isinstance(given, SecretCallable):
+        return given
+    if given is not None and not isinstance(given, Secret):
+        raise ConfigurationError(f"{name} must be text, a Secret, a callable or a path.")
+    return checked_key(name, prefix, given)
+
+
+def key_of_file(name: str, prefix: str, path: Path) -> Secret:
+    """Read a key from a file, without the white space around it.
+
+    Raises `ConfigurationError`, which names the file and never quotes it.
+    """
+    try:
+        key, fault = checked_key(name, prefix, _text_of(path)), "the file is empty"
+    except OSError as exc:
+        key, fault = None, exc.strerror or type(exc).__name__
+    except ConfigurationError:
+        key, fault = None, f"the file holds no key that starts with {prefix}"
+    except ValueError:
+        key, fault = None, "the file is not text"
+    if key is None:
+        # Not chained: the cause may quote what is in the file.
+        raise ConfigurationError(f"{name} cannot be read from {path}: {fault}.")
+    return key
+
+
+def _text_of(path: Path) -> Secret:
+    with path.open("rb") as file:
+        return Secret(file.read(_MAX_KEY_FILE).decode("utf-8").strip())
 
 
 def checked_key(name: str, prefix: str, value: str | Secret | None) -> Secret | None:
@@ -109,9 +156,6 @@ def bare_origin(value: str) -> str:
         )
     return origin
 
-
-if TYPE_CHECKING:
-    pass
 
 _LIVE_KEY: Final = "sk_live_"
 

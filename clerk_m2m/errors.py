@@ -15,6 +15,7 @@
     ├── BackendAPIError                    what Clerk's Backend API answered to a call of ours
     │   ├── InvalidRequestError            400 or 422, with the fields at fault
     │   ├── KeyRefusedError                401 or 403: our own key was refused
+    │   ├── KeyUnavailableError            no key to send: its callable failed
     │   ├── NotFoundError                  404
     │   ├── ConflictError                  409
     │   ├── RateLimitedError               429, with `retry_after`
@@ -48,6 +49,7 @@ __all__ = [
     "FieldError",
     "InvalidRequestError",
     "KeyRefusedError",
+    "KeyUnavailableError",
     "MiddlewareMissingError",
     "NotFoundError",
     "OverloadedError",
@@ -248,10 +250,21 @@ class InvalidRequestError(BackendAPIError):
 
 
 class KeyRefusedError(BackendAPIError):
-    """Clerk refused the key that the call was made with (401 or 403)."""
+    """Clerk refused the key that the call was made with (401 or 403).
+
+    `retry_after` is how long such calls are not sent with this key, in seconds: 1 at the first
+    refusal, and twice as long at each further one, up to 30.
+    """
 
     code = "key_refused"
     status = 401
+
+
+class KeyUnavailableError(BackendAPIError):
+    """The callable that gives our own key has given none yet, so the call was not sent."""
+
+    code = "key_unavailable"
+    status = 503
 
 
 class NotFoundError(BackendAPIError):

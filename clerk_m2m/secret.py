@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import hmac
 import re
-from typing import Final, NoReturn, Self, SupportsIndex
+from collections.abc import Awaitable, Callable
+from inspect import iscoroutinefunction
+from typing import Any, Final, NoReturn, Self, SupportsIndex, TypeAlias, TypeVar
+
+T = TypeVar("T")
+
+# What a callable gives that is asked for a key.
+KeyAnswer: TypeAlias = "str | Secret | Awaitable[str | Secret]"
 
 # The beginnings of Clerk's secret keys, API keys, machine keys and tokens; `eyJ` begins a JWT.
 _CREDENTIAL: Final = re.compile(r"(?<![A-Za-z0-9])(sk_|ak_|mt_|oat_|eyJ)[A-Za-z0-9_\-.~+/=]{8,}")
@@ -50,10 +57,62 @@ class Secret:
         return self
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
-        raise TypeError(
-            "A Secret cannot be pickled: the key would be written in clear. Make the settings, "
-            "client or verifier in the other process, from its own environment."
+        raise not_pickled("A Secret")
+
+
+class SecretCallable:
+    """A callable that gives a key. Its `repr` hides what it wraps, which may hold one.
+
+    (`functools.partial` shows its arguments.) Text that it gives is a `Secret` at once. `is_async`
+    tells whether it is a coroutine function. It cannot be pickled. A copy of it is itself.
+    """
+
+    __slots__ = ("_call", "is_async")
+
+    def __init__(self, call: Callable[[], KeyAnswer]) -> None:
+        self._call = call
+        self.is_async = iscoroutinefunction(call) or iscoroutinefunction(
+            getattr(call, "__call__", None)  # noqa: B004  an object whose `__call__` is async
         )
+
+    def __call__(self) -> KeyAnswer:
+        given: KeyAnswer = hidden(self._call())
+        return given
+
+    def __repr__(self) -> str:
+        return "<a callable that gives a key>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SecretCallable) and bool(self._call == other._call)
+
+    def __hash__(self) -> int:
+        return hash(self._call)
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        raise not_pickled("A callable that gives a key")
+
+
+def not_pickled(what: str) -> TypeError:
+    """Give the error of something that holds a key and is asked to be pickled."""
+    return TypeError(
+        f"{what} cannot be pickled: the key would be written in clear. Make the settings, client "
+        "or verifier in the other process, from its own environment."
+    )
+
+
+def hidden(value: Any) -> Any:
+    """Give a text as a `Secret`, a callable as a `SecretCallable`, and anything else as it is."""
+    if isinstance(value, str):
+        return Secret(value)
+    if callable(value) and not isinstance(value, SecretCallable):
+        return SecretCallable(value)
+    return value
 
 
 def is_credential(text: str) -> bool:

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
 from clerk_m2m.environment import (
     DEFAULT_API_URL,
+    SecretKey,
     _flag_from_text,
     _url,
     _variable,
     bare_origin,
     checked_flag,
-    checked_key,
-    hidden,
+    checked_secret_key,
+    key_from_env,
 )
 from clerk_m2m.errors import ConfigurationError
 from clerk_m2m.graph.scope_graph import ScopeGraph
 from clerk_m2m.graph.source import GraphSource, checked_source
 from clerk_m2m.identity import MACHINE_ID, TokenType
-from clerk_m2m.secret import Secret, is_credential
+from clerk_m2m.secret import KeyAnswer, Secret, hidden, is_credential
 
 LIVE: Final = "live"
 
@@ -67,7 +68,9 @@ class Settings:
     Durations are seconds. `machine_id` is this service's own machine: the callee of every check.
     `machine_secret_key` verifies M2M tokens; `secret_key`, the instance's, verifies API keys and
     OAuth access tokens, reads the live graph and the key set, and verifies M2M tokens where there
-    is no machine key. `jwt_key` (a PEM public key) or `jwks_url` lets JWTs be verified without it.
+    is no machine key. Each is text or a `Secret`, a callable that gives it and does not block, an
+    async callable, or the path of a file: with the last three, a key may be rotated while the
+    service runs. `jwt_key` (a PEM public key) or `jwks_url` lets JWTs be verified without it.
     `allow_http` lets `api_url` and `jwks_url` be plain http off loopback, for an emulator.
     `accepts` names the credential types taken: "m2m_token", "api_key", "oauth_token". `graph` is a
     `ScopeGraph`, a mapping of machine id to machine ids, the path of a TOML file, "live", or a
@@ -88,8 +91,8 @@ class Settings:
     """
 
     machine_id: str
-    machine_secret_key: Secret | None
-    secret_key: Secret | None
+    machine_secret_key: Secret | Path | Callable[[], KeyAnswer] | None
+    secret_key: Secret | Path | Callable[[], KeyAnswer] | None
     jwt_key: str | None = field(repr=False)
     jwks_url: str | None
     api_url: str
@@ -112,8 +115,8 @@ class Settings:
         self,
         *,
         machine_id: str | None = None,
-        machine_secret_key: str | Secret | None = None,
-        secret_key: str | Secret | None = None,
+        machine_secret_key: SecretKey | None = None,
+        secret_key: SecretKey | None = None,
         jwt_key: str | None = None,
         jwks_url: str | None = None,
         api_url: str = DEFAULT_API_URL,
@@ -136,9 +139,9 @@ class Settings:
         machine_secret_key, secret_key = hidden(machine_secret_key), hidden(secret_key)
         set_field = object.__setattr__  # the dataclass is frozen
         set_field(self, "machine_id", _machine_id(machine_id))
-        key = checked_key("machine_secret_key", "ak_", machine_secret_key)
+        key = checked_secret_key("machine_secret_key", "ak_", machine_secret_key)
         set_field(self, "machine_secret_key", key)
-        set_field(self, "secret_key", checked_key("secret_key", "sk_", secret_key))
+        set_field(self, "secret_key", checked_secret_key("secret_key", "sk_", secret_key))
         set_field(self, "jwt_key", jwt_key or None)
         set_field(self, "jwks_url", _url("jwks_url", jwks_url) if jwks_url else None)
         set_field(self, "api_url", bare_origin(api_url))
@@ -164,22 +167,30 @@ class Settings:
 
         Numbers are plain seconds or counts, `CLERK_M2M_ALLOW_HTTP` is 1 or true, 0 or false,
         `CLERK_M2M_ACCEPTS` and `CLERK_M2M_OAUTH_AUDIENCE` are comma-separated lists, and an empty
-        variable counts as unset.
+        variable counts as unset. `CLERK_MACHINE_SECRET_KEY_FILE` and `CLERK_SECRET_KEY_FILE` give
+        the path of a file with the key instead.
         """
-        texts = {name: _variable(environ, variable) for name, variable in _ENVIRONMENT.items()}
-        del environ  # it holds keys, and tracebacks may show the locals of this frame
         given = {
             name: hidden(value) if name in _SECRET_KEYS else value for name, value in given.items()
         }
+        texts = {
+            name: _variable(environ, _ENVIRONMENT[name])
+            for name in _ENVIRONMENT.keys() - _SECRET_KEYS
+        }
+        keys = {
+            name: key_from_env(_ENVIRONMENT[name], environ) for name in _SECRET_KEYS - given.keys()
+        }
+        del environ  # it holds keys, and tracebacks may show the locals of this frame
         read = {
             name: _from_text(name, _ENVIRONMENT[name], text) for name, text in texts.items() if text
-        }
+        } | {name: key for name, key in keys.items() if key}
         try:
             return cls(**(read | given))
         except ConfigurationError as exc:
             name = str(exc).partition(" ")[0]
             if name in read and name not in given and _ENVIRONMENT[name] not in str(exc):
-                raise ConfigurationError(f"{_ENVIRONMENT[name]}: {exc}") from exc
+                file = "_FILE" if isinstance(keys.get(name), Path) else ""
+                raise ConfigurationError(f"{_ENVIRONMENT[name]}{file}: {exc}") from exc
             raise
 
     @property
@@ -225,8 +236,6 @@ class Settings:
 
 
 def _from_text(name: str, variable: str, text: Secret) -> Any:
-    if name in _SECRET_KEYS:
-        return text
     if is_credential(text.reveal()):
         raise ConfigurationError(
             f"{variable} holds what looks like a key or a token of Clerk's. Was it meant for "

@@ -8,11 +8,13 @@ middleware and of `Verifier.verify`, which are given it; a key of ours may be a 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, get_args
@@ -35,7 +37,7 @@ from clerk_m2m import (
     Verifier,
 )
 from clerk_m2m.emulator.faults import FaultKind
-from clerk_m2m.secret import Secret
+from clerk_m2m.secret import Secret, SecretCallable
 from harness import API_URL, USER_ID, World, bearer, calling, protected, serve
 
 WINDOW = 16  # a part of a secret this long is the secret's, not chance
@@ -50,8 +52,8 @@ def reachable(root: Any) -> Iterator[str]:
     waiting = [root]
     while waiting:
         each = waiting.pop()
-        if id(each) in seen or isinstance(each, Secret):
-            if isinstance(each, Secret):
+        if id(each) in seen or isinstance(each, Secret | SecretCallable):
+            if isinstance(each, Secret | SecretCallable):
                 yield f"{each!r} {each}"
             continue
         seen.add(id(each))
@@ -532,6 +534,18 @@ WRONG: dict[str, Callable[[], Any]] = {
     "callers, the other key": lambda: MachineTokenAuth(INSTANCE_KEY),
     "callers, hosts": lambda: MachineTokenAuth(MACHINE_KEY, hosts=[]),
     "callers, environment": lambda: MachineTokenAuth(hosts=["*"]),
+    "settings, callables": lambda: Settings(
+        machine_id=MACHINE_ID,
+        machine_secret_key=partial(str, MACHINE_KEY),
+        secret_key=partial(str, INSTANCE_KEY),
+        timeout=0,
+    ),
+    "client, callables": lambda: ClerkClient(
+        secret_key=partial(str, INSTANCE_KEY),
+        machine_secret_key=partial(str, MACHINE_KEY),
+        api_url="http://clerk.internal",
+    ),
+    "callers, callable": lambda: MachineTokenAuth(partial(str, MACHINE_KEY), timeout=0),
 }
 
 
@@ -552,14 +566,112 @@ def test_no_frame_of_a_construction_that_fails_shows_a_key(
     aviary.assert_silent()
 
 
-async def test_no_frame_shows_a_wrong_key_that_a_callable_gives(aviary: Aviary) -> None:
+async def _given_later(key: str) -> str:
+    await asyncio.sleep(0)
+    return key
+
+
+def _cannot_decrypt(key: str) -> str:
+    raise LookupError(f"cannot decrypt {key}")
+
+
+async def _cannot_decrypt_later(key: str) -> str:
+    raise LookupError(f"cannot decrypt {key}")
+
+
+# Callables that give no key of a machine; `partial` shows its arguments.
+NO_KEY: dict[str, Callable[[], Any]] = {
+    "the other key": partial(str, INSTANCE_KEY),
+    "the other key, later": partial(_given_later, INSTANCE_KEY),
+    "bytes": partial(str.encode, INSTANCE_KEY),
+    "an error": partial(_cannot_decrypt, INSTANCE_KEY),
+    "an error, later": partial(_cannot_decrypt_later, INSTANCE_KEY),
+}
+
+
+@pytest.mark.parametrize("given", NO_KEY)
+async def test_no_frame_shows_a_wrong_key_that_a_callable_gives(aviary: Aviary, given: str) -> None:
     aviary.keep_key(INSTANCE_KEY)
-    auth = MachineTokenAuth(lambda: INSTANCE_KEY, api_url=API_URL, transport=aviary.world.upstream)
+    world = aviary.world
+    auth = MachineTokenAuth(NO_KEY[given], api_url=API_URL, transport=world.upstream)
+    verifier = world.verifier(settings(world, machine_secret_key=NO_KEY[given]))
+    client = ClerkClient(
+        machine_secret_key=NO_KEY[given], api_url=API_URL, transport=world.upstream
+    )
 
-    async with httpx.AsyncClient(auth=auth) as client:
-        await aviary.attempt(lambda: client.get("http://service.test/"))
+    async with httpx.AsyncClient(auth=auth) as caller:
+        await aviary.attempt(lambda: caller.get("http://service.test/"))
+    await aviary.ask(verifier, aviary.keep(world.token()))
+    await aviary.attempt(lambda: client.m2m_tokens.list(world.caller.id))
+    aviary.look(auth, client)
 
-    assert ("environment.py", "checked_key") in aviary.frames
+    assert ("key_source.py", "use") in aviary.frames
+    assert not world.upstream.requests
+    aviary.assert_silent()
+
+
+SOURCES: dict[str, Callable[[str, Path], Any]] = {
+    "callable": lambda key, _: partial(str, key),
+    "async callable": lambda key, _: partial(_given_later, key),
+    "file": lambda key, path: path.write_text(key, "utf-8") and path,
+}
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("status", [200, 401, 403, 500])
+async def test_nothing_shows_a_key_that_comes_from_a_callable_or_a_file(
+    aviary: Aviary, source: str, status: int, tmp_path: Path
+) -> None:
+    world, give = aviary.world, SOURCES[source]
+    keys = {
+        "machine_secret_key": give(world.callee.secret_key, tmp_path / "machine"),
+        "secret_key": give(world.emulator.secret_key, tmp_path / "instance"),
+    }
+    verifier = world.verifier(settings(world, **keys))
+    client = ClerkClient(**keys, api_url=API_URL, timeout=0.2, transport=world.upstream)
+    tokens = credentials(aviary)
+    if status != 200:
+        world.emulator.fail(status=status)
+
+    for _ in range(2):
+        for token in tokens:
+            await aviary.ask(verifier, token)
+        await use_client(aviary, client)
+        world.time.advance(90)
+    wrong = aviary.keep_key("canary" * 8)
+    for name in ("machine", "instance"):
+        SOURCES["file"](wrong, tmp_path / name)
+    for token in tokens:
+        await aviary.ask(verifier, token)
+    aviary.look(client)
+    await client.aclose()
+
+    assert aviary.frames or status == 200
+    aviary.assert_silent()
+
+
+@pytest.mark.parametrize("content", [INSTANCE_KEY, MACHINE_KEY + "\n" + MACHINE_KEY, "\udcff"])
+def test_no_frame_of_a_construction_shows_what_is_in_a_file(
+    aviary: Aviary, content: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "key"
+    path.write_text(content + MACHINE_KEY, "utf-8", errors="surrogateescape")
+    aviary.keep_key(INSTANCE_KEY)
+    aviary.keep_key(MACHINE_KEY)
+
+    for make in (
+        lambda: Settings(machine_id=MACHINE_ID, machine_secret_key=path),
+        lambda: Settings.from_env(
+            {"CLERK_MACHINE_ID": MACHINE_ID, "CLERK_MACHINE_SECRET_KEY_FILE": str(path)}
+        ),
+        lambda: ClerkClient(machine_secret_key=path),
+        lambda: MachineTokenAuth(path),
+    ):
+        with pytest.raises(ConfigurationError, match=str(path)) as refused:
+            make()
+        aviary.look_at_error(refused.value)
+
+    assert ("environment.py", "key_of_file") in aviary.frames
     aviary.assert_silent()
 
 

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import pickle
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,13 @@ def test_a_secret_has_no_dict_and_no_json() -> None:
         json.dumps(Secret(MACHINE_KEY))
 
 
+def test_settings_do_not_print_the_callable_that_gives_a_key() -> None:
+    made = settings(machine_secret_key=partial(str, MACHINE_KEY))
+
+    assert MACHINE_KEY not in repr(made)
+    assert "<a callable that gives a key>" in repr(made)
+
+
 # Pickling and copying
 
 HOLDERS: dict[str, Callable[[], Any]] = {
@@ -65,6 +73,8 @@ HOLDERS: dict[str, Callable[[], Any]] = {
     "ClerkClient": client,
     "Verifier": lambda: Verifier(settings()),
     "a list of settings": lambda: [settings()],
+    "Settings with a callable": lambda: settings(machine_secret_key=partial(str, MACHINE_KEY)),
+    "ClerkClient with a callable": lambda: ClerkClient(secret_key=partial(str, INSTANCE_KEY)),
 }
 
 
@@ -110,6 +120,16 @@ def test_a_copy_of_a_secret_is_the_secret_itself() -> None:
 
     assert copy.copy(secret) is secret
     assert copy.deepcopy([secret])[0] is secret
+
+
+def test_settings_with_a_callable_can_be_copied_and_compared() -> None:
+    give = partial(str, MACHINE_KEY)
+    made = settings(machine_secret_key=give)
+
+    assert copy.copy(made) == copy.deepcopy(made) == made == settings(machine_secret_key=give)
+    assert dataclasses.replace(made, timeout=3.0).machine_secret_key == made.machine_secret_key
+    assert made != settings(machine_secret_key=partial(str, MACHINE_KEY))
+    assert len({hash(each.machine_secret_key) for each in (made, copy.copy(made))}) == 1
 
 
 def test_settings_and_a_client_can_be_copied() -> None:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
+from clerk_m2m.backend_api.key_source import KeySource, key_source
 from clerk_m2m.backend_api.parsing import Document, read_document
 from clerk_m2m.backend_api.problems import error_of
 from clerk_m2m.backend_api.resources import Page
-from clerk_m2m.environment import bare_origin, checked_flag, checked_key, require_https
+from clerk_m2m.clock import Clock
+from clerk_m2m.environment import (
+    SecretKey,
+    bare_origin,
+    checked_flag,
+    require_https,
+)
 from clerk_m2m.errors import (
     AnswerTooLargeError,
     BackendUnavailableError,
@@ -18,9 +26,10 @@ from clerk_m2m.errors import (
     ConflictError,
     InvalidRequestError,
     KeyRefusedError,
+    KeyUnavailableError,
     RateLimitedError,
 )
-from clerk_m2m.secret import Secret
+from clerk_m2m.secret import Secret, hidden
 from clerk_m2m.transport.call import MAX_ANSWER, Call, Received
 from clerk_m2m.transport.gate import CallDemand
 from clerk_m2m.transport.http import HTTPClient
@@ -37,6 +46,14 @@ T = TypeVar("T")
 # The most that one item of an answer may take, in bytes: a machine of 150 edges is 34 kB.
 MAX_ITEM: Final = 64 * 1024
 MAX_PAGE_SIZE: Final = 500
+
+_NOTHING_DONE: Final = (
+    InvalidRequestError,
+    KeyRefusedError,
+    KeyUnavailableError,
+    ConflictError,
+    RateLimitedError,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,15 +82,32 @@ class Revocation:
     caller: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keyed:
+    """A call that has no key yet, and the source of the one to send with it; None sends none."""
+
+    call: Call
+    key: KeySource | None
+
+
 class BackendAPI:
-    """The Backend API with the keys of one caller, and who wants to hear of revocations."""
+    """The Backend API with the keys of one caller, and who wants to hear of revocations.
+
+    `timeout` is that of `http`, in seconds.
+    """
 
     def __init__(
-        self, http: HTTPClient, secret_key: Secret | None, machine_secret_key: Secret | None
+        self,
+        http: HTTPClient,
+        secret_key: KeySource | None,
+        machine_secret_key: KeySource | None,
+        *,
+        timeout: float,
     ) -> None:
         self._http = http
         self._secret_key = secret_key
         self._machine_secret_key = machine_secret_key
+        self._timeout = timeout
         self.listeners: list[Callable[[Revocation], None]] = []
 
     @property
@@ -81,44 +115,54 @@ class BackendAPI:
         """Whether the last call about what is known that ended got no answer, or a 429."""
         return self._http.last_known_call_failed
 
-    def instance_key(self) -> Secret:
+    def instance_key(self) -> KeySource:
         """Give the instance's key; raises `ConfigurationError` where there is none."""
         if self._secret_key is None:
             raise ConfigurationError("This operation takes the instance's key: give secret_key.")
         return self._secret_key
 
-    def machine_key(self) -> Secret:
+    def machine_key(self) -> KeySource:
         """Give the machine's own key; raises `ConfigurationError` where there is none."""
         if self._machine_secret_key is None:
             raise ConfigurationError("Minting takes a machine's own key: give machine_secret_key.")
         return self._machine_secret_key
 
-    def either_key(self) -> Secret:
+    def either_key(self) -> KeySource:
         """Give the machine's own key, else the instance's."""
         key = self._machine_secret_key
         return self.instance_key() if key is None else key
 
     async def send(
-        self, call: Call, read: Callable[[Document], T], *, demand: CallDemand | None = None
+        self, keyed: Keyed, read: Callable[[Document], T], *, demand: CallDemand | None = None
     ) -> Answered[T]:
-        """Send a call and read its answer; anything but a good answer raises `BackendAPIError`."""
+        """Send a call and read its answer; anything but a good answer raises `BackendAPIError`.
+
+        Where Clerk refuses the key and its source has another, the call is sent once more. That is
+        safe for every call: Clerk has done nothing where it refuses the key.
+        """
 
         def answered(call: Call, received: Received) -> Answered[T]:
             return Answered(value=read(document_of(call, received)), headers=received.headers)
 
-        return await self._http.call(call, answered, demand=demand)
+        async def send(key: Secret | None) -> Answered[T]:
+            return await self._http.call(replace(keyed.call, key=key), answered, demand=demand)
+
+        if keyed.key is None:
+            return await send(None)
+        return await keyed.key.use(keyed.call.operation, send, timeout=self._timeout)
 
     async def run(
-        self, call: Call, read: Callable[[Document], T], *, ends: Revocation | None = None
+        self, call: Keyed, read: Callable[[Document], T], *, ends: Revocation | None = None
     ) -> T:
         """Like `send`, and give the value alone; the listeners are told of what the call `ends`.
 
-        They are told unless Clerk clearly rejected the call (400, 401, 403, 409, 422, 429). After a
-        timeout, a cancellation or a 404 the resource may be gone, so they are told too.
+        They are told unless Clerk clearly rejected the call (400, 401, 403, 409, 422, 429) or there
+        was no key to send it with. After a timeout, a cancellation or a 404 the resource may be
+        gone, so they are told too.
         """
         try:
             return (await self.send(call, read)).value
-        except (InvalidRequestError, KeyRefusedError, ConflictError, RateLimitedError):
+        except _NOTHING_DONE:
             ends = None
             raise
         finally:
@@ -133,8 +177,8 @@ class BackendAPI:
 
 def open_api(
     *,
-    secret_key: str | Secret | None,
-    machine_secret_key: str | Secret | None,
+    secret_key: SecretKey | None,
+    machine_secret_key: SecretKey | None,
     api_url: str,
     allow_http: bool,
     timeout: float,
@@ -144,17 +188,25 @@ def open_api(
     unknown_rate: UnknownRate | None = None,
     server_clock: ServerClock | None = None,
     on_sent: Callable[[Call], None] | None = None,
+    clock: Clock | None = None,
 ) -> BackendAPI:
     """Check keys and address, and give the Backend API behind them.
 
     With `breakers`, a call that Clerk asks to wait fails at once; without them it waits, if it may
     be repeated. Raises `ConfigurationError`.
     """
+    # First of all: tracebacks may show the locals of this frame.
+    secret_key, machine_secret_key = hidden(secret_key), hidden(machine_secret_key)
     origin = bare_origin(api_url)
-    instance_key = checked_key("secret_key", "sk_", secret_key)
     allow_http = checked_flag("allow_http", allow_http)
+    check = None
     if transport is None:
-        require_https("api_url", origin, allow_http=allow_http, secret_key=instance_key)
+        check = partial(_require_https, origin, allow_http)
+    clock = clock or Clock()
+    instance_key = key_source("secret_key", "sk_", secret_key, clock=clock, check=check)
+    machine_key = key_source("machine_secret_key", "ak_", machine_secret_key, clock=clock)
+    if transport is None:
+        require_https("api_url", origin, allow_http=allow_http)
     http = HTTPClient(
         api_url=origin,
         timeout=timeout,
@@ -165,50 +217,47 @@ def open_api(
         on_sent=on_sent,
         transport=transport,
     )
-    return BackendAPI(
-        http, instance_key, checked_key("machine_secret_key", "ak_", machine_secret_key)
-    )
+    return BackendAPI(http, instance_key, machine_key, timeout=timeout)
+
+
+def _require_https(origin: str, allow_http: bool, secret_key: Secret) -> None:
+    require_https("api_url", origin, allow_http=allow_http, secret_key=secret_key)
 
 
 def reading(
     operation: str,
     url: str,
-    key: Secret | None,
+    key: KeySource | None,
     query: Mapping[str, Any] | None = None,
     *,
     items: int = 1,
-) -> Call:
+) -> Keyed:
     """Make a call that only reads; its answer holds at most `items` items."""
-    return Call(
+    call = Call(
         operation=operation,
         method="GET",
         url=url,
-        key=key,
         query=_query(query or {}) or None,
         repeatable=True,
         max_bytes=MAX_ANSWER + items * MAX_ITEM,
     )
+    return Keyed(call=call, key=key)
 
 
 def writing(
-    operation: str, method: str, url: str, key: Secret, body: Mapping[str, Any] | None = None
-) -> Call:
+    operation: str, method: str, url: str, key: KeySource, body: Mapping[str, Any] | None = None
+) -> Keyed:
     """Make a call that changes something; what is UNSET in `body` is left out."""
     sent = None if body is None else {k: v for k, v in body.items() if v is not UNSET}
-    return Call(operation=operation, method=method, url=url, key=key, body=sent)
+    return Keyed(call=Call(operation=operation, method=method, url=url, body=sent), key=key)
 
 
-def verifying(operation: str, url: str, key: Secret, body: Mapping[str, Secret]) -> Call:
+def verifying(operation: str, url: str, key: KeySource, body: Mapping[str, Secret]) -> Keyed:
     """Make a call that asks about a credential: a POST that may be repeated."""
-    return Call(
-        operation=operation,
-        method="POST",
-        url=url,
-        key=key,
-        body=body,
-        repeatable=True,
-        billed=True,
+    call = Call(
+        operation=operation, method="POST", url=url, body=body, repeatable=True, billed=True
     )
+    return Keyed(call=call, key=key)
 
 
 async def walk(page: Callable[[int, int], Awaitable[Page[T]]], page_size: int) -> AsyncIterator[T]:

@@ -17,8 +17,9 @@ from clerk_m2m.backend_api.jwks import KeySets
 from clerk_m2m.backend_api.m2m_tokens import M2MTokens
 from clerk_m2m.backend_api.machines import Machines
 from clerk_m2m.backend_api.oauth_tokens import OAuthAccessTokens
-from clerk_m2m.environment import DEFAULT_API_URL, hidden
-from clerk_m2m.secret import Secret
+from clerk_m2m.clock import Clock
+from clerk_m2m.environment import DEFAULT_API_URL, SecretKey
+from clerk_m2m.secret import hidden
 
 if TYPE_CHECKING:
     import httpx
@@ -30,23 +31,26 @@ class ClerkClient:
     """A client of the Backend API: `async with ClerkClient(secret_key="sk_…") as clerk`.
 
     `secret_key` is the instance's key, `machine_secret_key` a machine's own; M2M tokens are listed,
-    revoked and verified with the latter where both are given, and minted with it only. `timeout` is
+    revoked and verified with the latter where both are given, and minted with it only. Each is text
+    or a `Secret`, a callable that gives it and does not block, an async callable, or the path of a
+    file: with the last three, a key may be rotated while the client is in use. `timeout` is
     the total deadline of each call, in seconds; at most `max_inflight` calls are out at once.
     `api_url` may be plain http on loopback only, unless `allow_http` (for an emulator in a
-    container), and never with a live instance's key. `transport` replaces the network, for tests,
-    and then any `api_url` will do. Raises `ConfigurationError`.
+    container), and never with a live instance's key. `transport` replaces the network and `clock`
+    the time, for tests, and with a `transport` any `api_url` will do. Raises `ConfigurationError`.
     """
 
     def __init__(
         self,
         *,
-        secret_key: str | Secret | None = None,
-        machine_secret_key: str | Secret | None = None,
+        secret_key: SecretKey | None = None,
+        machine_secret_key: SecretKey | None = None,
         api_url: str = DEFAULT_API_URL,
         allow_http: bool = False,
         timeout: float = 10.0,
         max_inflight: int = 20,
         transport: httpx.AsyncBaseTransport | None = None,
+        clock: Clock | None = None,
     ) -> None:
         # First of all: tracebacks may show the locals of this frame.
         secret_key, machine_secret_key = hidden(secret_key), hidden(machine_secret_key)
@@ -58,6 +62,7 @@ class ClerkClient:
             timeout=timeout,
             max_inflight=max_inflight,
             transport=transport,
+            clock=clock,
         )
         self.machines = Machines(api)
         self.m2m_tokens = M2MTokens(api)

@@ -17,8 +17,9 @@ from clerk_m2m.backend_api.calls import (
     walk,
     writing,
 )
-from clerk_m2m.environment import checked_key, hidden
-from clerk_m2m.secret import Secret
+from clerk_m2m.backend_api.key_source import key_source
+from clerk_m2m.clock import Clock
+from clerk_m2m.secret import Secret, hidden
 from clerk_m2m.transport.gate import CallDemand
 
 
@@ -64,7 +65,7 @@ class M2MTokens:
             if min_remaining_ttl_seconds is None
             else min_remaining_ttl_seconds,
         }
-        key = checked_key("machine_secret_key", "ak_", machine_secret_key)
+        key = key_source("machine_secret_key", "ak_", machine_secret_key, clock=Clock())
         key = key or self._api.machine_key()
         call = writing("createM2MToken", "POST", "/v1/m2m_tokens", key, body)
         return await self._api.run(call, parsing.read_created_m2m_token)

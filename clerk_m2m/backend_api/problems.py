@@ -1,7 +1,8 @@
 """What an error answer of the Backend API means, and what it says.
 
-A 4xx counts as Clerk's decision only if its body has Clerk's error format; a 404 from a proxy is an
-outage. Error messages from the server are passed on, unless they contain part of a secret.
+A 4xx counts as Clerk's decision only if its body has Clerk's error format: a 404 or a 403 from a
+proxy is an outage. Error messages from the server are passed on, unless they contain part of a
+secret.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ _ERRORS: Final[Mapping[int, type[BackendAPIError]]] = {
     422: InvalidRequestError,
     429: RateLimitedError,
 }
+# What only Clerk can say: of the request, the resource or the key.
+_DECISIONS: Final = frozenset({InvalidRequestError, KeyRefusedError, NotFoundError, ConflictError})
 
 
 def error_of(call: Call, received: Received) -> BackendAPIError:
@@ -41,9 +44,12 @@ def error_of(call: Call, received: Received) -> BackendAPIError:
     status, document = received.status, read_document(received.body)
     problem = read_problem(document.members) if document else None
     kind = _ERRORS.get(status, BackendUnavailableError)
-    if problem is None and kind in (InvalidRequestError, NotFoundError, ConflictError):
-        # Whatever answered is not Clerk: a wrong address, a gateway. It has decided nothing.
-        kind = BackendUnavailableError
+    if problem is None and kind in _DECISIONS:
+        return BackendUnavailableError(
+            f"{call.operation}: answered {status}, not in Clerk's form: "
+            "a gateway or proxy answered?",
+            status=status,
+        )
     secrets = tuple(call.secrets())
     errors = tuple(_without(secrets, error) for error in problem.errors) if problem else ()
     said = " ".join(error.message for error in errors)
@@ -58,6 +64,7 @@ def error_of(call: Call, received: Received) -> BackendAPIError:
 
 
 def _retry_after(received: Received) -> float | None:
+    """Seconds that Clerk asks to be left alone; only a 429 asks for it without saying how long."""
     if received.status == 429 or (received.status == 503 and "retry-after" in received.headers):
         return retry_after(received.headers)
     return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Generator, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeAlias
 
@@ -13,20 +13,17 @@ import httpx
 from clerk_m2m.backend_api.client import ClerkClient
 from clerk_m2m.clock import Clock
 from clerk_m2m.environment import (
+    SecretKey,
     allow_http_from_env,
     api_url_from_env,
-    checked_key,
-    hidden,
     is_loopback,
-    machine_secret_key_from_env,
+    key_from_env,
 )
 from clerk_m2m.errors import ConfigurationError, TokenUnavailableError
 from clerk_m2m.outbound.minting import Bearer, SharedToken, TokenMint, TokenOptions
-from clerk_m2m.secret import Secret
+from clerk_m2m.secret import hidden
 
-__all__ = ["MachineSecretKey", "MachineTokenAuth"]
-
-MachineSecretKey: TypeAlias = str | Secret | Callable[[], str | Secret]
+__all__ = ["MachineTokenAuth"]
 
 # Marks a request that carried the token with the address that it went to first. httpx copies the
 # mark into the request that follows a redirect.
@@ -41,15 +38,16 @@ class MachineTokenAuth(httpx.Auth):
     """Sends this machine's M2M token with every call: `httpx.AsyncClient(auth=MachineTokenAuth())`.
 
     The token is minted at the first call, shared by all, and renewed in the background ahead of its
-    end. `machine_secret_key` is the machine's own, or a callable that gives it and does not block;
-    None reads `CLERK_MACHINE_SECRET_KEY`. `token_format`, `seconds_until_expiration` and `claims`
-    describe the token; None leaves the lifetime to the machine's settings. With
-    `min_remaining_ttl_seconds` Clerk may give a token that exists already and lives at least so
-    long (opaque only). `hosts` are the only ones that the token may go to, each `"name"` or
-    `"name:port"`, exactly, and over https only; `"http://name"` or `"http://name:port"` allows
-    plain http there too, which loopback needs no word for. None allows whatever the client calls. A
-    call that `hosts` does not allow is not sent: it raises `ConfigurationError`; `auth=None` on
-    that call sends it without a token.
+    end. `machine_secret_key` is the machine's own: text or a `Secret`, a callable that gives it and
+    does not block, an async callable, or the path of a file; None reads `CLERK_MACHINE_SECRET_KEY`,
+    or the file that `CLERK_MACHINE_SECRET_KEY_FILE` names. `token_format`,
+    `seconds_until_expiration` and `claims` describe the token; None leaves the lifetime to the
+    machine's settings. With `min_remaining_ttl_seconds` Clerk may give a token that exists already
+    and lives at least so long (opaque only). `hosts` are the only ones that the token may go to,
+    each `"name"` or `"name:port"`, exactly, and over https only; `"http://name"` or
+    `"http://name:port"` allows plain http there too, which loopback needs no word for. None allows
+    whatever the client calls. A call that `hosts` does not allow is not sent: it raises
+    `ConfigurationError`; `auth=None` on that call sends it without a token.
     `api_url` None reads `CLERK_API_URL`; it may be plain http on loopback only, unless `allow_http`
     (None reads `CLERK_M2M_ALLOW_HTTP`). `timeout` is the total deadline of a mint, in seconds.
     `transport` replaces the network to Clerk and `clock` the time, for tests.
@@ -61,7 +59,7 @@ class MachineTokenAuth(httpx.Auth):
 
     def __init__(
         self,
-        machine_secret_key: MachineSecretKey | None = None,
+        machine_secret_key: SecretKey | None = None,
         *,
         token_format: Literal["opaque", "jwt"] = "opaque",
         seconds_until_expiration: float | None = None,
@@ -80,17 +78,17 @@ class MachineTokenAuth(httpx.Auth):
         self._hosts = _hosts(hosts)
         self._now = clock.monotonic
         client = ClerkClient(
+            machine_secret_key=_own_key(machine_secret_key),
             api_url=api_url or api_url_from_env(),
             allow_http=allow_http_from_env() if allow_http is None else allow_http,
             timeout=_seconds("timeout", timeout, most=60.0),
             transport=transport,
+            clock=clock,
         )
         options = _token_options(
             token_format, seconds_until_expiration, claims, min_remaining_ttl_seconds
         )
-        self._token = SharedToken(
-            TokenMint(client, _key_source(machine_secret_key), options, clock), clock.monotonic
-        )
+        self._token = SharedToken(TokenMint(client, options, clock), clock.monotonic)
         self._rejections = _Rejections()
 
     async def async_auth_flow(
@@ -265,23 +263,12 @@ def _places(given: str) -> list[_Place]:
     return [(True, url.host, url.port), *([(False, url.host, url.port)] if allows_http else [])]
 
 
-def _key_source(given: MachineSecretKey | None) -> Callable[[], Secret]:
-    if callable(given):
-        return lambda: _key(given())
-    key = machine_secret_key_from_env() if given is None else _key(given)
-    if key is None:
+def _own_key(given: SecretKey | None) -> SecretKey:
+    key = key_from_env("CLERK_MACHINE_SECRET_KEY") if given is None else given
+    if not key:
         raise ConfigurationError(
             "Set machine_secret_key (CLERK_MACHINE_SECRET_KEY) to this machine's own key, ak_…."
         )
-    return lambda: key
-
-
-def _key(given: str | Secret) -> Secret:
-    # What a callable reads from a file may end with a line break.
-    given = Secret(Secret(given).reveal().strip())
-    key = checked_key("machine_secret_key", "ak_", given)
-    if key is None:
-        raise ConfigurationError("machine_secret_key is empty.")
     return key
 
 

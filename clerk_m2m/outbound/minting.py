@@ -30,6 +30,7 @@ from clerk_m2m.errors import (
     BackendUnavailableError,
     ClerkM2MError,
     KeyRefusedError,
+    KeyUnavailableError,
     RateLimitedError,
     TokenUnavailableError,
 )
@@ -81,13 +82,10 @@ class Bearer:
 
 
 class TokenMint:
-    """Asks Clerk for a token (`createM2MToken`) with the key that `key` gives each time."""
+    """Asks Clerk for a token (`createM2MToken`) with the key of `client`."""
 
-    def __init__(
-        self, client: ClerkClient, key: Callable[[], Secret], options: TokenOptions, clock: Clock
-    ) -> None:
+    def __init__(self, client: ClerkClient, options: TokenOptions, clock: Clock) -> None:
         self._client = client
-        self._key = key
         self._options = options
         self._clock = clock
 
@@ -125,24 +123,12 @@ class TokenMint:
         return lifetime
 
     async def _create(self, reuse: bool) -> CreatedM2MToken:
-        key = self._key()
-        try:
-            return await self._create_with(key, reuse)
-        except KeyRefusedError:
-            # The key may have been rotated meanwhile.
-            rotated = self._key()
-            if rotated == key:
-                raise
-        return await self._create_with(rotated, reuse)
-
-    async def _create_with(self, key: Secret, reuse: bool) -> CreatedM2MToken:
         options = self._options
         return await self._client.m2m_tokens.create(
             token_format=options.token_format,
             seconds_until_expiration=options.seconds_until_expiration,
             claims=options.claims,
             min_remaining_ttl_seconds=options.min_remaining_ttl_seconds if reuse else None,
-            machine_secret_key=key,
         )
 
 
@@ -236,7 +222,7 @@ class SharedToken:
     async def _fly(self, replaced: Bearer | None, reuse: bool) -> None:
         try:
             bearer = await self._mint(replaced, reuse)
-        except Exception as exc:  # noqa: BLE001  the user's callable may raise anything
+        except Exception as exc:  # noqa: BLE001  the user's transport may raise anything
             self._failed(exc)
         else:
             self._keep(bearer, replaced)
@@ -282,10 +268,10 @@ class SharedToken:
 
 def _failure(exc: Exception, now: float) -> _Failure:
     pause, text, helps = RETRY_PAUSE, str(exc), False
-    if isinstance(exc, RateLimitedError | BackendUnavailableError):
+    if isinstance(exc, RateLimitedError | BackendUnavailableError | KeyUnavailableError):
         pause = min(max(exc.retry_after or 0.0, RETRY_PAUSE), MAX_RETRY_PAUSE)
         helps = True
     elif not isinstance(exc, ClerkM2MError):
         # Not of this package, so its text may hold a key.
-        text, helps = f"machine_secret_key() raised {type(exc).__name__}.", True
+        text, helps = f"minting raised {type(exc).__name__}.", True
     return _Failure(text=text, cause=exc, waiting_helps=helps, retry_at=now + pause)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from clerk_m2m.backend_api.calls import BackendAPI, open_api
 from clerk_m2m.backend_api.jwks import get_jwks
 from clerk_m2m.clock import Clock, ServerClock
-from clerk_m2m.environment import require_https
+from clerk_m2m.environment import key_of_file, require_https
 from clerk_m2m.graph.file import FileSource
 from clerk_m2m.graph.live import LiveSource
 from clerk_m2m.graph.scope_graph import ScopeGraph
@@ -17,6 +17,7 @@ from clerk_m2m.graph.source import GraphSource, StaticSource
 from clerk_m2m.identity import TokenType
 from clerk_m2m.lookups.invalidations import Invalidations
 from clerk_m2m.observe.counters import Stats
+from clerk_m2m.secret import Secret
 from clerk_m2m.settings import Settings
 from clerk_m2m.transport.admission import UnknownRate
 from clerk_m2m.transport.breaker import Breakers
@@ -52,6 +53,7 @@ def backend_api(
         unknown_rate=UnknownRate(settings.unknown_rate),
         server_clock=server_clock,
         on_sent=count,
+        clock=clock,
     )
 
 
@@ -96,10 +98,13 @@ def offline_verification(
 
 def require_https_for_keys(settings: Settings) -> None:
     """Refuse a `jwks_url` over plain http: whoever is on the way could forge tokens."""
+    key = settings.secret_key
+    if isinstance(key, Path):
+        key = key_of_file("secret_key", "sk_", key)
     if settings.jwks_url:
         require_https(
             "jwks_url",
             settings.jwks_url,
             allow_http=settings.allow_http,
-            secret_key=settings.secret_key,
+            secret_key=key if isinstance(key, Secret) else None,
         )

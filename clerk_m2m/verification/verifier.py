@@ -27,6 +27,7 @@ from clerk_m2m.errors import (
     BackendAPIError,
     BackendUnavailableError,
     KeyRefusedError,
+    KeyUnavailableError,
     OverloadedError,
     RateLimitedError,
     RefusalError,
@@ -44,7 +45,6 @@ from clerk_m2m.lookups.verdict import Refused, Verdict
 from clerk_m2m.observe.counters import Stats
 from clerk_m2m.secret import Secret
 from clerk_m2m.settings import Settings
-from clerk_m2m.transport.admission import spread
 from clerk_m2m.transport.breaker import MAX_BACK_OFF
 from clerk_m2m.verification import parts
 from clerk_m2m.verification.online import Ask, OnlineVerification
@@ -262,16 +262,14 @@ class Verifier:
 
     def _unavailable(self, exc: BackendAPIError) -> VerificationUnavailableError:
         """Give the refusal that a failed call means to the caller; the failure is its cause."""
-        refusal: VerificationUnavailableError
-        if isinstance(exc, KeyRefusedError):
+        retry_after = spread(min(exc.retry_after or 1.0, MAX_BACK_OFF))
+        refusal = VerificationUnavailableError(retry_after=retry_after)
+        if isinstance(exc, KeyRefusedError | KeyUnavailableError):
             now = self._clock.monotonic()
             if now - self._logged_at >= MISCONFIGURED_LOG_PAUSE:
                 self._logged_at = now
-                logger.error("Clerk refused this service's own key, so nobody gets in: %s", exc)
-            refusal = VerifierMisconfiguredError()
-        else:
-            retry_after = spread(min(exc.retry_after or 1.0, MAX_BACK_OFF))
-            refusal = VerificationUnavailableError(retry_after=retry_after)
+                logger.error("Clerk refused this service's own key, or there is none: %s", exc)
+            refusal = VerifierMisconfiguredError(retry_after=retry_after)
         refusal.__cause__ = exc
         return refusal
 

@@ -294,8 +294,8 @@ async def test_an_inactive_oauth_token_is_answered_with_401(world: World) -> Non
         ({"kind": "wrong_shape"}, "verification_unavailable", "1"),
         ({"kind": "html"}, "verification_unavailable", "1"),
         ({"kind": "oversize"}, "verification_unavailable", "1"),
-        ({"status": 401}, "verifier_misconfigured", "30"),
-        ({"status": 403}, "verifier_misconfigured", "30"),
+        ({"status": 401}, "verifier_misconfigured", "1"),
+        ({"status": 403}, "verifier_misconfigured", "1"),
     ],
 )
 async def test_what_could_not_be_found_out_is_answered_with_503_and_no_challenge(

@@ -530,13 +530,28 @@ async def test_the_fields_at_fault_are_named(clerk: ClerkClient) -> None:
     assert [each.field for each in failed.value.errors] == ["name"]
 
 
-@pytest.mark.parametrize("status", [400, 404, 409, 422])
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 422])
 async def test_an_answer_that_is_not_clerks_decides_nothing(status: int) -> None:
-    clerk, _ = answering(httpx.Response(status, text="<html>gateway</html>"))
-    with pytest.raises(BackendUnavailableError) as failed:
+    clerk, asked = answering(httpx.Response(status, text="<html>gateway</html>"))
+    with pytest.raises(BackendUnavailableError, match="a gateway or proxy answered") as failed:
         await clerk.m2m_tokens.create()
 
     assert (failed.value.code, failed.value.status) == ("backend_unavailable", status)
+    assert f"answered {status}, not in Clerk's form" in str(failed.value)
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"), [({}, None), ({"Retry-After": "7"}, 7.0), ({"Retry-After": "0"}, 0.0)]
+)
+async def test_a_503_asks_for_a_wait_only_where_it_has_a_retry_after(
+    headers: dict[str, str], seconds: float | None
+) -> None:
+    clerk, _ = answering(failing(503, headers=headers))
+    with pytest.raises(BackendUnavailableError) as failed:
+        await clerk.m2m_tokens.create()
+
+    assert (failed.value.code, failed.value.retry_after) == ("backend_unavailable", seconds)
 
 
 @pytest.mark.parametrize(

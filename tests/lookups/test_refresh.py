@@ -74,7 +74,7 @@ async def test_a_refresh_that_fails_is_tried_again_a_second_later_not_at_each_us
     verifier, token = world.verifier(), world.token()
     await verifier.verify(token)
     known = asyncio.all_tasks()
-    world.emulator.fail("verifyM2MToken", status=401)  # an answer, so no breaker comes into it
+    world.emulator.fail("verifyM2MToken", status=409)  # an answer, so no breaker comes into it
 
     world.time.advance(40.0)
     for _ in range(130):

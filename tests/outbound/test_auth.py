@@ -12,6 +12,7 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -28,6 +29,7 @@ from clerk_m2m import (
     ConfigurationError,
     InvalidRequestError,
     KeyRefusedError,
+    KeyUnavailableError,
     MachineTokenAuth,
     RateLimitedError,
     Secret,
@@ -1134,6 +1136,42 @@ async def test_a_key_that_is_refused_and_has_not_changed_is_used_once(world: Wor
     assert mints(world) == 1
 
 
+async def test_a_refused_key_is_sent_ever_more_seldom(world: World) -> None:
+    async with Callee().client(outbound(world, machine_secret_key="ak_" + "0" * 40)) as client:
+        for _ in range(60):
+            with pytest.raises(TokenUnavailableError) as unavailable:
+                await client.get("/")
+            assert unavailable.value.code == "token_unavailable"
+            world.time.advance(1.0)
+
+    assert mints(world) == 6  # after 0, 1, 3, 7, 15 and 31 s
+
+
+async def test_a_callers_key_in_a_file_rotates_without_a_failed_call(
+    world: World, tmp_path: Path
+) -> None:
+    path = tmp_path / "key"
+    path.write_text(world.caller.secret_key, "utf-8")
+    callee = Callee()
+    auth = outbound(world, machine_secret_key=path, seconds_until_expiration=60)
+    async with (
+        callee.client(auth) as client,
+        ClerkClient(
+            secret_key=world.emulator.secret_key, api_url=API_URL, transport=world.upstream
+        ) as admin,
+    ):
+        for minute in range(10):
+            new = await admin.machines.rotate_secret_key(world.caller.id, previous_token_ttl=0)
+            path.write_text(f"{new.reveal()}\n", "utf-8")
+            for _ in range(60):
+                assert (await client.get("/")).status_code == 200, minute
+                await settle()
+                world.time.advance(1.0)
+
+    assert len(callee.credentials) == 600
+    assert 10 <= len(set(callee.credentials)) <= 12
+
+
 @pytest.mark.parametrize("key", ["", "sk_test_wrong_kind", "ak_with space"])
 async def test_a_callable_that_gives_no_key_is_named_in_the_error(world: World, key: str) -> None:
     callee = Callee()
@@ -1141,7 +1179,8 @@ async def test_a_callable_that_gives_no_key_is_named_in_the_error(world: World, 
         with pytest.raises(TokenUnavailableError, match="machine_secret_key") as unavailable:
             await client.get("/")
 
-    assert isinstance(unavailable.value.__cause__, ConfigurationError)
+    assert isinstance(unavailable.value.__cause__, KeyUnavailableError)
+    assert unavailable.value.__cause__.code == "key_unavailable"
     assert callee.credentials == []
 
 

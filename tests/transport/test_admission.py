@@ -111,7 +111,7 @@ def test_a_call_without_an_answer_does_not_move_the_estimate() -> None:
 
 
 def test_who_leaves_gives_the_place_and_the_charge_back() -> None:
-    calls = admission(slots=2, unknown_rate=UnknownRate(13.0))
+    calls = admission(slots=2, unknown_rate=UnknownRate(14.0))
     out, *waiting = crowd(calls, 10)
     assert states([out, *waiting, enter(calls)]) == [
         State.OUT,

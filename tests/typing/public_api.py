@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, assert_type
@@ -24,6 +24,7 @@ from clerk_m2m import (
     Identity,
     MachineAuthMiddleware,
     MachineIdentity,
+    MachineTokenAuth,
     OAuthIdentity,
     PermissionDeniedError,
     Reason,
@@ -79,11 +80,22 @@ assert_type(MachineAuthMiddleware(app, settings).verifier, CredentialVerifier)
 
 # Settings
 
+
+async def own_key() -> str:
+    return "ak_"
+
+
 assert_type(Settings(machine_id="mch_", machine_secret_key=Secret("ak_")).machine_id, str)
 assert_type(settings.graph, ScopeGraph | GraphSource | Path | Literal["live"] | None)
 assert_type(settings.accepts, frozenset[TokenType])
-assert_type(settings.secret_key, Secret | None)
+assert_type(
+    settings.secret_key, Secret | Path | Callable[[], str | Secret | Awaitable[str | Secret]] | None
+)
 Settings(graph={"mch_": ["mch_"]}, accepts={"api_key", TokenType.M2M_TOKEN}, secret_key="sk_")
+Settings(machine_secret_key=Path("key"), secret_key=lambda: "sk_")
+ClerkClient(secret_key=lambda: Secret("sk_"), machine_secret_key=own_key)
+MachineTokenAuth(own_key)
+Settings(secret_key=7)  # type: ignore[arg-type]  # no key
 Settings("mch_")  # type: ignore[call-arg]  # keyword-only
 Settings(cache_tll=60)  # type: ignore[call-arg]  # a slip
 settings.cache_ttl = 7  # type: ignore[misc]  # frozen
