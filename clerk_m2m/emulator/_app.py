@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections import Counter
 from dataclasses import replace
+from email.utils import formatdate
 from typing import TYPE_CHECKING, Any
 
 from . import _api_key_operations, _m2m_token_operations, _machine_operations
@@ -70,12 +71,12 @@ class Application:
 
     async def _serve(self, request: Request, server: Any, receive: Receive, send: Send) -> None:
         if request.path == "/_emulator" or request.path.startswith("/_emulator/"):
-            await _send(send, self._script(request, server))
+            await self._send(send, self._script(request, server))
             return
         try:
             operation, given = self._routes.find(request.method, _bare(request.path))
         except Refusal as refusal:
-            await _send(send, _refused(refusal))
+            await self._send(send, _refused(refusal))
             return
         with self._counting:
             self.calls[operation.id] += 1
@@ -85,7 +86,7 @@ class Application:
 
         fault = self._faults.take(operation.id)
         if fault is None:
-            await _send(send, perform())
+            await self._send(send, perform())
         else:
             await self._strike(fault, perform, receive, send)
 
@@ -109,9 +110,41 @@ class Application:
         elif fault.kind == "drop":
             await _drop(receive, send)
         elif fault.kind == "drip":
-            await _drip(answer, fault.pace, receive, send)
+            await self._drip(answer, fault.pace, receive, send)
         else:
-            await _send(send, answer)
+            await self._send(send, answer)
+
+    async def _send(self, send: Send, answer: Answer) -> None:
+        if answer.status in _WITHOUT_CONTENT:
+            answer = replace(answer, content=b"")
+        await send(self._start(answer))
+        await send({"type": "http.response.body", "body": answer.content})
+
+    async def _drip(self, answer: Answer, pace: float, receive: Receive, send: Send) -> None:
+        """One byte per `pace` seconds, until the client has all or has had enough."""
+        await send(self._start(answer))
+        for byte in answer.content:
+            await send({"type": "http.response.body", "body": bytes([byte]), "more_body": True})
+            if await _is_gone(receive, pace):
+                return
+        await send({"type": "http.response.body"})
+
+    def _start(self, answer: Answer) -> dict[str, Any]:
+        # The server's own Date would be of another clock than the instants in the answers.
+        date = formatdate(self._instance.now_ms() / 1000, usegmt=True)
+        headers = {
+            "date": date,
+            "content-type": answer.media_type,
+            "content-length": str(len(answer.content)),
+        }
+        if answer.status in _WITHOUT_CONTENT:
+            del headers["content-length"]
+        # A scripted fault's own headers come last and win.
+        headers |= {name.lower(): value for name, value in answer.headers}
+        encoded = [
+            (name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()
+        ]
+        return {"type": "http.response.start", "status": answer.status, "headers": encoded}
 
     def _perform(self, operation: Operation, given: dict[str, str], request: Request) -> Answer:
         store = self._instance.store
@@ -180,23 +213,6 @@ def _bearer(authorization: tuple[str, ...]) -> str:
     return key.strip()
 
 
-async def _send(send: Send, answer: Answer) -> None:
-    if answer.status in _WITHOUT_CONTENT:
-        answer = replace(answer, content=b"")
-    await send(_start(answer))
-    await send({"type": "http.response.body", "body": answer.content})
-
-
-def _start(answer: Answer) -> dict[str, Any]:
-    headers = {"content-type": answer.media_type, "content-length": str(len(answer.content))}
-    if answer.status in _WITHOUT_CONTENT:
-        del headers["content-length"]
-    # A scripted fault's own headers come last and win.
-    headers |= {name.lower(): value for name, value in answer.headers}
-    encoded = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
-    return {"type": "http.response.start", "status": answer.status, "headers": encoded}
-
-
 async def _is_gone(receive: Receive, seconds: float) -> bool:
     """Wait so long for the client to go away; whether it did."""
     try:
@@ -204,16 +220,6 @@ async def _is_gone(receive: Receive, seconds: float) -> bool:
     except TimeoutError:
         return False
     return bool(message["type"] == "http.disconnect")
-
-
-async def _drip(answer: Answer, pace: float, receive: Receive, send: Send) -> None:
-    """One byte per `pace` seconds, until the client has all or has had enough."""
-    await send(_start(answer))
-    for byte in answer.content:
-        await send({"type": "http.response.body", "body": bytes([byte]), "more_body": True})
-        if await _is_gone(receive, pace):
-            return
-    await send({"type": "http.response.body"})
 
 
 async def _drop(receive: Receive, send: Send) -> None:
