@@ -16,8 +16,10 @@ from clerk_m2m.graph.scope_graph import ScopeGraph
 from clerk_m2m.graph.source import GraphSource, StaticSource
 from clerk_m2m.identity import TokenType
 from clerk_m2m.lookups.invalidations import Invalidations
+from clerk_m2m.observe.counters import Stats
 from clerk_m2m.settings import Settings
 from clerk_m2m.transport.breaker import Breaker
+from clerk_m2m.verification.online import OnlineVerification
 
 if TYPE_CHECKING:
     import httpx
@@ -63,8 +65,25 @@ def graph_source(settings: Settings, api: BackendAPI, clock: Clock) -> GraphSour
             return source
 
 
+def online_verification(
+    settings: Settings, api: BackendAPI, clock: Clock, stats: Stats
+) -> OnlineVerification:
+    """Make what asks Clerk about opaque credentials."""
+    return OnlineVerification(
+        api,
+        audience=settings.oauth_audience or frozenset(),
+        cache_ttl=settings.cache_ttl,
+        clock=clock,
+        stats=stats,
+    )
+
+
 def offline_verification(
-    settings: Settings, api: BackendAPI, invalidations: Invalidations, clock: Clock
+    settings: Settings,
+    api: BackendAPI,
+    invalidations: Invalidations,
+    clock: Clock,
+    server_clock: ServerClock,
 ) -> OfflineVerification | None:
     """Make what verifies JWTs; None for a service that takes none, or has no keys for them."""
     m2m = TokenType.M2M_TOKEN in settings.accepts and settings.graph is not None
@@ -80,6 +99,7 @@ def offline_verification(
         key_set.KeySet(fetch, fixed=fixed, clock=clock),
         audience=settings.oauth_audience or frozenset(),
         clock=clock,
+        server_clock=server_clock,
         invalidations=invalidations,
     )
 

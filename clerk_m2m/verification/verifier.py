@@ -44,7 +44,7 @@ from clerk_m2m.secret import Secret
 from clerk_m2m.settings import Settings
 from clerk_m2m.transport.breaker import MAX_BACK_OFF
 from clerk_m2m.verification import parts
-from clerk_m2m.verification.online import Ask, OnlineVerification
+from clerk_m2m.verification.online import Ask
 from clerk_m2m.verification.outcome import Outcome, Source
 from clerk_m2m.verification.policy import decide, needs_edge, not_accepted
 
@@ -87,13 +87,10 @@ class Verifier:
         self._callee = settings.machine_id
         self._not_accepted = not_accepted(settings)
         self._invalidations = invalidations = Invalidations(clock)
-        self._offline = parts.offline_verification(settings, self._key_api, invalidations, clock)
-        self._ask: Ask = OnlineVerification(
-            self._api,
-            audience=settings.oauth_audience or frozenset(),
-            clock=clock,
-            stats=self.stats,
+        self._offline = parts.offline_verification(
+            settings, self._key_api, invalidations, clock, server_clock
         )
+        self._ask: Ask = parts.online_verification(settings, self._api, clock, self.stats)
         self._verdicts: Cache[bytes, Verdict] = Cache(
             ttl=settings.cache_ttl,
             negative_ttl=settings.negative_ttl,
