@@ -1,4 +1,4 @@
-"""The forms of keys and addresses, and what is read from the environment beside the settings.
+"""The forms of keys, addresses and numbers, and what is read beside the settings.
 
 A mounted secret, a file that holds a key, counts as environment.
 """
@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from ipaddress import IPv6Address, ip_address
+from math import inf, isfinite
 from pathlib import Path
 from typing import Final, TypeAlias
 from urllib.parse import urlsplit
@@ -129,6 +130,35 @@ def checked_flag(name: str, value: object) -> bool:
     """Give a boolean as it is; a text such as "no" would count as true."""
     if not isinstance(value, bool):
         raise ConfigurationError(f"{name} must be True or False.")
+    return value
+
+
+def checked_seconds(name: str, value: object, *, least: float = 0.0, most: float = inf) -> float:
+    """Give a number of seconds as a float; raises `ConfigurationError` outside of the bounds."""
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not isfinite(value)
+        or not least <= value <= most
+    ):
+        upper = f" to {most:g}" if most < inf else " or more"
+        raise ConfigurationError(f"{name} must be a number of seconds, {least:g}{upper}.")
+    return float(value)
+
+
+def checked_rate(name: str, value: object) -> float | None:
+    """Give a number a second, or None; raises `ConfigurationError` for what is no rate."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < inf:
+        raise ConfigurationError(f"{name} must be a number a second, above 0.")
+    return float(value)
+
+
+def checked_count(name: str, value: object, *, least: int = 1) -> int:
+    """Give a whole number; raises `ConfigurationError` for what is none, or too small."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigurationError(f"{name} must be a whole number, {least} or more.")
     return value
 
 

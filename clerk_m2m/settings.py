@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +15,10 @@ from clerk_m2m.environment import (
     _url,
     _variable,
     bare_origin,
+    checked_count,
     checked_flag,
+    checked_rate,
+    checked_seconds,
     checked_secret_key,
     key_from_env,
 )
@@ -150,15 +152,15 @@ class Settings:
         set_field(self, "api_key_header", _header_name(api_key_header))
         set_field(self, "oauth_audience", _oauth_audience(oauth_audience))
         set_field(self, "graph", _graph(graph, live=self.secret_key is not None))
-        set_field(self, "graph_ttl", _seconds("graph_ttl", graph_ttl))
-        set_field(self, "graph_max_stale", _seconds("graph_max_stale", graph_max_stale))
-        set_field(self, "cache_ttl", _seconds("cache_ttl", cache_ttl))
-        set_field(self, "negative_ttl", _seconds("negative_ttl", negative_ttl, most=10.0))
-        set_field(self, "cache_size", _count("cache_size", cache_size))
-        set_field(self, "stale_if_error", _seconds("stale_if_error", stale_if_error))
-        set_field(self, "timeout", _seconds("timeout", timeout, least=0.01, most=60.0))
-        set_field(self, "max_inflight", _count("max_inflight", max_inflight, least=2))
-        set_field(self, "unknown_rate", _rate("unknown_rate", unknown_rate))
+        set_field(self, "graph_ttl", checked_seconds("graph_ttl", graph_ttl))
+        set_field(self, "graph_max_stale", checked_seconds("graph_max_stale", graph_max_stale))
+        set_field(self, "cache_ttl", checked_seconds("cache_ttl", cache_ttl))
+        set_field(self, "negative_ttl", checked_seconds("negative_ttl", negative_ttl, most=10.0))
+        set_field(self, "cache_size", checked_count("cache_size", cache_size))
+        set_field(self, "stale_if_error", checked_seconds("stale_if_error", stale_if_error))
+        set_field(self, "timeout", checked_seconds("timeout", timeout, least=0.01, most=60.0))
+        set_field(self, "max_inflight", checked_count("max_inflight", max_inflight, least=2))
+        set_field(self, "unknown_rate", checked_rate("unknown_rate", unknown_rate))
         self._check_together()
 
     @classmethod
@@ -333,29 +335,3 @@ def _graph(
         'graph must be a ScopeGraph, a mapping, a path, "live", or an object with allows() and '
         "fetch()."
     )
-
-
-def _seconds(name: str, value: object, *, least: float = 0.0, most: float = math.inf) -> float:
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or not math.isfinite(value)
-        or not least <= value <= most
-    ):
-        upper = f" to {most:g}" if most < math.inf else " or more"
-        raise ConfigurationError(f"{name} must be a number of seconds, {least:g}{upper}.")
-    return float(value)
-
-
-def _rate(name: str, value: object) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise ConfigurationError(f"{name} must be a number a second, above 0.")
-    return float(value)
-
-
-def _count(name: str, value: object, *, least: int = 1) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigurationError(f"{name} must be a whole number, {least} or more.")
-    return value

@@ -1,11 +1,19 @@
-"""Tasks that serve many requests and belong to none of them, and what belongs to one event loop."""
+"""What outlives a request: tasks of no request, values of one event loop, locks across a fork.
+
+A process may fork after it has used this package (`gunicorn --preload`). The child then has copies
+of everything but the parent's threads. So no lock may be held at that moment, and the child must
+not use what belongs to an event loop of the parent's: its sockets are the parent's too.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
 from collections.abc import Callable, Coroutine
 from contextvars import Context
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
+from weakref import WeakSet
 
 T = TypeVar("T")
 
@@ -27,12 +35,14 @@ class PerLoop(Generic[T]):
     """One value for each event loop, made by `make` when a loop first asks for it.
 
     Event loops of several threads may share one registry. The value of a closed loop is dropped
-    when another loop first asks for its own.
+    when another loop first asks for its own. A forked child begins without any values.
     """
 
     def __init__(self, make: Callable[[], T]) -> None:
         self._make = make
         self._values: dict[asyncio.AbstractEventLoop, T] = {}
+        self._inherited: list[dict[asyncio.AbstractEventLoop, T]] = []
+        _forks.registries.add(self)
 
     def get(self) -> T:
         """Give the value of the running event loop."""
@@ -49,3 +59,61 @@ class PerLoop(Generic[T]):
     def pop(self) -> T | None:
         """Take the value of the running event loop out of the registry; None where it has none."""
         return self._values.pop(asyncio.get_running_loop(), None)
+
+    def leave_to_parent(self) -> None:
+        """Begin without any values, in a forked child.
+
+        Those of the parent are kept unused until the child ends: to drop them could close what the
+        parent still uses (an event loop of libuv would take the sockets out of the parent's epoll).
+        """
+        self._inherited.append(self._values)
+        self._values = {}
+
+
+def fork_safe_lock() -> threading.RLock:
+    """Give a lock that is free in a forked child.
+
+    A fork waits until no other thread holds it. Whoever holds one of these locks takes no other.
+    """
+    # Re-entrant: a signal handler that forks may have interrupted a thread that holds it.
+    lock = threading.RLock()
+    with _forks.lock:
+        _forks.locks.add(lock)
+    return lock
+
+
+class _Forks:
+    """What has to be done when this process forks."""
+
+    def __init__(self) -> None:
+        self.registries: WeakSet[PerLoop[Any]] = WeakSet()
+        self.locks: WeakSet[threading.RLock] = WeakSet()
+        self.lock = threading.RLock()  # while it is held, no lock is added
+        self._held: list[threading.RLock] = []
+
+    def before(self) -> None:
+        """Take every lock, so that no other thread holds one while the process is copied."""
+        self.lock.acquire()
+        self._held = list(self.locks)
+        for lock in self._held:
+            lock.acquire()
+
+    def after(self) -> None:
+        """Give the locks back, in the parent and in the child."""
+        for lock in self._held:
+            lock.release()
+        self._held = []
+        self.lock.release()
+
+    def in_child(self) -> None:
+        """Give the locks back, and leave to the parent what its event loops use."""
+        self.after()
+        for registry in list(self.registries):
+            registry.leave_to_parent()
+
+
+_forks: Final = _Forks()
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(
+        before=_forks.before, after_in_parent=_forks.after, after_in_child=_forks.in_child
+    )

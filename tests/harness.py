@@ -197,7 +197,9 @@ async def serve(app: Any, **given: Any) -> AsyncIterator[str]:
     listener = socket.create_server(("127.0.0.1", 0))
     # asyncio does this only for sockets whose protocol is named: without it, an answer waits 40 ms.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    config = uvicorn.Config(app, log_level="warning", ws="websockets-sansio", **given)
+    # The emulator sends a Date of its own clock.
+    options = {"date_header": not isinstance(app, Emulator)} | given
+    config = uvicorn.Config(app, log_level="warning", ws="websockets-sansio", **options)
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:

@@ -110,9 +110,14 @@ class BackendAPI:
         self._timeout = timeout
         self.listeners: list[Callable[[Revocation], None]] = []
 
-    @property
-    def last_known_call_failed(self) -> bool:
-        """Whether the last call about what is known that ended got no answer, or a 429."""
+    def is_outage(self, exc: Exception) -> bool:
+        """Tell an outage of Clerk's, in which stale values may count, from our own congestion.
+
+        A call that was not sent, and a request that waited in vain, say nothing of Clerk: they
+        count only if the last call about what is known that ended got no answer.
+        """
+        if isinstance(exc, RateLimitedError | BackendUnavailableError):
+            return True
         return self._http.last_known_call_failed
 
     def instance_key(self) -> KeySource:

@@ -181,7 +181,7 @@ async def _machines(emulated: Emulator) -> list[Machine]:
 def _serve(emulated: Emulator, listener: socket.socket) -> None:
     import uvicorn
 
-    config = uvicorn.Config(emulated, access_log=False, log_level="warning")
+    config = uvicorn.Config(emulated, access_log=False, log_level="warning", date_header=False)
     try:
         uvicorn.Server(config).run(sockets=[listener])
     except KeyboardInterrupt:

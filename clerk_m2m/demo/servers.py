@@ -10,6 +10,8 @@ from typing import Any
 
 import uvicorn
 
+from clerk_m2m.emulator import Emulator
+
 HOST = "127.0.0.1"
 
 
@@ -46,6 +48,7 @@ class ServedApp:
             log_config=None,
             log_level="error",
             access_log=False,
+            date_header=not isinstance(self._app, Emulator),  # the emulator sends its own
             ws="websockets-sansio",
             timeout_graceful_shutdown=2,
         )

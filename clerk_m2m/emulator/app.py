@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections import Counter
 from dataclasses import replace
+from email.utils import formatdate
 from typing import TYPE_CHECKING, Any
 
 from clerk_m2m.emulator import (
@@ -82,12 +83,12 @@ class Application:
 
     async def _serve(self, request: Request, server: Any, receive: Receive, send: Send) -> None:
         if request.path == "/_emulator" or request.path.startswith("/_emulator/"):
-            await _send(send, self._script(request, server))
+            await self._send(send, self._script(request, server))
             return
         try:
             operation, given = self._routes.find(request.method, _bare(request.path))
         except Refusal as refusal:
-            await _send(send, refusal_response(refusal))
+            await self._send(send, refusal_response(refusal))
             return
         with self._counting:
             self.calls[operation.id] += 1
@@ -97,7 +98,7 @@ class Application:
 
         fault = self._faults.take(operation.id)
         if fault is None:
-            await _send(send, perform())
+            await self._send(send, perform())
         else:
             await self._strike(fault, perform, receive, send)
 
@@ -121,9 +122,41 @@ class Application:
         elif fault.kind == "drop":
             await _drop(receive, send)
         elif fault.kind == "drip":
-            await _drip(response, fault.pace, receive, send)
+            await self._drip(response, fault.pace, receive, send)
         else:
-            await _send(send, response)
+            await self._send(send, response)
+
+    async def _send(self, send: Send, response: Response) -> None:
+        if response.status in _WITHOUT_CONTENT:
+            response = replace(response, content=b"")
+        await send(self._start(response))
+        await send({"type": "http.response.body", "body": response.content})
+
+    async def _drip(self, response: Response, pace: float, receive: Receive, send: Send) -> None:
+        """One byte per `pace` seconds, until the client has all or has had enough."""
+        await send(self._start(response))
+        for byte in response.content:
+            await send({"type": "http.response.body", "body": bytes([byte]), "more_body": True})
+            if await _is_gone(receive, pace):
+                return
+        await send({"type": "http.response.body"})
+
+    def _start(self, response: Response) -> dict[str, Any]:
+        # The server's own Date would be of another clock than the instants in the answers.
+        date = formatdate(self._instance.now_ms() / 1000, usegmt=True)
+        headers = {
+            "date": date,
+            "content-type": response.media_type,
+            "content-length": str(len(response.content)),
+        }
+        if response.status in _WITHOUT_CONTENT:
+            del headers["content-length"]
+        # A scripted fault's own headers come last and win.
+        headers |= {name.lower(): value for name, value in response.headers}
+        encoded = [
+            (name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()
+        ]
+        return {"type": "http.response.start", "status": response.status, "headers": encoded}
 
     def _perform(self, operation: Operation, given: dict[str, str], request: Request) -> Response:
         store = self._instance.store
@@ -188,23 +221,6 @@ def _bearer(authorization: tuple[str, ...]) -> str:
     return key.strip()
 
 
-async def _send(send: Send, response: Response) -> None:
-    if response.status in _WITHOUT_CONTENT:
-        response = replace(response, content=b"")
-    await send(_start(response))
-    await send({"type": "http.response.body", "body": response.content})
-
-
-def _start(response: Response) -> dict[str, Any]:
-    headers = {"content-type": response.media_type, "content-length": str(len(response.content))}
-    if response.status in _WITHOUT_CONTENT:
-        del headers["content-length"]
-    # A scripted fault's own headers come last and win.
-    headers |= {name.lower(): value for name, value in response.headers}
-    encoded = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
-    return {"type": "http.response.start", "status": response.status, "headers": encoded}
-
-
 async def _is_gone(receive: Receive, seconds: float) -> bool:
     """Wait so long for the client to go away; whether it did."""
     try:
@@ -212,16 +228,6 @@ async def _is_gone(receive: Receive, seconds: float) -> bool:
     except TimeoutError:
         return False
     return bool(message["type"] == "http.disconnect")
-
-
-async def _drip(response: Response, pace: float, receive: Receive, send: Send) -> None:
-    """One byte per `pace` seconds, until the client has all or has had enough."""
-    await send(_start(response))
-    for byte in response.content:
-        await send({"type": "http.response.body", "body": bytes([byte]), "more_body": True})
-        if await _is_gone(receive, pace):
-            return
-    await send({"type": "http.response.body"})
 
 
 async def _drop(receive: Receive, send: Send) -> None:

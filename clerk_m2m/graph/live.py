@@ -63,15 +63,14 @@ class LiveSource:
             allowed, _ = await self._cache.get_or_load(
                 edge, self._load(caller, callee), timeout=timeout
             )
-        except (RateLimitedError, BackendUnavailableError):
+        except (
+            RateLimitedError,
+            BackendUnavailableError,
+            OverloadedError,
+            VerificationUnavailableError,
+        ) as exc:
             known = self._cache.stale(edge)
-            if known is None:
-                raise
-            return known
-        except (OverloadedError, VerificationUnavailableError):
-            # Our own congestion is no outage of Clerk's.
-            known = self._cache.stale(edge)
-            if known is None or not self._api.last_known_call_failed:
+            if known is None or not self._api.is_outage(exc):
                 raise
             return known
         return allowed

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import threading
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from clerk_m2m.lookups.invalidations import Invalidations, Name
 from clerk_m2m.lookups.recent_keys import RecentKeys
 from clerk_m2m.lookups.single_flight import Demand, Flight, SingleFlight
 from clerk_m2m.lookups.verdict import Answer
+from clerk_m2m.tasks import fork_safe_lock
 from clerk_m2m.transport.admission import Priority
 
 K = TypeVar("K")
@@ -84,7 +84,7 @@ class Cache(Generic[K, V]):
         self._now = clock.monotonic
         self._invalidations = invalidations
         self._names = names
-        self._lock = threading.Lock()
+        self._lock = fork_safe_lock()
         self._positive = self._store(maxsize)
         self._negative = self._store(maxsize)
         # Entries that were read since they were put in. Reading one here takes no lock and a fifth

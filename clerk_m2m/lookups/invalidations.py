@@ -21,13 +21,13 @@ from __future__ import annotations
 
 import heapq
 import logging
-import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import inf
 from typing import Final, TypeAlias
 
 from clerk_m2m.clock import LEEWAY, Clock
+from clerk_m2m.tasks import fork_safe_lock
 
 logger = logging.getLogger("clerk_m2m")
 
@@ -57,7 +57,7 @@ class Invalidations:
         self._has_dropped = False
         self._floor = _Row(0, -inf)
         self._ends: list[tuple[float, int, Name]] = []
-        self._lock = threading.Lock()
+        self._lock = fork_safe_lock()
 
     def add(self, name: Name, *, lifetime: float = inf, instant: float | None = None) -> None:
         """Void what was asked for before now, and deny JWTs; the row ends after `lifetime` seconds.

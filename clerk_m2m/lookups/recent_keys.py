@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
+
+from clerk_m2m.tasks import fork_safe_lock
 
 K = TypeVar("K")
 
@@ -20,7 +21,7 @@ class RecentKeys(Generic[K]):
         self._period = period
         self._maxsize = maxsize
         self._now = now
-        self._lock = threading.Lock()
+        self._lock = fork_safe_lock()
         self._younger: set[K] = set()
         self._older: set[K] = set()
         self._turns_at = now() + period

@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import threading
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from math import inf
@@ -35,7 +34,7 @@ from clerk_m2m.errors import (
     TokenUnavailableError,
 )
 from clerk_m2m.secret import Secret
-from clerk_m2m.tasks import detached
+from clerk_m2m.tasks import detached, fork_safe_lock
 
 logger = logging.getLogger("clerk_m2m")
 
@@ -150,7 +149,7 @@ class SharedToken:
     ) -> None:
         self._mint = mint
         self._now = now
-        self._lock = threading.Lock()
+        self._lock = fork_safe_lock()
         self._bearer: Bearer | None = None
         self._failure: _Failure | None = None
         self._logged_at = -inf

@@ -207,6 +207,7 @@ def serve(emulator: ClerkEmulator) -> Iterator[ClerkEmulatorServer]:
             lifespan="off",
             log_config=None,  # the logging of a run is the user's
             access_log=False,
+            date_header=False,  # the emulator sends its own
             log_level="warning",
             timeout_graceful_shutdown=1,
         )

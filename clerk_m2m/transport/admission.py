@@ -20,11 +20,12 @@ The instants are parameters (monotonic seconds). `gate` puts this to work in an 
 from __future__ import annotations
 
 import random
-import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import Final
+
+from clerk_m2m.tasks import fork_safe_lock
 
 FIRST_SERVICE_TIME: Final = 0.1
 # What `unknown_rate` is where nobody has set it, in calls a second. The most is the rate limit of a
@@ -91,7 +92,7 @@ class UnknownRate:
         self._rate = START_RATE if fixed is None else fixed
         self._left = max(LEAST_BURST, self._rate)
         self._counted_at: float | None = None
-        self._lock = threading.Lock()
+        self._lock = fork_safe_lock()
 
     def rate(self, now: float) -> float:
         """Give the calls that are allowed in a second."""

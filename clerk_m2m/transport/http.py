@@ -199,7 +199,8 @@ class HTTPClient:
                 breaker.ended(None)
             # The address of a public key set is absolute: another host's clock is not Clerk's.
             if self._server_clock is not None and call.url.startswith("/"):
-                self._server_clock.note(received.headers.get("date", ""))
+                headers = received.headers
+                self._server_clock.note(headers.get("date", ""), headers.get("age", ""))
             return value
         finally:
             state.out.discard(task)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, TypeAlias
 
-from clerk_m2m.clock import LEEWAY, Clock
+from clerk_m2m.clock import LEEWAY, Clock, ServerClock
 from clerk_m2m.credentials import JWTCredential, UnverifiedJWT, load_object
 from clerk_m2m.errors import TokenInvalidError
 from clerk_m2m.identity import (
@@ -44,7 +44,9 @@ class OfflineVerification:
     """Verifies M2M and OAuth JWTs with the instance's keys.
 
     A JWT cannot be revoked at Clerk, so this process denies those that were invalidated.
-    `audience` are the names of this service, one of which OAuth tokens must be meant for.
+    `audience` are the names of this service, one of which OAuth tokens must be meant for. Only this
+    host's clock can tell whether a JWT is valid now; `server_clock` adds to a refusal how far this
+    clock is off.
     """
 
     def __init__(
@@ -53,11 +55,13 @@ class OfflineVerification:
         *,
         audience: frozenset[str],
         clock: Clock,
+        server_clock: ServerClock,
         invalidations: Invalidations,
     ) -> None:
         self._keys = keys
         self._audience = audience
         self._wall = clock.wall
+        self._judge = server_clock.judge
         self._invalidations = invalidations
 
     async def verify(
@@ -71,12 +75,12 @@ class OfflineVerification:
         jwt = credential.jwt
         # All that can be refused without a key is refused before one is looked up.
         claims = read_claims(credential.claims)
-        check_times(claims, self._wall())
+        check_times(claims, self._wall(), self._judge)
         make_identity = READERS[credential.token_class](claims, self._audience)
         check_signature(jwt, await self._keys.find(key_id(jwt), timeout=timeout))
         # From here on nothing waits, so neither the end nor a denial can slip in between.
         now = self._wall()
-        check_times(claims, now)
+        check_times(claims, now, self._judge)
         self._refuse_denied(claims, digest)
         # Only now: to copy what a stranger put into the claims costs more than all of the above.
         identity = make_identity()

@@ -3,6 +3,11 @@
 A 404, or a 400 for a well-formed credential, is a definitive no; so is a 200 that says `revoked`,
 `expired` or `active: false` (the contract leaves open which of them comes). Everything else that is
 not an identity raises, and is never kept.
+
+An opaque credential's life is measured by Clerk's clock, never by this host's: from the `Date` of
+the answer to the credential's end. Where the answer has no `Date`, or has an `Age` (a cache gave
+it), Clerk's `expired: false` stands, and the verdict is kept for `cache_ttl` at most, in an outage
+too.
 """
 
 from __future__ import annotations
@@ -18,7 +23,7 @@ from clerk_m2m.backend_api.calls import Answered, BackendAPI
 from clerk_m2m.backend_api.m2m_tokens import verify_m2m_token
 from clerk_m2m.backend_api.oauth_tokens import verify_oauth_access_token
 from clerk_m2m.backend_api.resources import ApiKey, M2MToken, OAuthAccessToken
-from clerk_m2m.clock import LEEWAY, Clock
+from clerk_m2m.clock import DATE_RESOLUTION, LEEWAY, Clock, read_date
 from clerk_m2m.credentials import OpaqueCredential
 from clerk_m2m.errors import InvalidRequestError, NotFoundError
 from clerk_m2m.identity import (
@@ -55,19 +60,27 @@ class OnlineVerification:
     """Asks Clerk about opaque credentials of the three types. Each question is billed.
 
     `audience` are the names of this service, one of which OAuth tokens must be meant for.
+    `cache_ttl` bounds, in seconds, how long a verdict is kept whose end is not known.
     """
 
     def __init__(
-        self, api: BackendAPI, *, audience: frozenset[str], clock: Clock, stats: Stats
+        self,
+        api: BackendAPI,
+        *,
+        audience: frozenset[str],
+        cache_ttl: float,
+        clock: Clock,
+        stats: Stats,
     ) -> None:
         self._api = api
         self._audience = audience
-        self._clock = clock
+        self._cache_ttl = cache_ttl
+        self._now = clock.monotonic
         self._stats = stats
 
     async def __call__(self, credential: OpaqueCredential, demand: Demand) -> Answer[Verdict]:
         """Give Clerk's verdict; raises `BackendAPIError` where there is none."""
-        verify = OPERATIONS[credential.token_class]
+        verify, asked_at = OPERATIONS[credential.token_class], self._now()
         try:
             answered = await verify(self._api, credential.token, demand=demand)
         except (NotFoundError, InvalidRequestError) as exc:
@@ -77,25 +90,41 @@ class OnlineVerification:
             detail = "Clerk does not know the credential, or it may not be used here."
             return _no(credential, detail)
         self._stats.paid += 1
-        return self._verdict(credential, answered.value)
+        return self._verdict(credential, answered, asked_at)
 
-    def _verdict(self, credential: OpaqueCredential, found: _Resource | None) -> Answer[Verdict]:
+    def _verdict(
+        self, credential: OpaqueCredential, answered: Answered[_Resource | None], asked_at: float
+    ) -> Answer[Verdict]:
+        found = answered.value
         if found is None:
             return _no(credential, "The credential is not active.")
         if found.revoked:
             return _no(credential, "The credential was revoked.")
-        remaining = self._remaining(found.expires_at)
-        if found.expired or remaining <= -LEEWAY:
+        remaining = _remaining(found.expires_at, answered.headers)
+        if found.expired or (remaining is not None and remaining <= -LEEWAY):
             return _no(credential, "The credential has expired.")
         if isinstance(found, OAuthAccessToken) and not matches_audience(
             found.audience, self._audience
         ):
             return _no(credential, WRONG_AUDIENCE)
-        return Answer(value=_identity(found), lifetime=max(remaining, 0.0))
+        return Answer(value=_identity(found), lifetime=self._lifetime(remaining, asked_at))
 
-    def _remaining(self, expires_at: datetime | None) -> float:
-        """The lifetime that is left, in seconds, by the wall clock, read this once."""
-        return inf if expires_at is None else expires_at.timestamp() - self._clock.wall()
+    def _lifetime(self, remaining: float | None, asked_at: float) -> float:
+        """Give how long a verdict may be believed from now on, so that it never outlives its end.
+
+        The answer may have been on its way since just after the call was made.
+        """
+        if remaining is None:
+            return self._cache_ttl
+        return max(remaining - DATE_RESOLUTION - (self._now() - asked_at), 0.0)
+
+
+def _remaining(expires_at: datetime | None, headers: Mapping[str, str]) -> float | None:
+    """Give the seconds that were left when Clerk answered, by its clock; None if it told none."""
+    if expires_at is None:
+        return inf
+    answered_at = read_date(headers.get("date", ""), headers.get("age", ""))
+    return None if answered_at is None else expires_at.timestamp() - answered_at
 
 
 def _no(credential: OpaqueCredential, detail: str) -> Answer[Verdict]:

@@ -7,9 +7,18 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from clerk_m2m.errors import RefusalError
+from clerk_m2m.errors import (
+    BackendAPIError,
+    KeyRefusedError,
+    KeyUnavailableError,
+    RefusalError,
+    VerificationUnavailableError,
+    VerifierMisconfiguredError,
+)
 from clerk_m2m.identity import Identity
 from clerk_m2m.settings import Settings
+from clerk_m2m.transport.admission import spread
+from clerk_m2m.transport.breaker import MAX_BACK_OFF
 
 
 class CredentialVerifier(Protocol):
@@ -48,3 +57,13 @@ class Outcome:
     identity: Identity | None = None
     refusal: RefusalError | None = None
     source: Source | None = None
+
+
+def unavailable(exc: BackendAPIError) -> VerificationUnavailableError:
+    """Give the refusal that a failed call means to the caller; the failure is its cause."""
+    retry_after = spread(min(exc.retry_after or 1.0, MAX_BACK_OFF))
+    is_misconfigured = isinstance(exc, KeyRefusedError | KeyUnavailableError)
+    kind = VerifierMisconfiguredError if is_misconfigured else VerificationUnavailableError
+    refusal = kind(retry_after=retry_after)
+    refusal.__cause__ = exc
+    return refusal

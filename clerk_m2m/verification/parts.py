@@ -22,6 +22,7 @@ from clerk_m2m.settings import Settings
 from clerk_m2m.transport.admission import UnknownRate
 from clerk_m2m.transport.breaker import Breakers
 from clerk_m2m.transport.call import Call
+from clerk_m2m.verification.online import OnlineVerification
 
 if TYPE_CHECKING:
     import httpx
@@ -75,8 +76,25 @@ def graph_source(settings: Settings, api: BackendAPI, clock: Clock) -> GraphSour
             return source
 
 
+def online_verification(
+    settings: Settings, api: BackendAPI, clock: Clock, stats: Stats
+) -> OnlineVerification:
+    """Make what asks Clerk about opaque credentials."""
+    return OnlineVerification(
+        api,
+        audience=settings.oauth_audience or frozenset(),
+        cache_ttl=settings.cache_ttl,
+        clock=clock,
+        stats=stats,
+    )
+
+
 def offline_verification(
-    settings: Settings, api: BackendAPI, invalidations: Invalidations, clock: Clock
+    settings: Settings,
+    api: BackendAPI,
+    invalidations: Invalidations,
+    clock: Clock,
+    server_clock: ServerClock,
 ) -> OfflineVerification | None:
     """Make what verifies JWTs; None for a service that takes none, or has no keys for them."""
     m2m = TokenType.M2M_TOKEN in settings.accepts and settings.graph is not None
@@ -92,6 +110,7 @@ def offline_verification(
         key_set.KeySet(fetch, fixed=fixed, clock=clock),
         audience=settings.oauth_audience or frozenset(),
         clock=clock,
+        server_clock=server_clock,
         invalidations=invalidations,
     )
 

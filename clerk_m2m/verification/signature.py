@@ -16,7 +16,7 @@ Sole owner of `jwt` (PyJWT), which does the RSA and reads keys.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
@@ -170,12 +170,15 @@ def read_claims(claims: Mapping[str, Any]) -> Claims:
     )
 
 
-def check_times(claims: Claims, now: float) -> None:
-    """Refuse what is not valid at `now` (Unix s), with 5 s of leeway for clock skew."""
+def check_times(claims: Claims, now: float, judge: Callable[[], str]) -> None:
+    """Refuse what is not valid at `now` (Unix s), with 5 s of leeway for clock skew.
+
+    `judge` names the clock that said so, for the refusal.
+    """
     if now >= claims.expires_at + LEEWAY:
-        raise TokenInvalidError("The JWT has expired.")
+        raise TokenInvalidError(f"The JWT has expired by {judge()}.")
     if now < max(claims.issued_at, claims.not_before) - LEEWAY:
-        raise TokenInvalidError("The JWT is not valid yet.")
+        raise TokenInvalidError(f"The JWT is not valid yet by {judge()}.")
 
 
 def _instant(claims: Mapping[str, Any], name: str) -> float:

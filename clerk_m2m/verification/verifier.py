@@ -35,7 +35,6 @@ from clerk_m2m.errors import (
     TokenInvalidError,
     TokenTypeNotAcceptedError,
     VerificationUnavailableError,
-    VerifierMisconfiguredError,
 )
 from clerk_m2m.graph.source import fetched_edge, known_edge
 from clerk_m2m.identity import Identity
@@ -45,10 +44,9 @@ from clerk_m2m.lookups.verdict import Refused, Verdict
 from clerk_m2m.observe.counters import Stats
 from clerk_m2m.secret import Secret
 from clerk_m2m.settings import Settings
-from clerk_m2m.transport.breaker import MAX_BACK_OFF
 from clerk_m2m.verification import parts
-from clerk_m2m.verification.online import Ask, OnlineVerification
-from clerk_m2m.verification.outcome import Outcome, Source
+from clerk_m2m.verification.online import Ask
+from clerk_m2m.verification.outcome import Outcome, Source, unavailable
 from clerk_m2m.verification.policy import ALLOWED, decide, needs_edge, not_accepted
 
 if TYPE_CHECKING:
@@ -89,13 +87,10 @@ class Verifier:
         self._callee = settings.machine_id
         self._not_accepted = not_accepted(settings)
         self._invalidations = invalidations = Invalidations(clock)
-        self._offline = parts.offline_verification(settings, self._key_api, invalidations, clock)
-        self._ask: Ask = OnlineVerification(
-            self._api,
-            audience=settings.oauth_audience or frozenset(),
-            clock=clock,
-            stats=self.stats,
+        self._offline = parts.offline_verification(
+            settings, self._key_api, invalidations, clock, server_clock
         )
+        self._ask: Ask = parts.online_verification(settings, self._api, clock, self.stats)
         self._verdicts: Cache[bytes, Verdict] = Cache(
             ttl=settings.cache_ttl,
             negative_ttl=settings.negative_ttl,
@@ -149,7 +144,8 @@ class Verifier:
             return Outcome(refusal=refusal)
         except BackendAPIError as exc:
             self.stats.unavailable += 1
-            return Outcome(refusal=self._unavailable(exc))
+            self._log_refused_key(exc)
+            return Outcome(refusal=unavailable(exc))
         except RefusalError as refusal:
             return Outcome(refusal=refusal)
 
@@ -222,18 +218,12 @@ class Verifier:
             VerificationUnavailableError,
         ) as exc:
             known = self._verdicts.stale(digest)
-            if known is None or isinstance(known, Refused) or not self._is_outage(exc):
+            if known is None or isinstance(known, Refused) or not self._api.is_outage(exc):
                 raise
             self.stats.stale += 1
             return replace(known, stale=True), Source.STALE
         self.stats.shared += shared
         return verdict, Source.SHARED if shared else Source.ONLINE
-
-    def _is_outage(self, exc: Exception) -> bool:
-        """Tell an outage of Clerk's from our own congestion, in which no stale verdict counts."""
-        if isinstance(exc, RateLimitedError | BackendUnavailableError):
-            return True
-        return self._api.last_known_call_failed
 
     def _refresh(self, digest: bytes, token: Secret) -> None:
         credential = parse(token)
@@ -260,18 +250,12 @@ class Verifier:
             Decision(caller=identity.subject, callee=self._callee, reason=reason)
         )
 
-    def _unavailable(self, exc: BackendAPIError) -> VerificationUnavailableError:
-        """Give the refusal that a failed call means to the caller; the failure is its cause."""
-        retry_after = spread(min(exc.retry_after or 1.0, MAX_BACK_OFF))
-        refusal = VerificationUnavailableError(retry_after=retry_after)
-        if isinstance(exc, KeyRefusedError | KeyUnavailableError):
-            now = self._clock.monotonic()
-            if now - self._logged_at >= MISCONFIGURED_LOG_PAUSE:
-                self._logged_at = now
-                logger.error("Clerk refused this service's own key, or there is none: %s", exc)
-            refusal = VerifierMisconfiguredError(retry_after=retry_after)
-        refusal.__cause__ = exc
-        return refusal
+    def _log_refused_key(self, exc: BackendAPIError) -> None:
+        now = self._clock.monotonic()
+        refused = isinstance(exc, KeyRefusedError | KeyUnavailableError)
+        if refused and now - self._logged_at >= MISCONFIGURED_LOG_PAUSE:
+            self._logged_at = now
+            logger.error("Clerk refused this service's own key, or there is none: %s", exc)
 
     def invalidate(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx
@@ -164,3 +165,14 @@ async def test_websockets_are_closed_and_the_lifespan_is_answered(emulator: Emul
         "lifespan.startup.complete",
         "lifespan.shutdown.complete",
     ]
+
+
+async def test_every_answer_has_the_date_of_the_emulators_own_clock(
+    api: httpx.AsyncClient, emulator: Emulator
+) -> None:
+    emulator.travel(86_400)
+
+    for path in ("/machines", "/nothing", "/_emulator"):
+        answer = await api.get(path)
+        (date,) = answer.headers.get_list("date")
+        assert parsedate_to_datetime(date).timestamp() == emulator.now()

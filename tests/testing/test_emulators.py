@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from email.utils import parsedate_to_datetime
 
 import httpx
 import pytest
@@ -213,6 +214,19 @@ def test_the_environment_has_the_instances_key_where_it_is_asked_for(
     assert server.environ()["CLERK_MACHINE_SECRET_KEY"] == ""
     assert server.environ(orders, instance_key=True)["CLERK_SECRET_KEY"] == key
     assert server.environ(orders)["CLERK_SECRET_KEY"] == ""
+
+
+def test_the_server_sends_one_date_and_it_travels(
+    clerk_emulator_server: ClerkEmulatorServer,
+) -> None:
+    emulator = clerk_emulator_server.emulator
+    emulator.travel(86_400)
+
+    before = emulator.now()
+    answer = httpx.get(f"{clerk_emulator_server.url}/v1/jwks", headers=bearer(emulator.secret_key))
+
+    (date,) = answer.headers.get_list("date")
+    assert int(before) <= parsedate_to_datetime(date).timestamp() <= emulator.now()
 
 
 def test_the_server_changes_nothing_in_the_environment(request: pytest.FixtureRequest) -> None:
