@@ -1,4 +1,4 @@
-"""The service that `test_door` puts behind real servers; granian imports it by name.
+"""The service that `test_servers` puts behind real servers; granian imports it by name.
 
 One path is open and gives a good token away. Every other path, however it is spelled, is inside.
 """
