@@ -14,7 +14,8 @@ UNKNOWN_KEY = "ak_" + "0" * 32
 
 
 def open_client(world: World, **given: Any) -> ClerkClient:
-    return ClerkClient(api_url=API_URL, transport=world.upstream, **given)
+    """Open a client on the emulator that holds the keys which are given, and no other."""
+    return world.emulator.client(**({"secret_key": None} | given))
 
 
 def answering(*answers: httpx.Response | Exception) -> tuple[ClerkClient, list[httpx.Request]]:

@@ -159,12 +159,7 @@ async def test_the_cache_holds_no_token(aviary: Aviary) -> None:
 
 async def test_a_client_shows_no_key(aviary: Aviary) -> None:
     world = aviary.world
-    client = ClerkClient(
-        secret_key=world.emulator.secret_key,
-        machine_secret_key=world.callee.secret_key,
-        api_url=API_URL,
-        transport=world.upstream,
-    )
+    client = world.emulator.client(world.callee)
     created = await client.machines.create("new")
     minted = await client.m2m_tokens.create()
     key = await client.api_keys.create(name="key", subject=USER_ID)
@@ -200,13 +195,7 @@ async def use_client(aviary: Aviary, client: ClerkClient) -> None:
 
 def client_of(world: World) -> ClerkClient:
     """A client with both keys."""
-    return ClerkClient(
-        secret_key=world.emulator.secret_key,
-        machine_secret_key=world.callee.secret_key,
-        api_url=API_URL,
-        timeout=0.2,
-        transport=world.upstream,
-    )
+    return world.emulator.client(world.callee, timeout=0.2)
 
 
 @pytest.mark.parametrize("kind", get_args(FaultKind))

@@ -13,14 +13,13 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message
 
 from clerk_m2m import MachineAuthMiddleware, RefusalError, Verifier
-from clerk_m2m.emulator import Emulator
 from harness import Upstream, World, bearer, calling, protected, serve, whoami
 
 
 class WatchedUpstream(Upstream):
     """Notes when the package closes its network."""
 
-    def __init__(self, emulator: Emulator, events: list[str]) -> None:
+    def __init__(self, emulator: httpx.AsyncBaseTransport, events: list[str]) -> None:
         super().__init__(emulator)
         self._events = events
 
@@ -54,7 +53,7 @@ async def test_the_network_is_opened_at_the_first_call_and_closed_before_shutdow
     world: World,
 ) -> None:
     events: list[str] = []
-    verifier = Verifier(world.settings(), transport=WatchedUpstream(world.emulator, events))
+    verifier = Verifier(world.settings(), transport=WatchedUpstream(world.upstream, events))
     app = Starlette(routes=[Route("/", whoami)], lifespan=noisy_lifespan)
     app.add_middleware(MachineAuthMiddleware, verifier=verifier)
 
@@ -74,7 +73,7 @@ async def test_the_network_is_opened_at_the_first_call_and_closed_before_shutdow
 
 async def test_a_service_that_nobody_called_has_nothing_to_close(world: World) -> None:
     events: list[str] = []
-    verifier = Verifier(world.settings(), transport=WatchedUpstream(world.emulator, events))
+    verifier = Verifier(world.settings(), transport=WatchedUpstream(world.upstream, events))
     app = protected(verifier)
 
     async def nothing() -> None:
@@ -92,7 +91,7 @@ async def test_the_network_is_closed_where_the_shutdown_of_the_app_fails(world: 
         raise OSError("the app's own")
 
     events: list[str] = []
-    verifier = Verifier(world.settings(), transport=WatchedUpstream(world.emulator, events))
+    verifier = Verifier(world.settings(), transport=WatchedUpstream(world.upstream, events))
     app = Starlette(lifespan=failing)
     app.add_middleware(MachineAuthMiddleware, verifier=verifier)
 
@@ -109,7 +108,7 @@ async def test_the_network_is_closed_where_the_shutdown_of_the_app_fails(world: 
 
 async def test_a_server_that_shuts_down_closes_the_network(world: World) -> None:
     events: list[str] = []
-    verifier = Verifier(world.settings(), transport=WatchedUpstream(world.emulator, events))
+    verifier = Verifier(world.settings(), transport=WatchedUpstream(world.upstream, events))
     async with (
         serve(protected(verifier), lifespan="on") as origin,
         httpx.AsyncClient(base_url=origin) as client,

@@ -14,8 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from clerk_m2m import ClerkClient
-from harness import API_URL, World, protected
+from harness import World, protected
 
 
 async def test_a_revoked_token_is_replaced_and_the_call_repeated(world: World) -> None:
@@ -33,9 +32,7 @@ async def test_a_revoked_token_is_replaced_and_the_call_repeated(world: World) -
 
 async def revoke_all(world: World) -> None:
     """Revoke the tokens of the caller."""
-    async with ClerkClient(
-        secret_key=world.emulator.secret_key, api_url=API_URL, transport=world.upstream
-    ) as clerk:
+    async with world.emulator.client() as clerk:
         async for token in clerk.m2m_tokens.iter(world.caller.id):
             world.emulator.revoke_m2m_token(token.id)
 

@@ -187,13 +187,9 @@ async def test_a_denial_beats_a_verification_that_waits_for_the_key_set(world: W
 
 
 async def test_revoking_through_our_own_client_denies(world: World) -> None:
-    from clerk_m2m import ClerkClient
-
     verifier, token = service(world), world.jwt()
     await verifier.verify(token)
-    client = ClerkClient(
-        secret_key=world.emulator.secret_key, api_url="http://clerk.test", transport=world.upstream
-    )
+    client = world.emulator.client()
     verifier.watch(client)
 
     await client.machines.delete(world.caller.id)

@@ -9,8 +9,8 @@ import pytest
 from minted_credentials import NO_ACCESS
 from outcomes import outcome
 
-from clerk_m2m import ClerkClient, MachineIdentity, TokenInvalidError, VerificationUnavailableError
-from harness import API_URL, World, bearer, calling, protected, serve
+from clerk_m2m import MachineIdentity, TokenInvalidError, VerificationUnavailableError
+from harness import World, bearer, calling, protected, serve
 
 
 async def test_a_permitted_caller_is_known_by_its_machine(world: World) -> None:
@@ -69,9 +69,7 @@ async def test_a_verifier_that_watches_a_client_forgets_what_it_revokes(world: W
     verifier = world.verifier(world.live_settings())
     token = world.emulator.mint_m2m_token(world.caller)
     assert await outcome(verifier, token.token) == "allowed"
-    async with ClerkClient(
-        secret_key=world.emulator.secret_key, api_url=API_URL, transport=world.upstream
-    ) as clerk:
+    async with world.emulator.client() as clerk:
         verifier.watch(clerk)
         await clerk.machines.delete_scope(world.caller.id, world.callee.id)
         assert await outcome(verifier, token.token) == NO_ACCESS
