@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import httpx
 from starlette.types import ASGIApp
 
 from clerk_m2m import Verifier
-from harness import bearer, calling, protected
+from harness import bearer, protected
+
+
+async def get(app: ASGIApp, token: str | None, path: str = "/") -> httpx.Response:
+    """Call an app as behind a server, which survives what the app raises."""
+    transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://service.test") as client:
+        return await client.get(path, headers=bearer(token))
 
 
 async def code_of(app: ASGIApp, token: str | None, path: str = "/") -> str | None:
-    async with calling(app) as client:
-        answer = await client.get(path, headers=bearer(token))
-    code: str | None = answer.json().get("code")
+    code: str | None = (await get(app, token, path)).json().get("code")
     return code
 
 
@@ -46,9 +53,9 @@ INVALID = 'Bearer error="invalid_token"'
 TOKEN = "mt_" + "t" * 40
 
 
-async def ask(verifier: Verifier, token: str) -> httpx.Response:
-    async with calling(protected(verifier)) as client:
-        return await client.get("/", headers=bearer(token))
+async def ask(verifier: Verifier, token: str, **given: Any) -> httpx.Response:
+    """Call a service behind this verifier; `given` are options of its middleware."""
+    return await get(protected(verifier, **given), token)
 
 
 def assert_refused(answer: httpx.Response) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
+from upstreams import record
 
 from clerk_m2m import MachineTokenAuth
 from harness import API_URL, World
@@ -64,13 +65,6 @@ def rejecting(*credentials: str | None) -> Callable[[httpx.Request], int]:
     return lambda request: 401 if request.headers.get("Authorization") in credentials else 200
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    """Let the loop run until the condition holds."""
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110  what is awaited lies in code that knows no event
-            await asyncio.sleep(0)
-
-
 async def settle() -> None:
     """Let what runs in the background end."""
     others = asyncio.all_tasks() - {asyncio.current_task()}
@@ -80,19 +74,6 @@ async def settle() -> None:
 
 def minted(world: World, *, token: str, life: float | None, **given: Any) -> dict[str, Any]:
     """An answer of `createM2MToken`."""
-    now = int(world.time.wall * 1000)
-    return {
-        "object": "machine_to_machine_token",
-        "id": "mt_" + "0" * 32,
-        "subject": world.caller.id,
-        "claims": None,
-        "scopes": [],
-        "token": token,
-        "revoked": False,
-        "revocation_reason": None,
-        "expired": False,
-        "expiration": None if life is None else now + int(life * 1000),
-        "last_used_at": None,
-        "created_at": now,
-        "updated_at": now,
-    } | given
+    expiration = None if life is None else int(world.time.wall * 1000) + int(life * 1000)
+    made = record(world, scopes=[], token=token, expiration=expiration, last_used_at=None)
+    return made | given

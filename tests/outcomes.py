@@ -62,3 +62,12 @@ async def outcome(verifier: Verifier, token: str) -> str:
     except RefusalError as refused:
         return refused.code
     return "allowed"
+
+
+async def code(verifier: Verifier, token: str) -> str:
+    """What the verifier says of the token, in a word."""
+    try:
+        await verifier.verify(token)
+    except RefusalError as refusal:
+        return refusal.code
+    return "accepted"

@@ -1,4 +1,4 @@
-"""One service, with the middleware in each place where it may stand."""
+"""The places where the middleware may stand around a service, and a service for guards."""
 
 from __future__ import annotations
 
@@ -63,21 +63,23 @@ def fastapi_service() -> FastAPI:
     return app
 
 
-def added(verifier: Verifier, **given: Any) -> ASGIApp:
-    app = fastapi_service()
+def added(app: Starlette, verifier: Verifier, **given: Any) -> ASGIApp:
     app.add_middleware(MachineAuthMiddleware, verifier=verifier, **given)
     return app
 
 
-def wrapped(verifier: Verifier, **given: Any) -> ASGIApp:
-    return MachineAuthMiddleware(fastapi_service(), verifier=verifier, **given)
+def wrapped(app: Starlette, verifier: Verifier, **given: Any) -> ASGIApp:
+    return MachineAuthMiddleware(app, verifier=verifier, **given)
 
 
-def mounted(verifier: Verifier, **given: Any) -> ASGIApp:
-    app = Starlette(routes=[Mount("/", app=fastapi_service())])
-    app.add_middleware(MachineAuthMiddleware, verifier=verifier, **given)
-    return app
+def wrapped_in_debug(app: Starlette, verifier: Verifier, **given: Any) -> ASGIApp:
+    app.debug = True
+    return wrapped(app, verifier, **given)
 
 
-in_every_place = pytest.mark.parametrize("placed", [added, wrapped, mounted])
+def mounted(app: Starlette, verifier: Verifier, **given: Any) -> ASGIApp:
+    return added(Starlette(routes=[Mount("/", app=app)]), verifier, **given)
+
+
 Placed = Callable[..., ASGIApp]
+in_every_place = pytest.mark.parametrize("placed", [added, wrapped, wrapped_in_debug, mounted])

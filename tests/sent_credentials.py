@@ -1,9 +1,13 @@
-"""Credentials as clients send them: none, two, and good ones that ended."""
+"""Credentials as clients send them: none, two, good ones that ended; and what one claims to be."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+from clerk_m2m.credentials import parse
+from clerk_m2m.errors import TokenInvalidError
+from clerk_m2m.identity import TokenClass
+from clerk_m2m.secret import Secret
 from harness import USER_ID, World
 
 UNKNOWN = "mt_" + "x" * 40
@@ -87,3 +91,11 @@ async def edge_cut(world: World) -> str:
 
 async def strange_jwt(world: World) -> str:
     return world.jwt(world.stranger)
+
+
+def classify(token: str) -> TokenClass | None:
+    """What a credential claims to be, by its form alone."""
+    try:
+        return parse(Secret(token)).token_class
+    except TokenInvalidError as refusal:
+        return refusal.token_class

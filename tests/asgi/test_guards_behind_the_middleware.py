@@ -25,7 +25,7 @@ from harness import USER_ID, World, bearer, calling
 
 @in_every_place
 async def test_a_guard_gives_a_handler_its_caller(world: World, placed: Placed) -> None:
-    async with calling(placed(world.verifier())) as client:
+    async with calling(placed(fastapi_service(), world.verifier())) as client:
         answer = await client.get("/machine", headers=bearer(world.token()))
 
     assert answer.json() == {"caller": world.caller.id}
@@ -34,7 +34,7 @@ async def test_a_guard_gives_a_handler_its_caller(world: World, placed: Placed) 
 @in_every_place
 async def test_a_guard_in_a_handler_refuses_by_the_table(world: World, placed: Placed) -> None:
     key = world.emulator.add_api_key("reports", subject=USER_ID, scopes=["read"])
-    app = placed(world.verifier(world.live_settings()), required=False)
+    app = placed(fastapi_service(), world.verifier(world.live_settings()), required=False)
     async with calling(app) as client:
         other = await client.get("/handler", headers=bearer(world.token()))
         lacking = await client.get("/reports", headers=bearer(key.secret))
@@ -90,7 +90,9 @@ async def test_a_refusal_after_the_response_has_begun_sends_no_second_response(
 
 @in_every_place
 async def test_an_error_of_the_app_keeps_its_500(world: World, placed: Placed) -> None:
-    transport = httpx.ASGITransport(app=placed(world.verifier()), raise_app_exceptions=False)
+    transport = httpx.ASGITransport(
+        app=placed(fastapi_service(), world.verifier()), raise_app_exceptions=False
+    )
     async with httpx.AsyncClient(transport=transport, base_url="http://service.test") as client:
         answer = await client.get("/broken", headers=bearer(world.token()))
 
@@ -127,7 +129,7 @@ async def test_a_500_of_the_app_is_passed_on_whole_and_piece_by_piece(world: Wor
 
 @in_every_place
 async def test_a_guard_is_a_dependency_of_a_fastapi_websocket(world: World, placed: Placed) -> None:
-    app = placed(world.verifier(), required=False)
+    app = placed(fastapi_service(), world.verifier(), required=False)
     permitted = await play(app, websocket_scope(world.token()), CONNECT)
     refused = await play(app, websocket_scope(), CONNECT)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from asgi_messages import http_scope, play
 from hypothesis import given
 from hypothesis import strategies as st
 from odd_requests import FIELDS, GOOD
@@ -25,30 +26,9 @@ async def ask(
     app: Any, headers: list[tuple[bytes, bytes]], path: str = "/"
 ) -> tuple[Message, dict[str, Any]]:
     """Call an ASGI app with headers as they are; gives the start of the answer and its body."""
-    scope: Scope = {
-        "type": "http",
-        "asgi": {"version": "3.0"},
-        "http_version": "1.1",
-        "method": "GET",
-        "scheme": "http",
-        "path": path,
-        "raw_path": path.encode(),
-        "query_string": b"",
-        "root_path": "",
-        "headers": headers,
-        "client": ("127.0.0.1", 1),
-        "server": ("service.test", 80),
-    }
-    sent: list[Message] = []
-
-    async def receive() -> Message:
-        return {"type": "http.request", "body": b"", "more_body": False}
-
-    async def send(message: Message) -> None:
-        sent.append(message)
-
-    await app(scope, receive, send)
-    return sent[0], json.loads(b"".join(message.get("body", b"") for message in sent[1:]))
+    request = {"type": "http.request", "body": b"", "more_body": False}
+    start, *rest = await play(app, http_scope(path, headers=headers), request)
+    return start, json.loads(b"".join(message.get("body", b"") for message in rest))
 
 
 MALFORMED = [

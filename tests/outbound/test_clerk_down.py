@@ -9,7 +9,8 @@ from typing import Any
 
 import httpx
 import pytest
-from outbound_calls import MINT, Callee, minted, mints, outbound, settle, until
+from outbound_calls import MINT, Callee, minted, mints, outbound, settle
+from upstreams import eventually
 
 from clerk_m2m import (
     BackendUnavailableError,
@@ -184,7 +185,7 @@ async def test_closing_ends_a_mint_that_is_under_way(world: World) -> None:
     world.emulator.fail(MINT, kind="hang")
     async with outbound(world) as auth, Callee().client(auth) as client:
         call = asyncio.create_task(client.get("/"))
-        await until(lambda: mints(world) == 1)
+        await eventually(lambda: mints(world) == 1)
         await auth.aclose()
         with pytest.raises(TokenUnavailableError) as unavailable:
             await call

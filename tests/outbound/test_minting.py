@@ -8,7 +8,8 @@ import threading
 
 import httpx
 import pytest
-from outbound_calls import Callee, mint_bodies, minted, mints, outbound, settle, until
+from outbound_calls import Callee, mint_bodies, minted, mints, outbound, settle
+from upstreams import eventually
 
 from clerk_m2m import Clock, MachineTokenAuth
 from harness import World, protected, serve
@@ -157,7 +158,7 @@ async def test_a_caller_that_leaves_does_not_fail_the_others(world: World) -> No
     world.upstream.intercept = hold
     async with callee.client(outbound(world)) as client:
         calls = [asyncio.create_task(client.get("/")) for _ in range(5)]
-        await until(lambda: len(world.upstream.requests) == 1)
+        await eventually(lambda: len(world.upstream.requests) == 1)
         calls[0].cancel()
         answer_mint.set()
         answers = await asyncio.gather(*calls, return_exceptions=True)

@@ -8,11 +8,12 @@ from typing import Any
 
 import httpx
 import pytest
-from outbound_calls import MINT, Callee, mint_bodies, mints, outbound, rejecting, settle, until
+from outbound_calls import MINT, Callee, mint_bodies, mints, outbound, rejecting, settle
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from upstreams import eventually
 
 from harness import World, protected
 
@@ -237,7 +238,7 @@ async def test_calls_wait_for_the_new_token_while_one_that_was_rejected_is_repla
         callee.decide = rejecting(callee.credentials[0])
         world.upstream.intercept = hold
         first = asyncio.create_task(client.get("/"))
-        await until(lambda: len(world.upstream.requests) == 2)
+        await eventually(lambda: len(world.upstream.requests) == 2)
         second = asyncio.create_task(client.get("/"))
         answer_mint.set()
         await asyncio.gather(first, second)

@@ -9,7 +9,8 @@ from typing import Any
 import httpx
 import pytest
 from forging import jws
-from jwt_service import claims, code, service
+from jwt_service import claims, service
+from outcomes import code
 
 from clerk_m2m import Clock, Verifier
 from clerk_m2m.lookups.invalidations import MAX_ROWS, MAX_UNPROVEN

@@ -12,12 +12,13 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
+from answers import ask
 from forgeries import FORGERIES, INVALID, KEY, TYPE, WITHOUT_A_KEY, Case, Forge, Parts
 from forging import jwk, number, rs256, rsa_key
 
 from clerk_m2m import Verifier
 from clerk_m2m.emulator import Emulator
-from harness import SIGNING_KEY, USER_ID, World, bearer, calling, open_world, protected
+from harness import SIGNING_KEY, USER_ID, World, open_world
 
 
 def _named(forgeries: list[Case]) -> Any:
@@ -37,11 +38,6 @@ async def scene() -> AsyncIterator[tuple[World, Parts, Verifier]]:
 Scene = tuple[World, Parts, Verifier]
 
 
-async def _ask(verifier: Verifier, token: str, **given: Any) -> httpx.Response:
-    async with calling(protected(verifier, **given)) as client:
-        return await client.get("/", headers=bearer(token))
-
-
 def test_there_are_enough_of_them() -> None:
     sentences = [sentence for sentence, _, _ in FORGERIES]
 
@@ -54,7 +50,7 @@ async def test_a_forgery_is_refused_without_a_call(scene: Scene, forge: Forge, c
     world, parts, verifier = scene
     calls, requests = world.emulator.calls.copy(), len(world.upstream.requests)
 
-    answer = await _ask(verifier, forge(parts))
+    answer = await ask(verifier, forge(parts))
 
     assert (answer.status_code, answer.json()["code"]) == (401, code)
     assert answer.headers["WWW-Authenticate"] == 'Bearer error="invalid_token"'
@@ -69,7 +65,7 @@ async def test_a_forgery_is_nobody_where_no_credential_is_required(
 ) -> None:
     _, parts, verifier = scene
 
-    answer = await _ask(verifier, forge(parts), required=False)
+    answer = await ask(verifier, forge(parts), required=False)
 
     assert answer.json().get("subject") is None
     assert answer.status_code == 200 or answer.json()["code"] == code
@@ -94,7 +90,7 @@ async def test_a_forgery_is_nobody_where_no_credential_is_required(
 async def test_what_the_forgeries_are_made_of_is_good(scene: Scene, forge: Forge) -> None:
     world, parts, verifier = scene
 
-    answer = await _ask(verifier, forge(parts))
+    answer = await ask(verifier, forge(parts))
 
     assert (answer.status_code, answer.json()) == (200, {"subject": world.caller.id})
 
@@ -105,7 +101,7 @@ async def test_what_is_wrong_without_a_key_costs_no_key_set(
 ) -> None:
     parts = Parts(world.emulator.instance_id, world.caller.id, int(world.time.wall))
 
-    answer = await _ask(world.verifier(world.live_settings()), forge(parts))
+    answer = await ask(world.verifier(world.live_settings()), forge(parts))
 
     assert (answer.status_code, answer.json()["code"]) == (401, code)
     assert world.upstream.requests == []
@@ -123,7 +119,7 @@ async def test_what_is_wrong_without_a_key_costs_no_key_set(
     ],
 )
 async def test_what_no_token_is_spelled_like_is_malformed(world: World, text: str) -> None:
-    answer = await _ask(world.verifier(), text)
+    answer = await ask(world.verifier(), text)
 
     assert (answer.status_code, answer.json()["code"]) == (400, "token_malformed")
     assert world.upstream.requests == []
@@ -134,7 +130,7 @@ async def test_a_token_of_another_instance_is_refused_even_under_the_same_kid(wo
     parts = Parts(world.emulator.instance_id, world.caller.id, int(world.time.wall))
     foreign = other.sign_jwt(parts.claims, headers=parts.header)
 
-    answer = await _ask(world.verifier(world.live_settings()), foreign)
+    answer = await ask(world.verifier(world.live_settings()), foreign)
 
     other.close()
     assert (answer.status_code, answer.json()["code"]) == (401, INVALID)
@@ -144,7 +140,7 @@ async def test_claims_of_a_jwt_never_grant_an_edge(world: World) -> None:
     wished = {"scopes": [world.callee.id], "aud": [world.callee.id], "scope": world.callee.id}
     token = world.jwt(world.stranger, claims=wished)
 
-    answer = await _ask(world.verifier(world.live_settings()), token)
+    answer = await ask(world.verifier(world.live_settings()), token)
 
     assert (answer.status_code, answer.json()["code"]) == (403, "scope_denied")
 
@@ -153,7 +149,7 @@ async def test_an_expired_jwt_of_a_stranger_is_invalid_before_it_is_denied(world
     token = world.jwt(world.stranger, seconds_until_expiration=10)
     world.time.advance(20)
 
-    answer = await _ask(world.verifier(world.live_settings()), token)
+    answer = await ask(world.verifier(world.live_settings()), token)
 
     assert (answer.status_code, answer.json()["code"]) == (401, INVALID)
 
@@ -164,14 +160,14 @@ async def test_an_access_token_is_of_a_type_that_must_be_opted_into(
 ) -> None:
     token = world.emulator.add_oauth_token(subject=USER_ID, token_format="jwt").token
 
-    answer = await _ask(world.verifier(world.live_settings(accepts=accepts)), token)
+    answer = await ask(world.verifier(world.live_settings(accepts=accepts)), token)
 
     assert (answer.status_code, answer.json()["code"]) == (401, TYPE)
     assert world.upstream.requests == []
 
 
 async def test_a_machines_jwt_is_not_accepted_without_a_graph(world: World) -> None:
-    answer = await _ask(world.verifier(), world.jwt())
+    answer = await ask(world.verifier(), world.jwt())
 
     assert (answer.status_code, answer.json()["code"]) == (401, TYPE)
     assert "graph" in answer.json()["detail"]
@@ -188,8 +184,8 @@ async def test_a_weak_key_in_the_instances_own_set_opens_nothing(world: World) -
     parts = Parts("weak", world.caller.id, int(world.time.wall))
     verifier = world.verifier(world.live_settings(graph={world.caller.id: [world.callee.id]}))
 
-    refused = await _ask(verifier, parts.token(rs256(weak)))
-    accepted = await _ask(verifier, parts.headed(kid="good"))
+    refused = await ask(verifier, parts.token(rs256(weak)))
+    accepted = await ask(verifier, parts.headed(kid="good"))
 
     assert (refused.status_code, refused.json()["code"]) == (401, INVALID)
     assert accepted.status_code == 200

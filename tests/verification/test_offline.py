@@ -9,7 +9,8 @@ from typing import Any
 import httpx
 import pytest
 from forging import b64, resigned
-from jwt_service import claims, code, service
+from jwt_service import claims, service
+from outcomes import code
 
 from clerk_m2m import MachineIdentity, OAuthIdentity, ScopeDeniedError, TokenInvalidError
 from clerk_m2m.identity import freeze
