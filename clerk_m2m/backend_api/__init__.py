@@ -8,7 +8,7 @@ puts them together. May import `transport` and the vocabulary.
 
 from __future__ import annotations
 
-from clerk_m2m.backend_api.calls import Revocation
+from clerk_m2m.backend_api.calls import UNSET, Revocation, Unset
 from clerk_m2m.backend_api.client import ClerkClient
 from clerk_m2m.backend_api.resources import (
     ApiKey,
@@ -24,6 +24,7 @@ from clerk_m2m.backend_api.resources import (
 )
 
 __all__ = [
+    "UNSET",
     "ApiKey",
     "ClerkClient",
     "CreatedApiKey",
@@ -36,4 +37,5 @@ __all__ = [
     "Page",
     "Revocation",
     "ScopedMachine",
+    "Unset",
 ]

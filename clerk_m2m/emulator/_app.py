@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from . import _api_key_operations, _m2m_token_operations, _machine_operations
 from ._answers import Answer, InvalidField, Refusal, error_answer
 from ._checks import MAX_BODY_BYTES, read_path
-from ._faults import ConnectionDroppedError, Fault, FaultBook
+from ._faults import ConnectionDroppedError, Fault, FaultBook, spoilt_answer
 from ._hosts import refuse_web_pages
 from ._instance import Call, Instance, KeyHolder
 from ._machines import machine_id_of_secret
@@ -101,7 +101,7 @@ class Application:
     ) -> None:
         epoch = self._faults.epoch
         await asyncio.sleep(fault.delay)
-        answer = fault.spoil(perform)
+        answer = spoilt_answer(fault, perform)
         if fault.kind == "hang":
             while self._faults.epoch == epoch and not await _is_gone(receive, 0.05):
                 pass

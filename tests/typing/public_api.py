@@ -25,6 +25,7 @@ from clerk_m2m import (
     MachineAuthMiddleware,
     MachineIdentity,
     OAuthIdentity,
+    OnError,
     PermissionDeniedError,
     Reason,
     RefusalError,
@@ -32,6 +33,7 @@ from clerk_m2m import (
     ScopeGraph,
     Secret,
     Settings,
+    TokenClass,
     TokenType,
     VerificationUnavailableError,
     Verifier,
@@ -62,7 +64,11 @@ def on_error(connection: HTTPConnection, refusal: RefusalError) -> Response | No
     assert_type(refusal.code, str)
     assert_type(refusal.detail, str)
     assert_type(refusal.from_verifier, bool)
+    assert_type(refusal.token_class, TokenClass | None)
     return PlainTextResponse(refusal.detail) if refusal.status == 401 else None
+
+
+on_error_by_its_type: OnError = on_error
 
 
 # The middleware, added the way that Starlette and FastAPI check
