@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -118,6 +119,35 @@ def test_a_file_replaced_by_another_of_the_same_size_and_time_is_seen(
     other.replace(path)
     time.advance(TTL)
 
+    assert known(source, ORDERS) == edges(AUDIT)
+
+
+class Stamped(type(Path())):  # type: ignore[misc]  # the class for this system
+    """A path whose `stat` shows the numbers in `shown`, and is real in the rest."""
+
+    shown: dict[str, int]
+
+    def stat(self, **kwargs: Any) -> Any:
+        """Take the file's own numbers, except for those that are given."""
+        found = super().stat(**kwargs)
+        names = ("st_mtime_ns", "st_ctime_ns", "st_size", "st_ino")
+        return SimpleNamespace(**({name: getattr(found, name) for name in names} | self.shown))
+
+
+@pytest.mark.parametrize("changed", ["st_mtime_ns", "st_ctime_ns", "st_size", "st_ino"])
+def test_a_change_that_shows_in_one_number_only_is_seen(
+    path: Path, time: FakeTime, changed: str
+) -> None:
+    same = {"st_mtime_ns": 1, "st_ctime_ns": 2, "st_size": 3, "st_ino": 4}
+    stamped = Stamped(path)
+    stamped.shown = same
+    source = open_file(stamped, time)
+    write(path, toml(AUDIT), time)
+    time.advance(TTL)
+    assert known(source, ORDERS) == edges(BILLING), "nothing shows that the file has changed"
+
+    stamped.shown = same | {changed: 5}
+    time.advance(TTL)
     assert known(source, ORDERS) == edges(AUDIT)
 
 
@@ -422,18 +452,19 @@ async def test_forgetting_one_machine_keeps_the_others(world: World, live: LiveS
     assert live.allows(world.stranger.id, world.callee.id) is False
 
 
+@pytest.mark.parametrize(("status", "code"), [(500, "backend_unavailable"), (429, "rate_limited")])
 async def test_in_an_outage_the_last_answer_is_used_for_so_long_and_no_longer(
-    world: World, live: LiveSource
+    world: World, live: LiveSource, status: int, code: str
 ) -> None:
     await live.fetch(world.caller.id, world.callee.id, timeout=1)
-    world.emulator.fail("GetMachine", status=500)
+    world.emulator.fail("GetMachine", status=status, retry_after=9)
     world.time.advance(MAX_STALE - 0.001)
 
     assert await live.fetch(world.caller.id, world.callee.id, timeout=1) is True
     world.time.advance(0.002)
-    with pytest.raises(BackendUnavailableError) as failed:
+    with pytest.raises(BackendAPIError) as failed:
         await live.fetch(world.caller.id, world.callee.id, timeout=1)
-    assert failed.value.code == "backend_unavailable"
+    assert failed.value.code == code
 
 
 @pytest.mark.parametrize(
