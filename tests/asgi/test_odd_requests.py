@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -106,21 +105,28 @@ async def test_a_credential_of_eight_kib_is_looked_at_and_one_byte_more_is_not(
     assert len(world.upstream.requests) == calls
 
 
-@pytest.mark.parametrize("size", [MAX_CREDENTIAL_BYTES + 1, 70_000, 2**20])
-@pytest.mark.parametrize("filling", [b"x", b" ", b",", b"=", b"\xff", b"bearer "])
-async def test_what_is_too_long_is_refused_in_under_a_millisecond(
-    world: World, size: int, filling: bytes
-) -> None:
-    app = MachineAuthMiddleware(_never, verifier=world.verifier())
-    value = (b"Bearer " + filling * (size // len(filling) + 1))[:size]
-    took = []
-    for _ in range(20):
-        begun = time.perf_counter()
-        start, _ = await ask(app, [(b"authorization", value)])
-        took.append(time.perf_counter() - begun)
-        assert start["status"] == 400
+class Unreadable:
+    """A header value that has a length and nothing else: whoever reads it fails."""
 
-    assert min(took) < 0.001
+    def __init__(self, size: int) -> None:
+        self._size = size
+
+    def __len__(self) -> int:
+        return self._size
+
+
+@pytest.mark.parametrize("header", [b"authorization", b"x-api-key"])
+@pytest.mark.parametrize("size", [MAX_CREDENTIAL_BYTES + 1, 70_000, 2**20])
+async def test_of_what_is_too_long_nothing_but_its_length_is_looked_at(
+    world: World, header: bytes, size: int
+) -> None:
+    verifier = world.verifier(world.live_settings(api_key_header="X-API-Key"))
+    value: Any = Unreadable(size)
+
+    start, body = await ask(MachineAuthMiddleware(_never, verifier=verifier), [(header, value)])
+
+    assert (start["status"], body["code"]) == (400, "token_malformed")
+    assert world.upstream.requests == []
 
 
 async def _never(_scope: Scope, _receive: Any, _send: Any) -> None:
