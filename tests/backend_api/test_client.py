@@ -10,7 +10,7 @@ import pytest
 from api_clients import UNKNOWN_KEY, answering, open_client
 
 from clerk_m2m import BackendAPIError, ClerkClient, ConfigurationError, Secret
-from clerk_m2m.backend_api.client import Revocation
+from clerk_m2m.backend_api import Revocation
 from clerk_m2m.backend_api.resources import Machine, Page
 from harness import USER_ID, World
 

@@ -19,6 +19,7 @@ from clerk_m2m import (
     Clock,
     CredentialVerifier,
     Decision,
+    FieldError,
     GraphSource,
     Guard,
     Identity,
@@ -42,7 +43,7 @@ from clerk_m2m import (
     require_machine,
     require_oauth,
 )
-from clerk_m2m.backend_api.resources import (
+from clerk_m2m.backend_api import (
     ApiKey,
     CreatedM2MToken,
     CreatedMachine,
@@ -53,7 +54,6 @@ from clerk_m2m.backend_api.resources import (
     Page,
     ScopedMachine,
 )
-from clerk_m2m.errors import FieldError
 
 app = FastAPI()
 settings = Settings.from_env(cache_ttl=30.0)
