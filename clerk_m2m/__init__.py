@@ -41,7 +41,14 @@ from clerk_m2m.errors import (
     VerifierMisconfiguredError,
 )
 from clerk_m2m.graph.scope_graph import ScopeGraph
-from clerk_m2m.identity import ApiKeyIdentity, Identity, MachineIdentity, OAuthIdentity, TokenType
+from clerk_m2m.identity import (
+    ApiKeyIdentity,
+    Identity,
+    MachineIdentity,
+    OAuthIdentity,
+    TokenClass,
+    TokenType,
+)
 from clerk_m2m.observe.counters import Stats
 from clerk_m2m.secret import Secret
 from clerk_m2m.settings import Settings
@@ -54,7 +61,7 @@ if TYPE_CHECKING:
         require_machine,
         require_oauth,
     )
-    from clerk_m2m.asgi.middleware import MachineAuthMiddleware
+    from clerk_m2m.asgi.middleware import MachineAuthMiddleware, OnError
     from clerk_m2m.backend_api.client import ClerkClient
     from clerk_m2m.graph.source import GraphSource
     from clerk_m2m.outbound.auth import MachineTokenAuth
@@ -88,6 +95,7 @@ __all__ = [
     "MiddlewareMissingError",
     "NotFoundError",
     "OAuthIdentity",
+    "OnError",
     "OverloadedError",
     "PermissionDeniedError",
     "RateLimitedError",
@@ -98,6 +106,7 @@ __all__ = [
     "Secret",
     "Settings",
     "Stats",
+    "TokenClass",
     "TokenInvalidError",
     "TokenMalformedError",
     "TokenMissingError",
@@ -123,6 +132,7 @@ _LAZY = {
     "Guard": "clerk_m2m.asgi.guards",
     "MachineAuthMiddleware": "clerk_m2m.asgi.middleware",
     "MachineTokenAuth": "clerk_m2m.outbound.auth",
+    "OnError": "clerk_m2m.asgi.middleware",
     "Verifier": "clerk_m2m.verification.verifier",
     "require_any": "clerk_m2m.asgi.guards",
     "require_api_key": "clerk_m2m.asgi.guards",

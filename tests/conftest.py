@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from harness import Instance, World, open_instance, open_world
+from clerk_m2m.testing import ClerkEmulatorServer
+from harness import SIGNING_KEY, Instance, World, open_world
 
 SOAK_SECONDS = 1800
 
@@ -26,10 +27,18 @@ async def world() -> AsyncIterator[World]:
         yield opened
 
 
-@pytest_asyncio.fixture
-async def instance(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Instance]:
+@pytest.fixture(scope="session")
+def clerk_signing_key() -> str:
+    """The signing key of the worlds; one for the whole run."""
+    return SIGNING_KEY
+
+
+@pytest.fixture
+def instance(
+    clerk_emulator_server: ClerkEmulatorServer, monkeypatch: pytest.MonkeyPatch
+) -> Instance:
     """A served instance, with the environment set for a service that is its callee."""
-    async with open_instance() as opened:
-        for name, value in opened.environ.items():
-            monkeypatch.setenv(name, value)
-        yield opened
+    served = Instance.on(clerk_emulator_server)
+    for name, value in served.environ.items():
+        monkeypatch.setenv(name, value)
+    return served

@@ -1,4 +1,4 @@
-"""The service that `test_door` puts behind real servers; granian imports it by name.
+"""The service that `test_servers` puts behind real servers; granian imports it by name.
 
 One path is open and gives a good token away. Every other path, however it is spelled, is inside.
 """
@@ -8,26 +8,22 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import httpx
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from clerk_m2m import MachineAuthMiddleware, Settings, Verifier
-from clerk_m2m.emulator import Emulator
+from clerk_m2m import MachineAuthMiddleware
+from clerk_m2m.testing import ClerkEmulator
 
 OPEN_PATH = "/open"
 
 
 def build() -> Starlette:
     """A service with its own emulated instance in process."""
-    emulator = Emulator()
+    emulator = ClerkEmulator()
     callee = emulator.add_machine("callee")
     caller = emulator.add_machine("caller", may_call=[callee])
-    settings = Settings(
-        machine_id=callee.id, machine_secret_key=callee.secret_key, api_url="http://clerk.test"
-    )
 
     async def give_away(_: Request) -> JSONResponse:
         token = emulator.mint_m2m_token(caller).token
@@ -49,7 +45,7 @@ def build() -> Starlette:
     app.router.redirect_slashes = False
     app.add_middleware(
         MachineAuthMiddleware,
-        verifier=Verifier(settings, transport=httpx.ASGITransport(app=emulator)),
+        verifier=emulator.verifier(callee),
         exclude=[OPEN_PATH],
     )
     return app

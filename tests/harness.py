@@ -1,7 +1,9 @@
 """What the tests of this package share: time that a test moves, and a small world on the emulator.
 
 The world has a callee (the service under test), a caller that may call it, and a stranger that may
-not. Everything runs in process; `serve` puts an ASGI app on a real socket where that matters.
+not. It stands on the package's own test kit, `clerk_m2m.testing`, and adds what only tests of the
+package itself need: two clocks that a test moves apart, and a network that it can put itself into.
+Everything runs in process; `serve` puts an ASGI app on a real socket where that matters.
 """
 
 from __future__ import annotations
@@ -21,10 +23,12 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+import clerk_m2m.testing
 from clerk_m2m import Clock, MachineAuthMiddleware, Settings, Verifier
 from clerk_m2m.emulator import EmulatedMachine, Emulator, new_signing_key
+from clerk_m2m.testing import ClerkEmulator, ClerkEmulatorServer
 
-API_URL = "http://clerk.test"
+API_URL = "https://clerk.test"  # the one in the settings that the test kit makes
 USER_ID = "user_" + "u" * 27
 
 
@@ -57,8 +61,8 @@ class Upstream(httpx.AsyncBaseTransport):
     request is kept in `requests`.
     """
 
-    def __init__(self, emulator: Emulator) -> None:
-        self._emulator = httpx.ASGITransport(app=emulator)
+    def __init__(self, emulator: httpx.AsyncBaseTransport) -> None:
+        self._emulator = emulator
         self.intercept: Callable[[httpx.Request], Awaitable[httpx.Response | None]] | None = None
         self.requests: list[httpx.Request] = []
 
@@ -74,7 +78,7 @@ class World:
     """An emulated instance with a caller -> callee edge and a stranger."""
 
     time: FakeTime
-    emulator: Emulator
+    emulator: ClerkEmulator
     upstream: Upstream
     callee: EmulatedMachine
     caller: EmulatedMachine
@@ -83,14 +87,7 @@ class World:
 
     def settings(self, **given: Any) -> Settings:
         """Settings of the callee with its machine key only; `given` adds or replaces."""
-        defaults: dict[str, Any] = {
-            "machine_id": self.callee.id,
-            "machine_secret_key": self.callee.secret_key,
-            "api_url": API_URL,
-            # A test verifies more tokens in a second than strangers may send.
-            "unknown_rate": 100_000.0,
-        }
-        return Settings(**(defaults | given))
+        return self.emulator.settings(self.callee, **given)
 
     def live_settings(self, **given: Any) -> Settings:
         """Settings of the callee with the instance's key too: live graph, JWTs, API keys, OAuth."""
@@ -102,7 +99,9 @@ class World:
     def verifier(self, settings: Settings | None = None) -> Verifier:
         """A verifier of the callee; closed when the test ends."""
         verifier = Verifier(
-            settings or self.settings(), transport=self.upstream, clock=self.time.clock
+            settings or self.settings(),
+            transport=self.emulator.transport,
+            clock=self.emulator.clock,
         )
         self.verifiers.append(verifier)
         return verifier
@@ -118,12 +117,20 @@ class World:
 
 @dataclass(frozen=True, kw_only=True)
 class Instance:
-    """An emulated instance on a real socket, in real time; `environ` configures its callee."""
+    """An emulated instance on a real socket, in real time, with a caller -> callee edge."""
 
-    emulator: Emulator
+    emulator: ClerkEmulator
     callee: EmulatedMachine
     caller: EmulatedMachine
     environ: dict[str, str]
+
+    @classmethod
+    def on(cls, server: ClerkEmulatorServer) -> Instance:
+        """Make the two machines; `environ` configures the callee."""
+        callee = server.emulator.add_machine("callee")
+        caller = server.emulator.add_machine("caller", may_call=[callee])
+        environ = server.environ(callee)
+        return cls(emulator=server.emulator, callee=callee, caller=caller, environ=environ)
 
     def token(self) -> str:
         """A new token of the caller's."""
@@ -131,31 +138,17 @@ class Instance:
 
 
 @asynccontextmanager
-async def open_instance() -> AsyncIterator[Instance]:
-    """Serve an instance with a caller -> callee edge."""
-    emulator = Emulator(signing_key=SIGNING_KEY)
-    callee = emulator.add_machine("callee")
-    caller = emulator.add_machine("caller", may_call=[callee])
-    async with serve(emulator) as origin:
-        environ = {
-            "CLERK_API_URL": origin,
-            "CLERK_MACHINE_ID": callee.id,
-            "CLERK_MACHINE_SECRET_KEY": callee.secret_key,
-        }
-        yield Instance(emulator=emulator, callee=callee, caller=caller, environ=environ)
-    emulator.close()
-
-
-@asynccontextmanager
 async def open_world() -> AsyncIterator[World]:
     """Make a world and close what was opened in it."""
     time = FakeTime()
-    emulator = Emulator(clock=time.now, signing_key=SIGNING_KEY)
+    emulator = ClerkEmulator(clock=time.now, signing_key=SIGNING_KEY)
+    upstream = Upstream(emulator.transport)
+    emulator.transport, emulator.clock = upstream, time.clock
     callee = emulator.add_machine("callee")
     world = World(
         time=time,
         emulator=emulator,
-        upstream=Upstream(emulator),
+        upstream=upstream,
         callee=callee,
         caller=emulator.add_machine("caller", may_call=[callee]),
         stranger=emulator.add_machine("stranger"),
@@ -170,7 +163,7 @@ async def open_world() -> AsyncIterator[World]:
 
 def bearer(token: str | None) -> dict[str, str]:
     """The header that carries a token, or none."""
-    return {"Authorization": f"Bearer {token}"} if token else {}
+    return clerk_m2m.testing.bearer(token) if token else {}
 
 
 async def whoami(request: Request) -> JSONResponse:

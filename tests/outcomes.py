@@ -9,6 +9,7 @@ import pytest
 
 from clerk_m2m import (
     Identity,
+    RefusalError,
     ScopeDeniedError,
     TokenInvalidError,
     VerificationUnavailableError,
@@ -50,3 +51,23 @@ async def unavailable(verifier: Verifier, token: str) -> None:
     with pytest.raises(VerificationUnavailableError) as refused:
         await verifier.verify(token)
     assert refused.value.code == "verification_unavailable"
+
+
+async def outcome(verifier: Verifier, token: str) -> str:
+    """Give the code of the refusal, with the reason of a scope decision, or "allowed"."""
+    try:
+        await verifier.verify(token)
+    except ScopeDeniedError as refused:
+        return f"{refused.code}: {refused.decision.reason}"
+    except RefusalError as refused:
+        return refused.code
+    return "allowed"
+
+
+async def code(verifier: Verifier, token: str) -> str:
+    """What the verifier says of the token, in a word."""
+    try:
+        await verifier.verify(token)
+    except RefusalError as refusal:
+        return refusal.code
+    return "accepted"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from typing import Any
 
 import pytest
+from forging import jws, segment
+from sent_credentials import classify
 
 from clerk_m2m import TokenInvalidError, TokenMalformedError, TokenTypeNotAcceptedError
 from clerk_m2m.credentials import (
@@ -28,25 +29,12 @@ MACHINE = "mch_" + "m" * 27
 M2M_CAT, SESSION_CAT, TEMPLATE_CAT = "cl_B7d4PD333AAA", "cl_B7d4PD111AAA", "cl_B7d4PD222AAA"
 
 
-def classify(token: str) -> TokenClass | None:
-    """What a credential claims to be, by its form alone."""
-    try:
-        return parse(Secret(token)).token_class
-    except TokenInvalidError as refusal:
-        return refusal.token_class
-
-
 def authorization(*values: bytes) -> list[tuple[bytes, bytes]]:
     return [(b"host", b"service.test"), *((b"authorization", value) for value in values)]
 
 
-def segment(content: Any) -> str:
-    text = content if isinstance(content, bytes) else json.dumps(content).encode()
-    return base64.urlsafe_b64encode(text).rstrip(b"=").decode()
-
-
 def unsigned_jwt(header: Any, claims: Any) -> str:
-    return f"{segment(header)}.{segment(claims)}.{segment(b'signature')}"
+    return jws(header, claims, lambda _: b"signature")
 
 
 # Extraction

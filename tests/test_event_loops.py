@@ -9,16 +9,16 @@ import sys
 import textwrap
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import httpx
 import pytest
 
 import clerk_m2m
 from clerk_m2m import MachineIdentity, Settings, Verifier
-from clerk_m2m.emulator import EmulatedMachine, Emulator
-from harness import API_URL, SIGNING_KEY, bearer, protected, serve
+from clerk_m2m.emulator import EmulatedMachine
+from clerk_m2m.testing import ClerkEmulator
+from harness import bearer, protected, serve
 
 with warnings.catch_warnings():
     # Starlette prefers another HTTP client behind it; its loops are what matters here.
@@ -29,63 +29,44 @@ ROUNDS = 20
 
 
 @pytest.fixture
-def emulator() -> Iterator[Emulator]:
-    """An instance on real time: its tokens are seen by several processes."""
-    emulator = Emulator(signing_key=SIGNING_KEY)
-    yield emulator
-    emulator.close()
+def callee(clerk_emulator: ClerkEmulator) -> EmulatedMachine:
+    return clerk_emulator.add_machine("callee")
 
 
 @pytest.fixture
-def callee(emulator: Emulator) -> EmulatedMachine:
-    return emulator.add_machine("callee")
-
-
-@pytest.fixture
-def mint(emulator: Emulator, callee: EmulatedMachine) -> Callable[[], str]:
-    caller = emulator.add_machine("caller", may_call=[callee])
-    return lambda: emulator.mint_m2m_token(caller).token
-
-
-def verifier_of(callee: EmulatedMachine, emulator: Emulator, **given: float) -> Verifier:
-    settings = Settings(
-        machine_id=callee.id,
-        machine_secret_key=callee.secret_key,
-        api_url=API_URL,
-        cache_ttl=given.get("cache_ttl", 60.0),
-        unknown_rate=1000.0,
-    )
-    return Verifier(settings, transport=httpx.ASGITransport(app=emulator))
+def mint(clerk_emulator: ClerkEmulator, callee: EmulatedMachine) -> Callable[[], str]:
+    caller = clerk_emulator.add_machine("caller", may_call=[callee])
+    return lambda: clerk_emulator.mint_m2m_token(caller).token
 
 
 def test_a_test_client_without_with_uses_a_loop_per_request(
-    emulator: Emulator, callee: EmulatedMachine, mint: Callable[[], str]
+    clerk_emulator: ClerkEmulator, callee: EmulatedMachine, mint: Callable[[], str]
 ) -> None:
-    client = TestClient(protected(verifier_of(callee, emulator)))
+    client = TestClient(protected(clerk_emulator.verifier(callee)))
     token = mint()
 
     for _ in range(ROUNDS):
         assert client.get("/", headers=bearer(mint())).status_code == 200
         assert client.get("/", headers=bearer(token)).status_code == 200
-    assert emulator.calls["verifyM2MToken"] == ROUNDS + 1
+    assert clerk_emulator.calls["verifyM2MToken"] == ROUNDS + 1
 
 
 def test_a_verdict_that_is_due_is_refreshed_in_whichever_loop_uses_it(
-    emulator: Emulator, callee: EmulatedMachine, mint: Callable[[], str]
+    clerk_emulator: ClerkEmulator, callee: EmulatedMachine, mint: Callable[[], str]
 ) -> None:
     # With a life of no length every request asks; with a short one, some refresh in a loop that
     # ends before the answer comes.
     for cache_ttl in (0.0, 0.02):
-        client = TestClient(protected(verifier_of(callee, emulator, cache_ttl=cache_ttl)))
+        client = TestClient(protected(clerk_emulator.verifier(callee, cache_ttl=cache_ttl)))
         token = mint()
         for _ in range(ROUNDS):
             assert client.get("/", headers=bearer(token)).status_code == 200
 
 
 def test_a_test_client_with_with_closes_and_opens_again(
-    emulator: Emulator, callee: EmulatedMachine, mint: Callable[[], str]
+    clerk_emulator: ClerkEmulator, callee: EmulatedMachine, mint: Callable[[], str]
 ) -> None:
-    app = protected(verifier_of(callee, emulator))
+    app = protected(clerk_emulator.verifier(callee))
 
     for _ in range(3):
         with TestClient(app) as client:
@@ -93,9 +74,9 @@ def test_a_test_client_with_with_closes_and_opens_again(
 
 
 async def test_loops_that_have_ended_leave_no_client_and_no_connection(
-    emulator: Emulator, callee: EmulatedMachine, mint: Callable[[], str]
+    clerk_emulator: ClerkEmulator, callee: EmulatedMachine, mint: Callable[[], str]
 ) -> None:
-    async with serve(emulator) as origin:
+    async with serve(clerk_emulator) as origin:
         settings = Settings(
             machine_id=callee.id, machine_secret_key=callee.secret_key, api_url=origin
         )
@@ -116,9 +97,9 @@ async def test_loops_that_have_ended_leave_no_client_and_no_connection(
 
 
 def test_two_threads_with_a_loop_each_share_a_verifier(
-    emulator: Emulator, callee: EmulatedMachine, mint: Callable[[], str]
+    clerk_emulator: ClerkEmulator, callee: EmulatedMachine, mint: Callable[[], str]
 ) -> None:
-    verifier, tokens = verifier_of(callee, emulator), [mint() for _ in range(40)]
+    verifier, tokens = clerk_emulator.verifier(callee), [mint() for _ in range(40)]
     failures: list[BaseException] = []
     ready = threading.Barrier(2)
 
@@ -143,13 +124,13 @@ def test_two_threads_with_a_loop_each_share_a_verifier(
         thread.join(timeout=30)
 
     assert failures == []
-    assert emulator.calls["verifyM2MToken"] < 2 * 5 * 5 * len(tokens)
+    assert clerk_emulator.calls["verifyM2MToken"] < 2 * 5 * 5 * len(tokens)
 
 
 def test_an_invalidation_in_one_thread_holds_in_the_loop_of_another(
-    emulator: Emulator, callee: EmulatedMachine, mint: Callable[[], str]
+    clerk_emulator: ClerkEmulator, callee: EmulatedMachine, mint: Callable[[], str]
 ) -> None:
-    verifier, token = verifier_of(callee, emulator), mint()
+    verifier, token = clerk_emulator.verifier(callee), mint()
     asyncio.run(verifier.verify(token))
 
     thread = threading.Thread(target=verifier.invalidate, kwargs={"token": token})
@@ -157,7 +138,7 @@ def test_an_invalidation_in_one_thread_holds_in_the_loop_of_another(
     thread.join()
 
     asyncio.run(verifier.verify(token))
-    assert emulator.calls["verifyM2MToken"] == 2
+    assert clerk_emulator.calls["verifyM2MToken"] == 2
 
 
 PRELOADED = textwrap.dedent(
@@ -197,12 +178,12 @@ PRELOADED = textwrap.dedent(
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform cannot fork")
 @pytest.mark.parametrize("use_before", ["no", "yes"])
 async def test_workers_forked_after_construction_each_verify_by_themselves(
-    emulator: Emulator,
+    clerk_emulator: ClerkEmulator,
     callee: EmulatedMachine,
     mint: Callable[[], str],
     use_before: str,
 ) -> None:
-    async with serve(emulator) as origin:
+    async with serve(clerk_emulator) as origin:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", PRELOADED),
             *(origin, callee.id, callee.secret_key, use_before, mint(), mint()),

@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 import runpy
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import pytest_asyncio
-
-EXAMPLE = Path(__file__).parent.parent / "examples" / "chain.py"
-
-
-def load() -> ModuleType:
-    """Import the example."""
-    spec = importlib.util.spec_from_file_location("chain", EXAMPLE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from example_modules import EXAMPLES, example
 
 
 @pytest_asyncio.fixture
 async def chain() -> AsyncIterator[Any]:
     """The three services."""
     async with AsyncExitStack() as stack:
-        yield load().Chain(stack)
+        yield example("chain").Chain(stack)
 
 
 async def test_each_hop_has_its_own_identity_and_c_learns_nothing_of_a(chain: Any) -> None:
@@ -62,7 +48,7 @@ async def test_a_does_not_get_into_c_by_itself(chain: Any) -> None:
 
 
 def test_the_example_runs_as_a_program(capsys: pytest.CaptureFixture[str]) -> None:
-    runpy.run_path(str(EXAMPLE), run_name="__main__")
+    runpy.run_path(str(EXAMPLES / "chain.py"), run_name="__main__")
 
     told = capsys.readouterr().out
     assert "'claims': {}" in told

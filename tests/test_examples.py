@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
-from types import ModuleType
 
 import httpx
 import pytest
+from example_modules import example
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from harness import USER_ID, Instance, bearer, serve
-
-EXAMPLES = Path(__file__).parent.parent / "examples"
-
-
-def example(name: str) -> ModuleType:
-    """Import an example afresh: it reads its environment when it starts."""
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @asynccontextmanager

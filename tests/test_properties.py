@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import math
 import re
@@ -12,8 +11,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from forging import b64
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from sent_credentials import classify
 
 from clerk_m2m import (
     BackendUnavailableError,
@@ -30,9 +31,8 @@ from clerk_m2m import (
 from clerk_m2m.asgi.refusals import answer, challenge
 from clerk_m2m.backend_api import parsing as wire
 from clerk_m2m.backend_api.problems import read_problem
-from clerk_m2m.credentials import extract, load_object, parse, split_jwt
+from clerk_m2m.credentials import extract, load_object, split_jwt
 from clerk_m2m.identity import MACHINE_ID, TokenClass, freeze
-from clerk_m2m.secret import Secret
 from clerk_m2m.verification.policy import decide
 from clerk_m2m.verification.signature import check_times, key_id, read_claims, usable_keys
 
@@ -75,14 +75,6 @@ def within_a_second(what: Callable[[], object]) -> None:
 
 
 # Credentials
-
-
-def classify(token: str) -> TokenClass | None:
-    """What a credential claims to be, by its form alone."""
-    try:
-        return parse(Secret(token)).token_class
-    except TokenInvalidError as refusal:
-        return refusal.token_class
 
 
 @same_each_time
@@ -128,10 +120,6 @@ def test_every_text_has_a_class_and_is_told_in_time(token: str) -> None:
         assert re.fullmatch(r"(mt|oat)_[A-Za-z0-9_-]+|ak_[A-Za-z0-9._~+/-]+=*", token)
 
 
-def segment(content: bytes) -> str:
-    return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
-
-
 @same_each_time
 @given(
     st.dictionaries(st.sampled_from(["cat", "typ", "alg", "kid", "crit"]), json_values),
@@ -141,7 +129,7 @@ def test_an_unsigned_jwt_is_classified_and_checked_without_a_crash(
     header: dict[str, Any], claims: dict[str, Any]
 ) -> None:
     parts = (json.dumps(header).encode(), json.dumps(claims).encode(), b"signature")
-    token = ".".join(map(segment, parts))
+    token = ".".join(map(b64, parts))
 
     if classify(token) is TokenClass.M2M_JWT:
         assert MACHINE_ID.fullmatch(claims["sub"])
@@ -162,7 +150,7 @@ def test_an_instant_of_any_size_is_refused_and_crashes_nothing(name: str, value:
     claims: dict[str, object] = {"exp": 1, "iat": 1, "nbf": 1, "sub": "mch_1", "jti": "mt_1"}
     rest = {key: item for key, item in claims.items() if key != name}
     payload = json.dumps(rest)[:-1] + f', "{name}": {value}}}'
-    jwt = split_jwt(f"{segment(b'{}')}.{segment(payload.encode())}.{segment(b'x')}")
+    jwt = split_jwt(f"{b64(b'{}')}.{b64(payload.encode())}.{b64(b'x')}")
     with pytest.raises(TokenInvalidError) as refused:
         check_times(read_claims(load_object(jwt.payload)), 1_800_000_000.0, lambda: "this clock")
 

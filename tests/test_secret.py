@@ -29,7 +29,7 @@ from clerk_m2m import (
 )
 from clerk_m2m.cli import app
 from clerk_m2m.secret import is_credential, without_credentials
-from harness import API_URL, USER_ID, World
+from harness import USER_ID, World
 
 MACHINE_ID = "mch_" + "c" * 27
 MACHINE_KEY, INSTANCE_KEY = "ak_" + "0123456789" * 4, "sk_live_" + "abcdefghij" * 4
@@ -95,12 +95,7 @@ def test_a_spawned_process_is_not_handed_the_settings() -> None:
 
 
 async def test_what_clerk_has_just_created_is_not_pickled_but_can_be_copied(world: World) -> None:
-    async with ClerkClient(
-        secret_key=world.emulator.secret_key,
-        machine_secret_key=world.callee.secret_key,
-        api_url=API_URL,
-        transport=world.upstream,
-    ) as clerk:
+    async with world.emulator.client(world.callee) as clerk:
         machine = await clerk.machines.create("new")
         token = await clerk.m2m_tokens.create()
         api_key = await clerk.api_keys.create("key", subject=USER_ID)

@@ -13,8 +13,8 @@ their schema when it reads the route; `_NotADependency` in their annotations ref
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Final, Generic, Protocol, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Final, Generic, TypeVar
 
 from starlette.requests import HTTPConnection
 
@@ -64,22 +64,22 @@ T_co = TypeVar("T_co", covariant=True)
 _NO_SCOPES: Final = SecurityScopes()
 
 
-class _Rule(Protocol[T_co]):
-    """What a guard asks; `more_scopes` are those that the route wants besides the guard's own."""
-
-    def __call__(self, identity: Identity, more_scopes: Sequence[str], /) -> T_co: ...
-
-
 class Guard(_SecurityScheme, Generic[T_co]):
     """Asks something of the caller; made by the `require_…` functions.
 
     `await guard(connection)` and `guard.check(connection)` give the identity or raise a
     `RefusalError` that the middleware answers; `MiddlewareMissingError` where there is none.
-    With FastAPI's `Security(guard, scopes=[…])`, those scopes are required too.
+    With FastAPI's `Security(guard, scopes=[…])`, those scopes are required too: `rule` is called
+    with the identity and with the scopes that the route wants besides the guard's own.
     """
 
     def __init__(
-        self, scheme_name: str, description: str, rule: _Rule[T_co], *, takes_scopes: bool
+        self,
+        scheme_name: str,
+        description: str,
+        rule: Callable[[Identity, Sequence[str]], T_co],
+        *,
+        takes_scopes: bool,
     ) -> None:
         # The two names that FastAPI reads of a security scheme.
         self.scheme_name = scheme_name

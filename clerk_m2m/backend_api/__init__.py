@@ -9,7 +9,7 @@ answer means. `client` puts them together. May import `transport` and the vocabu
 
 from __future__ import annotations
 
-from clerk_m2m.backend_api.calls import Revocation
+from clerk_m2m.backend_api.calls import UNSET, Revocation, Unset
 from clerk_m2m.backend_api.client import ClerkClient
 from clerk_m2m.backend_api.resources import (
     ApiKey,
@@ -25,6 +25,7 @@ from clerk_m2m.backend_api.resources import (
 )
 
 __all__ = [
+    "UNSET",
     "ApiKey",
     "ClerkClient",
     "CreatedApiKey",
@@ -37,4 +38,5 @@ __all__ = [
     "Page",
     "Revocation",
     "ScopedMachine",
+    "Unset",
 ]

@@ -65,7 +65,7 @@ class Answered(Generic[T]):
 
 
 class Unset(Enum):
-    """Stands for "leave as it is" where None means something."""
+    """The type of `UNSET`: "leave as it is", where None means something of its own."""
 
     UNSET = "unset"
 

@@ -16,7 +16,7 @@ from clerk_m2m.emulator import (
     oauth_token_operations,
 )
 from clerk_m2m.emulator.checks import MAX_BODY_BYTES, read_path
-from clerk_m2m.emulator.faults import ConnectionDroppedError, Fault, FaultBook
+from clerk_m2m.emulator.faults import ConnectionDroppedError, Fault, FaultBook, spoilt_answer
 from clerk_m2m.emulator.hosts import refuse_web_pages
 from clerk_m2m.emulator.instance import CheckedRequest, Instance, KeyHolder
 from clerk_m2m.emulator.machines import machine_id_of_secret
@@ -114,7 +114,7 @@ class Application:
     ) -> None:
         epoch = self._faults.epoch
         await asyncio.sleep(fault.delay)
-        response = fault.spoil(perform)
+        response = spoilt_answer(fault, perform)
         if fault.kind == "hang":
             while self._faults.epoch == epoch and not await _is_gone(receive, 0.05):
                 pass

@@ -76,16 +76,18 @@ class Fault:
             "performed": self.performed,
         }
 
-    def spoil(self, perform: Callable[[], Response]) -> Response:
-        """The answer to send instead of the operation's own."""
-        response = perform() if self.performed or self.kind in _NEEDS_RESPONSE else None
-        spoilt = _SPOILT[self.kind](self, response or json_response({}))
-        return replace(spoilt, headers=(*spoilt.headers, *self._extra_headers()))
 
-    def _extra_headers(self) -> Headers:
-        if self.retry_after is None:
-            return self.headers
-        return (("retry-after", str(self.retry_after)), *self.headers)
+def spoilt_answer(fault: Fault, perform: Callable[[], Response]) -> Response:
+    """The answer to send instead of the operation's own."""
+    response = perform() if fault.performed or fault.kind in _NEEDS_RESPONSE else None
+    spoilt = _SPOILT[fault.kind](fault, response or json_response({}))
+    return replace(spoilt, headers=(*spoilt.headers, *_extra_headers(fault)))
+
+
+def _extra_headers(fault: Fault) -> Headers:
+    if fault.retry_after is None:
+        return fault.headers
+    return (("retry-after", str(fault.retry_after)), *fault.headers)
 
 
 class FaultBook:
@@ -151,7 +153,7 @@ def _check(fault: Fault) -> None:
         raise ValueError("delay must not be negative, and pace must be above 0")
     if fault.status is not None and not 200 <= fault.status <= 599:
         raise ValueError("status must be between 200 and 599")
-    if any(_UNWRITABLE.search(name + value) for name, value in fault._extra_headers()):
+    if any(_UNWRITABLE.search(name + value) for name, value in _extra_headers(fault)):
         raise ValueError("headers must be printable ASCII")
     if fault.kind == "status" and fault.status is None:
         raise ValueError("a fault needs a status, a delay, a body or another kind")

@@ -104,9 +104,10 @@ def _usable_key(entry: Mapping[str, Any]) -> RSAPublicKey | None:
         or not isinstance(kid, str)
     ):
         return None
+    # Only the public half is read, whatever else the entry holds.
+    public = {name: entry[name] for name in ("kty", "n", "e") if name in entry}
     try:
-        # Only the public half is read, whatever else the entry holds.
-        read = RSAAlgorithm.from_jwk({"kty": "RSA", "n": entry.get("n"), "e": entry.get("e")})
+        read = RSAAlgorithm.from_jwk(public)
     except (InvalidKeyError, ValueError, TypeError):
         return None
     key = cast("RSAPublicKey", read)

@@ -9,7 +9,10 @@ from typing import Any, TypeAlias
 
 import httpx
 import pytest
+from answers import get
 from fastapi import FastAPI
+from placed_apps import Placed, added, in_every_place, mounted
+from sent_credentials import NOBODY, UNKNOWN
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.requests import HTTPConnection, Request
@@ -29,45 +32,13 @@ from clerk_m2m import (
 from clerk_m2m.testing import verifier_of
 from harness import World, bearer, serve, whoami
 
-UNKNOWN = "mt_" + "x" * 40
-NOBODY = "mch_" + "z" * 27
-
 Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
-Placed: TypeAlias = Callable[..., ASGIApp]
 
 
-def added(handler: Handler, verifier: Verifier, **given: Any) -> ASGIApp:
-    app = Starlette(routes=[Route("/", handler)])
-    app.add_middleware(MachineAuthMiddleware, verifier=verifier, **given)
+def service(handler: Handler) -> FastAPI:
+    app = FastAPI()
+    app.add_route("/", handler)
     return app
-
-
-def wrapped(handler: Handler, verifier: Verifier, **given: Any) -> ASGIApp:
-    app = Starlette(routes=[Route("/", handler)])
-    return MachineAuthMiddleware(app, verifier=verifier, **given)
-
-
-def wrapped_in_debug(handler: Handler, verifier: Verifier, **given: Any) -> ASGIApp:
-    app = Starlette(routes=[Route("/", handler)], debug=True)
-    return MachineAuthMiddleware(app, verifier=verifier, **given)
-
-
-def mounted(handler: Handler, verifier: Verifier, **given: Any) -> ASGIApp:
-    inner = FastAPI()
-    inner.add_route("/", handler)
-    app = Starlette(routes=[Mount("/", app=inner)])
-    app.add_middleware(MachineAuthMiddleware, verifier=verifier, **given)
-    return app
-
-
-in_every_place = pytest.mark.parametrize("placed", [added, wrapped, wrapped_in_debug, mounted])
-
-
-async def get(app: ASGIApp, token: str | None, path: str = "/") -> httpx.Response:
-    """Call an app as behind a server, which survives what the app raises."""
-    transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://service.test") as client:
-        return await client.get(path, headers=bearer(token))
 
 
 class Told:
@@ -92,7 +63,9 @@ async def test_a_guards_refusal_is_answered_wherever_the_app_stands(
     world: World, placed: Placed
 ) -> None:
     told = Told()
-    answer = await get(placed(refused_by_a_guard, world.verifier(), on_error=told), world.token())
+    answer = await get(
+        placed(service(refused_by_a_guard), world.verifier(), on_error=told), world.token()
+    )
 
     assert (answer.status_code, answer.json()["code"]) == (403, "permission_denied")
     assert told.codes == ["permission_denied"]
@@ -131,7 +104,7 @@ async def test_a_refusal_of_a_verifier_that_the_app_calls_is_the_apps_own_error(
         return PlainTextResponse("in")
 
     told = Told()
-    answer = await get(placed(handler, verifier, on_error=told), world.token())
+    answer = await get(placed(service(handler), verifier, on_error=told), world.token())
 
     assert answer.status_code == 500
     assert caught == [code]
@@ -147,7 +120,7 @@ async def test_a_missing_edge_that_the_app_finds_is_the_apps_own_error(world: Wo
         await second.verify(other)
         return PlainTextResponse("in")
 
-    answer = await get(added(handler, world.verifier()), world.token())
+    answer = await get(added(service(handler), world.verifier()), world.token())
 
     assert (answer.status_code, answer.text) == (500, "Internal Server Error")
 
@@ -161,7 +134,7 @@ async def test_a_verifiers_refusal_that_was_kept_and_is_raised_later_is_the_apps
     async def handler(request: Request) -> Response:
         raise kept.value
 
-    answer = await get(added(handler, world.verifier()), world.token())
+    answer = await get(added(service(handler), world.verifier()), world.token())
 
     assert kept.value.code == "token_invalid"
     assert (answer.status_code, answer.text) == (500, "Internal Server Error")
@@ -174,7 +147,7 @@ async def test_a_refusal_of_the_verifier_for_tests_is_the_apps_own_error_too(wor
         await second.verify(UNKNOWN)
         return PlainTextResponse("in")
 
-    answer = await get(added(handler, world.verifier()), world.token())
+    answer = await get(added(service(handler), world.verifier()), world.token())
 
     assert (answer.status_code, answer.text) == (500, "Internal Server Error")
 
@@ -189,7 +162,7 @@ async def test_a_verifiers_refusal_after_a_guards_is_the_apps_own_error(world: W
             await second.verify(UNKNOWN)
         return PlainTextResponse("in")
 
-    answer = await get(mounted(handler, world.verifier()), world.token())
+    answer = await get(mounted(service(handler), world.verifier()), world.token())
 
     assert (answer.status_code, answer.text) == (500, "Internal Server Error")
 
@@ -202,7 +175,7 @@ async def test_a_refusal_that_a_handler_raises_by_hand_is_answered(world: World)
         raise PermissionDeniedError("Not on Sundays.", required_scopes=["sundays"])
 
     told = Told()
-    answer = await get(added(handler, world.verifier(), on_error=told), world.token())
+    answer = await get(added(service(handler), world.verifier(), on_error=told), world.token())
 
     assert (answer.status_code, answer.json()["code"]) == (403, "permission_denied")
     assert answer.json()["detail"] == "Not on Sundays."
@@ -219,7 +192,7 @@ async def test_a_refusal_raised_by_hand_from_a_verifiers_is_answered(world: Worl
             raise PermissionDeniedError("The second credential is not good.") from refusal
         return PlainTextResponse("in")
 
-    answer = await get(added(handler, world.verifier()), world.token())
+    answer = await get(added(service(handler), world.verifier()), world.token())
 
     assert (answer.status_code, answer.json()["code"]) == (403, "permission_denied")
 
@@ -232,7 +205,7 @@ async def test_a_refusal_raised_by_hand_in_a_mounted_app_comes_after_its_500(
     async def handler(request: Request) -> Response:
         raise PermissionDeniedError("Not on Sundays.")
 
-    answer = await get(mounted(handler, world.verifier()), world.token())
+    answer = await get(mounted(service(handler), world.verifier()), world.token())
 
     assert (answer.status_code, answer.text) == (500, "Internal Server Error")
 
@@ -242,7 +215,7 @@ async def test_a_refusal_raised_by_hand_in_a_mounted_app_comes_after_its_500(
 
 async def test_the_inner_middleware_answers_what_is_refused_inside_it(world: World) -> None:
     outer_told, inner_told = Told(), Told()
-    inner = added(refused_by_a_guard, world.verifier(), on_error=inner_told)
+    inner = added(service(refused_by_a_guard), world.verifier(), on_error=inner_told)
     app = Starlette(routes=[Mount("/inner", app=inner), Route("/", refused_by_a_guard)])
     app.add_middleware(MachineAuthMiddleware, verifier=world.verifier(), on_error=outer_told)
 
@@ -261,7 +234,7 @@ async def test_the_inner_middleware_answers_what_its_own_check_refuses(world: Wo
         machine_id=other_service.id, machine_secret_key=other_service.secret_key
     )
     outer_told, inner_told = Told(), Told()
-    inner = added(whoami, world.verifier(settings), on_error=inner_told)
+    inner = added(service(whoami), world.verifier(settings), on_error=inner_told)
     app = Starlette(routes=[Mount("/", app=inner)])
     app.add_middleware(MachineAuthMiddleware, verifier=world.verifier(), on_error=outer_told)
 
@@ -274,7 +247,7 @@ async def test_the_inner_middleware_answers_what_its_own_check_refuses(world: Wo
 async def test_a_guard_reads_the_innermost_middleware_that_is_running(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
-    inner = added(refused_by_a_guard, world.verifier(), required=False, exclude=["/"])
+    inner = added(service(refused_by_a_guard), world.verifier(), required=False, exclude=["/"])
     seen: list[Any] = []
 
     async def cascade(scope: Scope, receive: Receive, send: Send) -> None:
@@ -306,7 +279,7 @@ async def test_a_500_of_the_app_is_sent_before_its_background_task_ends(world: W
 
     async with (
         asyncio.timeout(10),  # without the answer, the task waits for good
-        serve(added(handler, world.verifier())) as origin,
+        serve(added(service(handler), world.verifier())) as origin,
         httpx.AsyncClient(base_url=origin) as client,
     ):
         answer = await client.get("/", headers=bearer(world.token()))
@@ -322,7 +295,7 @@ async def test_a_500_of_the_app_stays_one_when_its_background_task_is_refused(
         task = BackgroundTask(refused_by_a_guard, request)
         return PlainTextResponse("broken", 500, background=task)
 
-    answer = await get(added(handler, world.verifier()), world.token())
+    answer = await get(added(service(handler), world.verifier()), world.token())
 
     assert (answer.status_code, answer.text) == (500, "broken")
 
@@ -336,7 +309,7 @@ async def test_a_500_after_a_refusal_that_the_app_caught_is_sent(
             require_machine(NOBODY).check(request)
         return PlainTextResponse("broken", 500)
 
-    answer = await get(placed(handler, world.verifier()), world.token())
+    answer = await get(placed(service(handler), world.verifier()), world.token())
 
     assert (answer.status_code, answer.text) == (500, "broken")
 
@@ -356,7 +329,7 @@ async def test_a_500_after_a_caught_refusal_is_streamed_piece_by_piece(world: Wo
 
     async with (
         asyncio.timeout(10),  # without the first piece, the second is never sent
-        serve(added(handler, world.verifier())) as origin,
+        serve(added(service(handler), world.verifier())) as origin,
         httpx.AsyncClient(base_url=origin) as client,
         client.stream("GET", "/", headers=bearer(world.token())) as answer,
     ):

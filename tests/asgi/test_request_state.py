@@ -8,9 +8,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-import httpx
 import pytest
 import uvicorn
+from answers import get
+from sent_credentials import UNKNOWN
 from starlette.applications import Starlette
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import HTTPConnection, Request
@@ -18,26 +19,14 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from clerk_m2m import (
-    ConfigurationError,
-    MachineAuthMiddleware,
-    RefusalError,
-    require_machine,
-)
-from harness import World, bearer, calling, protected, whoami
-
-UNKNOWN = "mt_" + "x" * 40
+from clerk_m2m import ConfigurationError, MachineAuthMiddleware, RefusalError, require_machine
+from harness import World, protected, whoami
 
 
 def seen_in(state: dict[str, Any]) -> str | None:
     """Whom a dict behind `request.state` names as the caller."""
     machine = state.get("machine")
     return machine.subject if machine else None
-
-
-async def get(app: ASGIApp, token: str | None, path: str = "/") -> httpx.Response:
-    async with calling(app) as client:
-        return await client.get(path, headers=bearer(token))
 
 
 class SharingServer:

@@ -28,7 +28,8 @@ from clerk_m2m import (
     Secret,
 )
 from clerk_m2m.emulator import Emulator
-from harness import API_URL, USER_ID, Upstream, World, serve
+from clerk_m2m.testing import ClerkEmulator
+from harness import USER_ID, Upstream, World, serve
 
 CONTRACT = Path(__file__).parents[1] / "emulator" / "contract" / "backend-api.openapi.yml"
 OTHER_USER_ID = "user_" + "v" * 27
@@ -401,12 +402,10 @@ def system(machines: int, edges: int) -> dict[str, Any]:
 
 async def walk_whole_list(machines: int, edges: int) -> list[int]:
     """Walk all machines, each once and with all its edges; gives the page sizes asked for."""
-    emulator = Emulator(seed=system(machines, edges))
-    upstream = Upstream(emulator)
+    emulator = ClerkEmulator(seed=system(machines, edges))
+    emulator.transport = upstream = Upstream(emulator.transport)
     walked: set[str] = set()
-    async with ClerkClient(
-        secret_key=emulator.secret_key, api_url=API_URL, transport=upstream
-    ) as clerk:
+    async with emulator.client() as clerk:
         async for machine in clerk.machines.iter(order_by="+name"):
             assert machine.name not in walked
             assert len(machine.scoped_machines) == edges

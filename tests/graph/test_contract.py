@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from clerk_m2m import ConfigurationError, GraphSource, RefusalError, ScopeGraph
+from clerk_m2m.graph.source import StaticSource
 from harness import World
 
 
@@ -123,3 +124,14 @@ async def test_a_source_without_forget_and_aclose_is_closed_and_told_nothing(wor
     verifier.invalidate(machine_id=world.caller.id)
 
     await verifier.aclose()
+
+
+async def test_a_fixed_graph_never_has_to_be_fetched() -> None:
+    orders, billing, audit = ("mch_" + letter * 27 for letter in "oba")
+    source = StaticSource(ScopeGraph({orders: [billing]}))
+
+    assert source.allows(orders, billing) is True
+    assert source.allows(orders, audit) is False
+    assert source.allows(audit, orders) is False
+    assert await source.fetch(orders, billing, timeout=1) is True
+    assert await source.fetch(orders, audit, timeout=1) is False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -358,6 +359,15 @@ def test_more_values_than_are_kept_in_front_of_the_store_are_found_in_the_store(
     assert len(cache._in_use) == MAX_IN_USE
 
 
+def test_in_front_of_a_small_store_are_no_more_values_than_the_store_may_hold() -> None:
+    cache = open_cache(FakeTime(), maxsize=10)
+    for number in range(30):
+        cache.put(number, Answer(value=number), asked_at=0)
+        cache.read(number)
+
+    assert list(cache._in_use) == list(range(20, 30))
+
+
 def test_in_front_of_the_store_are_no_values_that_have_ended() -> None:
     time = FakeTime()
     cache = open_cache(time, maxsize=10_000)
@@ -389,6 +399,27 @@ def test_an_answer_that_was_asked_for_before_an_invalidation_replaces_nothing() 
     cache.put("key", Answer(value="old"), asked_at=0)
 
     assert cache.read("key") == ("new", False)
+
+
+def test_an_invalidation_of_another_thread_while_an_answer_is_put_in_voids_it() -> None:
+    time = FakeTime()
+    cache, table = open_cache(time), Invalidations(time.clock)
+    cache._invalidations = table
+    threads: list[threading.Thread] = []
+
+    def invalidate_meanwhile() -> float:
+        """The clock is read between the check of an answer and the moment it is stored."""
+        if not threads:
+            threads.append(threading.Thread(target=table.add, args=("key",)))
+            threads[0].start()
+            threads[0].join()
+        return time.monotonic
+
+    cache._now = invalidate_meanwhile
+    cache.put("key", Answer(value="old"), asked_at=0)
+
+    assert cache.read("key") is None
+    assert cache.stale("key") is None
 
 
 def test_an_invalidation_of_another_name_voids_nothing() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from clerk_m2m import ClerkClient
 from clerk_m2m.lookups import invalidations
 from clerk_m2m.lookups.invalidations import Invalidations
 from harness import FakeTime, World
@@ -137,7 +136,7 @@ async def test_a_machine_is_not_invalidated_together_with_something_else(
 
 async def test_a_cut_edge_is_no_error_for_a_verifier_without_a_graph(world: World) -> None:
     verifier, token = world.verifier(), world.token()
-    client = ClerkClient(secret_key=world.emulator.secret_key, transport=world.upstream)
+    client = world.emulator.client()
     verifier.watch(client)
     await verifier.verify(token)
     await client.machines.delete_scope(world.caller.id, world.callee.id)

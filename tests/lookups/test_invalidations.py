@@ -12,11 +12,7 @@ import pytest
 from outcomes import accepts, at_once
 from upstreams import record
 
-from clerk_m2m import (
-    ClerkClient,
-    ScopeDeniedError,
-    Verifier,
-)
+from clerk_m2m import ScopeDeniedError, Verifier
 from harness import USER_ID, World
 
 
@@ -136,15 +132,11 @@ async def test_an_invalidated_jwt_is_denied_for_as_long_as_it_lives(
         world.time.advance(4)
 
 
-def clerk_client(world: World) -> ClerkClient:
-    return ClerkClient(secret_key=world.emulator.secret_key, transport=world.upstream)
-
-
 async def test_a_token_revoked_through_a_watched_client_is_refused_at_once(world: World) -> None:
     verifier, minted = world.verifier(), world.emulator.mint_m2m_token(world.caller)
     await verifier.verify(minted.token)
 
-    async with clerk_client(world) as clerk:
+    async with world.emulator.client() as clerk:
         verifier.watch(clerk)
         await clerk.m2m_tokens.revoke(minted.id)
     assert not await accepts(verifier, minted.token)
@@ -158,7 +150,7 @@ async def test_an_api_key_ended_through_a_watched_client_is_refused_at_once(
     key = world.emulator.add_api_key("key", subject=USER_ID)
     await verifier.verify(key.secret)
 
-    async with clerk_client(world) as clerk:
+    async with world.emulator.client() as clerk:
         verifier.watch(clerk)
         await getattr(clerk.api_keys, act)(key.id)
     assert not await accepts(verifier, key.secret)
@@ -171,7 +163,7 @@ async def test_a_machine_deleted_through_a_watched_client_is_refused_at_once(
     verifier, token = world.verifier(world.live_settings()), world.token(token_format=token_format)
     await verifier.verify(token)
 
-    async with clerk_client(world) as clerk:
+    async with world.emulator.client() as clerk:
         verifier.watch(clerk)
         await clerk.machines.delete(world.caller.id)
     assert not await accepts(verifier, token)
@@ -181,7 +173,7 @@ async def test_an_edge_cut_through_a_watched_client_bites_at_once(world: World) 
     verifier, token = world.verifier(world.live_settings()), world.token()
     await verifier.verify(token)
 
-    async with clerk_client(world) as clerk:
+    async with world.emulator.client() as clerk:
         verifier.watch(clerk)
         await clerk.machines.delete_scope(world.caller.id, world.callee.id)
     with pytest.raises(ScopeDeniedError) as refused:

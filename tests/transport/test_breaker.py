@@ -9,7 +9,7 @@ import httpx
 import pytest
 from upstreams import quiet
 
-from clerk_m2m import VerificationUnavailableError, Verifier
+from clerk_m2m import RefusalError, VerificationUnavailableError, Verifier
 from clerk_m2m.errors import BackendUnavailableError, NotFoundError, RateLimitedError
 from clerk_m2m.transport.admission import Priority
 from clerk_m2m.transport.breaker import Breaker, Breakers
@@ -252,3 +252,21 @@ async def test_a_breaker_of_one_verifier_is_none_of_anothers_business(world: Wor
         await refused(one, world)
 
     await other.verify(world.token())
+
+
+@pytest.mark.parametrize("status", [401, 404, 429])
+async def test_failures_before_and_after_a_refusal_of_clerks_are_not_in_a_row(
+    world: World, status: int
+) -> None:
+    verifier = world.verifier()
+    world.emulator.fail("verifyM2MToken", status=500, times=4)
+    world.emulator.fail("verifyM2MToken", status=status, times=1)
+    world.emulator.fail("verifyM2MToken", status=500, times=4)
+    for number in range(9):
+        with pytest.raises(RefusalError):
+            await verifier.verify(world.token())
+        if number == 4:
+            world.time.advance(2.0)  # past the time for which a 429 asks to be left alone
+    assert len(world.upstream.requests) == 9
+
+    await verifier.verify(world.token())

@@ -19,6 +19,7 @@ from clerk_m2m import (
     Clock,
     CredentialVerifier,
     Decision,
+    FieldError,
     GraphSource,
     Guard,
     Identity,
@@ -26,6 +27,7 @@ from clerk_m2m import (
     MachineIdentity,
     MachineTokenAuth,
     OAuthIdentity,
+    OnError,
     PermissionDeniedError,
     Reason,
     RefusalError,
@@ -33,6 +35,7 @@ from clerk_m2m import (
     ScopeGraph,
     Secret,
     Settings,
+    TokenClass,
     TokenType,
     VerificationUnavailableError,
     Verifier,
@@ -41,7 +44,7 @@ from clerk_m2m import (
     require_machine,
     require_oauth,
 )
-from clerk_m2m.backend_api.resources import (
+from clerk_m2m.backend_api import (
     ApiKey,
     CreatedM2MToken,
     CreatedMachine,
@@ -52,7 +55,6 @@ from clerk_m2m.backend_api.resources import (
     Page,
     ScopedMachine,
 )
-from clerk_m2m.errors import FieldError
 
 app = FastAPI()
 settings = Settings.from_env(cache_ttl=30.0)
@@ -63,7 +65,11 @@ def on_error(connection: HTTPConnection, refusal: RefusalError) -> Response | No
     assert_type(refusal.code, str)
     assert_type(refusal.detail, str)
     assert_type(refusal.from_verifier, bool)
+    assert_type(refusal.token_class, TokenClass | None)
     return PlainTextResponse(refusal.detail) if refusal.status == 401 else None
+
+
+on_error_by_its_type: OnError = on_error
 
 
 # The middleware, added the way that Starlette and FastAPI check

@@ -10,23 +10,13 @@ from typing import Any
 import httpx
 import pytest
 from forging import b64, jwk, jws, resigned, rs256, rsa_key, segment
+from jwt_service import claims, service
+from outcomes import code
 
-from clerk_m2m import (
-    RefusalError,
-    TokenInvalidError,
-    VerificationUnavailableError,
-    Verifier,
-    VerifierMisconfiguredError,
-)
+from clerk_m2m import TokenInvalidError, VerificationUnavailableError, VerifierMisconfiguredError
 from harness import World
 
 FETCH = "GetJWKS"
-
-
-def service(world: World, **given: Any) -> Verifier:
-    """A service that takes JWTs and knows its graph, so that its only calls are for the key set."""
-    graph = {world.caller.id: [world.callee.id]}
-    return world.verifier(world.live_settings(**({"graph": graph} | given)))
 
 
 def fetches(world: World) -> int:
@@ -41,21 +31,6 @@ def answering(answer: Callable[[httpx.Request], httpx.Response]) -> Any:
         return answer(request)
 
     return intercept
-
-
-async def code(verifier: Verifier, token: str) -> str:
-    """What the verifier says of the token, in a word."""
-    try:
-        await verifier.verify(token)
-    except RefusalError as refusal:
-        return refusal.code
-    return "accepted"
-
-
-def claims(world: World) -> dict[str, Any]:
-    """The claims of a good JWT of the caller's."""
-    now = world.time.wall
-    return {"sub": world.caller.id, "jti": "x", "iat": now, "exp": now + 9}
 
 
 # Floods

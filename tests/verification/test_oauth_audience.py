@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from outcomes import code
 
-from clerk_m2m import OAuthIdentity, RefusalError, TokenInvalidError, Verifier
+from clerk_m2m import OAuthIdentity, TokenInvalidError, Verifier
 from harness import USER_ID, World
 
 US, OTHER = "https://us.test", "https://other.test"
@@ -22,15 +23,6 @@ def service(world: World, **given: Any) -> Verifier:
 def access_token(world: World, **given: Any) -> str:
     """A new access token of the user's."""
     return world.emulator.add_oauth_token(subject=USER_ID, **given).token
-
-
-async def code(verifier: Verifier, token: str) -> str:
-    """What the verifier says of the token, in a word."""
-    try:
-        await verifier.verify(token)
-    except RefusalError as refusal:
-        return refusal.code
-    return "accepted"
 
 
 @both_formats

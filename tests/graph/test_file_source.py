@@ -1,32 +1,22 @@
-"""Where the edges come from, each source by itself: a value, a TOML file, the Backend API."""
+"""A scope graph in a file: when it is read again, and what a broken or half-written one does."""
 
 from __future__ import annotations
 
-import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
-from clerk_m2m import (
-    BackendAPIError,
-    BackendUnavailableError,
-    ConfigurationError,
-    KeyRefusedError,
-    RateLimitedError,
-    ScopeGraph,
-)
-from clerk_m2m.backend_api.calls import open_api
+from clerk_m2m import BackendUnavailableError, ConfigurationError
 from clerk_m2m.graph.file import FileSource
-from clerk_m2m.graph.live import LiveSource
-from clerk_m2m.graph.source import GraphSource, StaticSource
-from harness import API_URL, FakeTime, World
+from clerk_m2m.graph.source import GraphSource
+from harness import FakeTime
 
-ORDERS, BILLING, AUDIT = ("mch_" + letter * 27 for letter in "oba")
 TTL, MAX_STALE = 30.0, 300.0
+ORDERS, BILLING, AUDIT = ("mch_" + letter * 27 for letter in "oba")
 
 
 def edges(*callees: str) -> frozenset[str]:
@@ -45,18 +35,6 @@ def known(source: GraphSource, caller: str) -> frozenset[str] | None:
 def toml(*callees: str) -> str:
     listed = ", ".join(f'"{callee}"' for callee in callees)
     return f'[machines.orders]\nid = "{ORDERS}"\nmay_call = [{listed}]\n'
-
-
-# A value
-
-
-async def test_a_fixed_graph_never_has_to_be_fetched() -> None:
-    source = StaticSource(ScopeGraph({ORDERS: [BILLING]}))
-
-    assert known(source, ORDERS) == edges(BILLING)
-    assert known(source, AUDIT) == edges()
-    assert await source.fetch(ORDERS, BILLING, timeout=1) is True
-    assert await source.fetch(ORDERS, AUDIT, timeout=1) is False
 
 
 # A file
@@ -118,6 +96,35 @@ def test_a_file_replaced_by_another_of_the_same_size_and_time_is_seen(
     other.replace(path)
     time.advance(TTL)
 
+    assert known(source, ORDERS) == edges(AUDIT)
+
+
+class Stamped(type(Path())):  # type: ignore[misc]  # the class for this system
+    """A path whose `stat` shows the numbers in `shown`, and is real in the rest."""
+
+    shown: dict[str, int]
+
+    def stat(self, **kwargs: Any) -> Any:
+        """Take the file's own numbers, except for those that are given."""
+        found = super().stat(**kwargs)
+        names = ("st_mtime_ns", "st_ctime_ns", "st_size", "st_ino")
+        return SimpleNamespace(**({name: getattr(found, name) for name in names} | self.shown))
+
+
+@pytest.mark.parametrize("changed", ["st_mtime_ns", "st_ctime_ns", "st_size", "st_ino"])
+def test_a_change_that_shows_in_one_number_only_is_seen(
+    path: Path, time: FakeTime, changed: str
+) -> None:
+    same = {"st_mtime_ns": 1, "st_ctime_ns": 2, "st_size": 3, "st_ino": 4}
+    stamped = Stamped(path)
+    stamped.shown = same
+    source = open_file(stamped, time)
+    write(path, toml(AUDIT), time)
+    time.advance(TTL)
+    assert known(source, ORDERS) == edges(BILLING), "nothing shows that the file has changed"
+
+    stamped.shown = same | {changed: 5}
+    time.advance(TTL)
     assert known(source, ORDERS) == edges(AUDIT)
 
 
@@ -190,6 +197,7 @@ def test_a_folder_or_nothing_at_all_is_no_file(tmp_path: Path) -> None:
 
 
 # A file that is being written
+
 
 SOON = FileSource.SECOND_LOOK
 
@@ -352,113 +360,3 @@ class WrittenTo(type(Path())):  # type: ignore[misc]  # the class for this syste
         if write_to is not None:
             write_to()
         return text
-
-
-# The Backend API
-
-
-@pytest_asyncio.fixture
-async def live(world: World) -> AsyncIterator[LiveSource]:
-    api = open_api(
-        secret_key=world.emulator.secret_key,
-        machine_secret_key=None,
-        api_url=API_URL,
-        allow_http=False,
-        timeout=5,
-        max_inflight=20,
-        transport=world.upstream,
-    )
-    source = LiveSource(api, ttl=TTL, max_stale=MAX_STALE, maxsize=100, clock=world.time.clock)
-    yield source
-    await source.aclose()
-    await api.aclose()
-
-
-def reads(world: World) -> int:
-    return world.emulator.calls["GetMachine"]
-
-
-async def test_edges_are_read_once_and_then_known(world: World, live: LiveSource) -> None:
-    assert live.allows(world.caller.id, world.callee.id) is None
-    assert await live.fetch(world.caller.id, world.callee.id, timeout=1) is True
-    assert live.allows(world.caller.id, world.callee.id) is True
-    assert live.allows(world.stranger.id, world.callee.id) is None
-    assert reads(world) == 1
-
-
-async def test_many_readers_of_one_caller_share_one_read(world: World, live: LiveSource) -> None:
-    answers = await asyncio.gather(
-        *(live.fetch(world.caller.id, world.callee.id, timeout=1) for _ in range(50))
-    )
-
-    assert set(answers) == {True}
-    assert reads(world) == 1
-
-
-async def test_edges_are_read_again_when_their_time_is_over(world: World, live: LiveSource) -> None:
-    await live.fetch(world.caller.id, world.callee.id, timeout=1)
-    world.emulator.cut(world.caller, world.callee)
-    world.time.advance(TTL + 0.001)
-
-    assert live.allows(world.caller.id, world.callee.id) is None
-    assert await live.fetch(world.caller.id, world.callee.id, timeout=1) is False
-
-
-async def test_a_machine_that_is_deleted_may_call_nobody(world: World, live: LiveSource) -> None:
-    await live.fetch(world.caller.id, world.callee.id, timeout=1)
-    world.emulator.delete_machine(world.caller)
-    live.forget(world.caller.id)
-
-    assert live.allows(world.caller.id, world.callee.id) is None
-    assert await live.fetch(world.caller.id, world.callee.id, timeout=1) is False
-
-
-async def test_forgetting_one_machine_keeps_the_others(world: World, live: LiveSource) -> None:
-    await live.fetch(world.caller.id, world.callee.id, timeout=1)
-    await live.fetch(world.stranger.id, world.callee.id, timeout=1)
-    live.forget(world.caller.id)
-
-    assert live.allows(world.caller.id, world.callee.id) is None
-    assert live.allows(world.stranger.id, world.callee.id) is False
-
-
-async def test_in_an_outage_the_last_answer_is_used_for_so_long_and_no_longer(
-    world: World, live: LiveSource
-) -> None:
-    await live.fetch(world.caller.id, world.callee.id, timeout=1)
-    world.emulator.fail("GetMachine", status=500)
-    world.time.advance(MAX_STALE - 0.001)
-
-    assert await live.fetch(world.caller.id, world.callee.id, timeout=1) is True
-    world.time.advance(0.002)
-    with pytest.raises(BackendUnavailableError) as failed:
-        await live.fetch(world.caller.id, world.callee.id, timeout=1)
-    assert failed.value.code == "backend_unavailable"
-
-
-@pytest.mark.parametrize(
-    ("status", "kind"),
-    [(500, BackendUnavailableError), (429, RateLimitedError), (401, KeyRefusedError)],
-)
-async def test_a_caller_that_was_never_read_is_not_guessed(
-    world: World, live: LiveSource, status: int, kind: type[BackendAPIError]
-) -> None:
-    world.emulator.fail("GetMachine", status=status, retry_after=9)
-
-    with pytest.raises(kind):
-        await live.fetch(world.caller.id, world.callee.id, timeout=1)
-    assert live.allows(world.caller.id, world.callee.id) is None
-
-
-async def test_edges_in_use_are_refreshed_ahead_in_the_background(
-    world: World, live: LiveSource
-) -> None:
-    await live.fetch(world.caller.id, world.callee.id, timeout=1)
-    world.emulator.cut(world.caller, world.callee)
-    world.time.advance(TTL * 0.8)
-
-    assert live.allows(world.caller.id, world.callee.id) is True
-    async with asyncio.timeout(5):
-        while live.allows(world.caller.id, world.callee.id) is not False:  # noqa: ASYNC110  no event tells of it
-            await asyncio.sleep(0)
-    assert reads(world) == 2

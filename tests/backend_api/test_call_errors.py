@@ -1,0 +1,257 @@
+"""Calls that fail: the error tree, what an error shows, what is repeated."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import httpx
+import pytest
+from api_clients import UNKNOWN_KEY, UNKNOWN_MACHINE, answering, failing
+
+from clerk_m2m import (
+    BackendAPIError,
+    BackendUnavailableError,
+    ClerkClient,
+    ConflictError,
+    InvalidRequestError,
+    KeyRefusedError,
+    NotFoundError,
+    RateLimitedError,
+)
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "code"),
+    [
+        (400, InvalidRequestError, "invalid_request"),
+        (401, KeyRefusedError, "key_refused"),
+        (403, KeyRefusedError, "key_refused"),
+        (404, NotFoundError, "not_found"),
+        (409, ConflictError, "conflict"),
+        (422, InvalidRequestError, "invalid_request"),
+        (429, RateLimitedError, "rate_limited"),
+        (402, BackendUnavailableError, "backend_unavailable"),
+        (418, BackendUnavailableError, "backend_unavailable"),
+        (500, BackendUnavailableError, "backend_unavailable"),
+    ],
+)
+async def test_a_status_becomes_the_error_of_its_meaning(
+    status: int, kind: type[BackendAPIError], code: str
+) -> None:
+    clerk, _ = answering(failing(status))
+    with pytest.raises(BackendAPIError) as failed:
+        await clerk.m2m_tokens.create()
+
+    error = failed.value
+    assert type(error) is kind
+    assert (error.code, error.status, error.clerk_trace_id) == (code, status, "trace_1")
+    assert [each.code for each in error.errors] == ["odd"]
+    assert str(error) == f"createM2MToken: Clerk answered {status}. no"
+
+
+async def test_the_fields_at_fault_are_named(clerk: ClerkClient) -> None:
+    with pytest.raises(InvalidRequestError) as failed:
+        await clerk.machines.create("")
+
+    assert failed.value.status == 422
+    assert [each.field for each in failed.value.errors] == ["name"]
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 422])
+async def test_an_answer_that_is_not_clerks_decides_nothing(status: int) -> None:
+    clerk, asked = answering(httpx.Response(status, text="<html>gateway</html>"))
+    with pytest.raises(BackendUnavailableError, match="a gateway or proxy answered") as failed:
+        await clerk.m2m_tokens.create()
+
+    assert (failed.value.code, failed.value.status) == ("backend_unavailable", status)
+    assert f"answered {status}, not in Clerk's form" in str(failed.value)
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"), [({}, None), ({"Retry-After": "7"}, 7.0), ({"Retry-After": "0"}, 0.0)]
+)
+async def test_a_503_asks_for_a_wait_only_where_it_has_a_retry_after(
+    headers: dict[str, str], seconds: float | None
+) -> None:
+    clerk, _ = answering(failing(503, headers=headers))
+    with pytest.raises(BackendUnavailableError) as failed:
+        await clerk.m2m_tokens.create()
+
+    assert (failed.value.code, failed.value.retry_after) == ("backend_unavailable", seconds)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(httpx.Response(302, headers={"Location": "http://evil.test/"}), id="moved"),
+        pytest.param(httpx.Response(301, headers={"Location": "http://["}), id="moved nowhere"),
+        pytest.param(httpx.Response(304), id="not modified"),
+        pytest.param(httpx.Response(200, text=""), id="empty"),
+        pytest.param(httpx.Response(204), id="no content"),
+        pytest.param(httpx.Response(200, text="<html>"), id="not JSON"),
+        pytest.param(httpx.Response(200, content=b'"\xff"'), id="not UTF-8"),
+        pytest.param(httpx.Response(200, text="null"), id="null"),
+        pytest.param(httpx.Response(200, text="[" * 50_000), id="endless nesting"),
+        pytest.param(httpx.Response(200, text="9" * 5000), id="endless number"),
+        pytest.param(httpx.Response(200, json=[]), id="an array"),
+        pytest.param(httpx.Response(200, json={}), id="an object of another shape"),
+    ],
+)
+async def test_an_answer_that_makes_no_sense_is_no_answer(answer: httpx.Response) -> None:
+    clerk, asked = answering(answer)
+    with pytest.raises(BackendUnavailableError) as failed:
+        await clerk.m2m_tokens.create()
+
+    assert failed.value.code == "backend_unavailable"
+    assert len(asked) == 1
+
+
+async def test_a_compressed_answer_is_refused_unread() -> None:
+    answer = httpx.Response(200, headers={"Content-Encoding": "gzip"}, content=b"")
+    clerk, _ = answering(answer)
+    with pytest.raises(BackendUnavailableError, match="compressed") as failed:
+        await clerk.m2m_tokens.create()
+
+    assert failed.value.code == "backend_unavailable"
+
+
+@pytest.mark.parametrize("size", [64 * 1024, 64 * 1024 + 1])
+async def test_an_answer_is_read_up_to_64_kib_and_a_list_further(size: int) -> None:
+    body = b"[" + b" " * (size - 2) + b"]"
+    clerk, _ = answering(httpx.Response(200, content=body), httpx.Response(200, content=body))
+    with pytest.raises(BackendUnavailableError) as one:
+        await clerk.m2m_tokens.create()
+    with pytest.raises(BackendUnavailableError) as several:
+        await clerk.machines.list()
+
+    too_large = size > 64 * 1024
+    assert one.value.code == ("answer_too_large" if too_large else "backend_unavailable")
+    assert several.value.code == "backend_unavailable"
+
+
+async def test_no_error_text_repeats_a_secret_that_the_upstream_echoes() -> None:
+    token = "mt_" + "hidden" * 7
+    errors = [
+        {"code": token, "message": "in the code"},
+        {"code": "a", "message": f"unknown {token}"},
+        {"code": "b", "message": "is wrong", "meta": {"param_name": f"x{token}"}},
+        {"code": "c", "message": "for Bearer ak_hidden"},
+        {"code": "d", "message": "harmless"},
+    ]
+    clerk, _ = answering(httpx.Response(400, json={"errors": errors}))
+    with pytest.raises(InvalidRequestError) as failed:
+        await clerk.m2m_tokens.verify(token)
+
+    assert "hidden" not in f"{failed.value} {failed.value!r} {failed.value.errors}"
+    assert [each.code for each in failed.value.errors] == [*["withheld"] * 4, "d"]
+
+
+# Retries
+
+
+@pytest.mark.parametrize("status", [502, 503, 504])
+async def test_a_read_is_repeated_once_after_a_gateways_error(status: int) -> None:
+    clerk, asked = answering(failing(status), httpx.Response(200, json={"keys": []}))
+
+    assert await clerk.jwks.get() == {"keys": []}
+    assert len(asked) == 2
+
+
+async def test_a_verification_is_repeated_once_and_no_more() -> None:
+    clerk, asked = answering(failing(503), failing(503))
+    with pytest.raises(BackendUnavailableError) as failed:
+        await clerk.m2m_tokens.verify("mt_1")
+
+    assert failed.value.status == 503
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize("answer", [failing(500), httpx.ReadTimeout(""), httpx.ReadError("")])
+async def test_a_read_is_not_repeated_where_that_does_not_help(
+    answer: httpx.Response | Exception,
+) -> None:
+    clerk, asked = answering(answer)
+    with pytest.raises(BackendUnavailableError) as failed:
+        await clerk.jwks.get()
+
+    assert failed.value.code == "backend_unavailable"
+    assert len(asked) == 1
+
+
+Change = Callable[[ClerkClient], Awaitable[object]]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda clerk: clerk.m2m_tokens.create(),
+        lambda clerk: clerk.machines.create("orders"),
+        lambda clerk: clerk.machines.delete(UNKNOWN_MACHINE),
+        lambda clerk: clerk.machines.rotate_secret_key(UNKNOWN_MACHINE, previous_token_ttl=0),
+        lambda clerk: clerk.api_keys.update(UNKNOWN_KEY, scopes=[]),
+    ],
+)
+@pytest.mark.parametrize("answer", [failing(503), failing(429), httpx.ReadTimeout("")])
+async def test_what_changes_something_is_never_sent_twice(
+    change: Change, answer: httpx.Response | Exception
+) -> None:
+    clerk, asked = answering(answer)
+    with pytest.raises(BackendAPIError):
+        await change(clerk)
+
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize("error", [httpx.ConnectError(""), httpx.ConnectTimeout("")])
+async def test_what_was_never_sent_may_be_sent_again(error: Exception) -> None:
+    clerk, asked = answering(error, failing(404))
+    with pytest.raises(NotFoundError):
+        await clerk.machines.delete(UNKNOWN_MACHINE)
+
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize("retry_after", ["0", "Wed, 21 Oct 2015 07:28:00 GMT"])
+async def test_a_client_waits_for_retry_after_where_that_fits_the_deadline(
+    retry_after: str,
+) -> None:
+    clerk, asked = answering(
+        failing(429, headers={"Retry-After": retry_after}),
+        httpx.Response(200, json={"keys": []}),
+    )
+
+    assert await clerk.jwks.get() == {"keys": []}
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"Retry-After": "6"}, 6.0),
+        ({"Retry-After": "999999999"}, 999_999_999.0),
+        ({"Retry-After": "-1"}, 1.0),
+        ({"Retry-After": "soon"}, 1.0),
+        ({"Retry-After": "1" * 5000}, 1.0),
+        ({"Retry-After": "Mon, 1 Jan 2024 00:00:00 +" + "9" * 20}, 1.0),
+        ({"Retry-After": "Wed, 21 Oct 2015 07:28:00"}, 0.0),
+        ({}, 1.0),
+    ],
+)
+async def test_a_rate_limit_says_when_to_come_back(headers: dict[str, str], seconds: float) -> None:
+    clerk, _ = answering(failing(429, headers=headers))
+    with pytest.raises(RateLimitedError) as failed:
+        await clerk.m2m_tokens.create()
+
+    assert failed.value.retry_after == seconds
+
+
+async def test_a_retry_after_past_the_deadline_is_not_waited_for() -> None:
+    clerk, asked = answering(failing(429, headers={"Retry-After": "6"}))
+    with pytest.raises(RateLimitedError) as failed:
+        await clerk.jwks.get()
+
+    assert failed.value.retry_after == 6.0
+    assert len(asked) == 1

@@ -1,0 +1,323 @@
+"""Every operation, typed in and out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+from api_clients import UNKNOWN_KEY, UNKNOWN_MACHINE, open_client
+
+from clerk_m2m import (
+    AnswerTooLargeError,
+    BackendUnavailableError,
+    ClerkClient,
+    ConfigurationError,
+    ConflictError,
+    NotFoundError,
+    Secret,
+)
+from clerk_m2m.backend_api.resources import CreatedM2MToken
+from harness import API_URL, USER_ID, World
+
+# Machines and edges
+
+
+async def test_a_machine_lives_from_creation_to_deletion(world: World, clerk: ClerkClient) -> None:
+    created = await clerk.machines.create(
+        "orders", scoped_machines=[world.callee.id], default_token_ttl=600
+    )
+    read = await clerk.machines.get(created.id)
+    renamed = await clerk.machines.update(created.id, name="sales")
+    longer = await clerk.machines.update(created.id, default_token_ttl=60)
+    await clerk.machines.delete(created.id)
+
+    assert isinstance(created.secret_key, Secret)
+    assert [callee.id for callee in read.scoped_machines] == [world.callee.id]
+    assert (read.name, read.default_token_ttl) == ("orders", 600)
+    assert read.instance_id == world.emulator.instance_id
+    assert (renamed.name, renamed.default_token_ttl) == ("sales", 600)
+    assert (longer.name, longer.default_token_ttl) == ("sales", 60)
+    with pytest.raises(NotFoundError) as missing:
+        await clerk.machines.get(created.id)
+    assert (missing.value.code, missing.value.status) == ("not_found", 404)
+
+
+async def test_instants_are_aware_datetimes(world: World, clerk: ClerkClient) -> None:
+    machine = await clerk.machines.get(world.caller.id)
+
+    assert machine.created_at == datetime.fromtimestamp(world.time.wall, UTC)
+    assert machine.updated_at == machine.created_at
+
+
+async def test_a_machine_secret_is_read_and_rotated_and_hides_itself(
+    world: World, clerk: ClerkClient
+) -> None:
+    secret = await clerk.machines.get_secret_key(world.callee.id)
+    rotated = await clerk.machines.rotate_secret_key(world.callee.id, previous_token_ttl=60)
+
+    assert secret.reveal() == world.callee.secret_key
+    assert rotated != secret
+    assert secret.reveal() not in f"{secret!r} {secret}"
+
+
+async def test_an_edge_is_added_and_cut(world: World, clerk: ClerkClient) -> None:
+    added = await clerk.machines.create_scope(world.stranger.id, world.callee.id)
+    cut = await clerk.machines.delete_scope(world.stranger.id, world.callee.id)
+
+    assert (added.caller, added.callee) == (world.stranger.id, world.callee.id)
+    assert added.created_at is not None
+    assert cut.created_at is None
+    with pytest.raises(NotFoundError) as missing:
+        await clerk.machines.delete_scope(world.stranger.id, world.callee.id)
+    assert missing.value.code == "not_found"
+
+
+async def test_an_edge_that_exists_is_a_conflict(world: World, clerk: ClerkClient) -> None:
+    with pytest.raises(ConflictError) as conflict:
+        await clerk.machines.create_scope(world.caller.id, world.callee.id)
+
+    assert (conflict.value.code, conflict.value.status) == ("conflict", 409)
+    assert [each.code for each in conflict.value.errors] == ["duplicate_record"]
+    assert conflict.value.clerk_trace_id
+
+
+async def test_machines_are_listed_by_page_query_and_order(clerk: ClerkClient) -> None:
+    page = await clerk.machines.list(limit=2, offset=1, order_by="+name")
+    found = await clerk.machines.list(query="strang")
+
+    assert [machine.name for machine in page] == ["caller", "stranger"]
+    assert (len(page), page.total_count) == (2, 3)
+    assert [machine.name for machine in found] == ["stranger"]
+
+
+async def test_all_machines_are_walked_page_by_page(world: World, clerk: ClerkClient) -> None:
+    names = [machine.name async for machine in clerk.machines.iter(page_size=2, order_by="+name")]
+    found = [machine.name async for machine in clerk.machines.iter(query="call")]
+
+    assert names == ["callee", "caller", "stranger"]
+    assert sorted(found) == ["callee", "caller"]
+    assert world.emulator.calls["ListMachines"] == 3
+
+
+async def test_a_walk_takes_500_machines_with_many_edges_in_one_page(
+    world: World, clerk: ClerkClient
+) -> None:
+    for number in range(20):
+        world.emulator.add_machine(f"machine {number:02} " + "x" * 230)
+    callees = [machine.id async for machine in clerk.machines.iter()]
+    for number in range(8):
+        world.emulator.add_machine(f"hub {number}", may_call=callees)
+    for number in range(100):
+        world.emulator.add_machine(f"leaf {number:03}", may_call=callees)
+    world.upstream.requests.clear()
+
+    walked = [machine.name async for machine in clerk.machines.iter(order_by="+name")]
+
+    limits = [int(request.url.params["limit"]) for request in world.upstream.requests]
+    assert limits == [500]
+    assert walked == sorted(walked)
+    assert len(walked) == 23 + 108
+
+
+async def test_a_walk_gives_up_where_one_item_alone_is_too_large(
+    world: World, clerk: ClerkClient
+) -> None:
+    world.emulator.fail("ListMachines", body=b" " * (33 * 1024 * 1024))
+
+    with pytest.raises(AnswerTooLargeError) as failed:
+        _ = [machine async for machine in clerk.machines.iter()]
+
+    assert failed.value.code == "answer_too_large"
+    assert world.emulator.calls["ListMachines"] == 5  # 500, 125, 31, 7, 1 and no less
+    assert isinstance(failed.value, BackendUnavailableError)
+
+
+# M2M tokens
+
+
+async def test_a_token_is_minted_verified_listed_and_revoked(
+    world: World, clerk: ClerkClient
+) -> None:
+    minted = await clerk.m2m_tokens.create(
+        seconds_until_expiration=60, claims={"tenant": {"id": 7}}
+    )
+    listed = await clerk.m2m_tokens.list(world.caller.id)
+    async with open_client(world, machine_secret_key=world.callee.secret_key) as callee:
+        verified = await callee.m2m_tokens.verify(minted.token)
+    revoked = await clerk.m2m_tokens.revoke(minted.id, revocation_reason="leaked")
+
+    assert isinstance(minted, CreatedM2MToken)
+    assert (minted.subject, minted.scopes) == (world.caller.id, (world.callee.id,))
+    assert minted.expires_at == datetime.fromtimestamp(world.time.wall + 60, UTC)
+    assert minted.token.reveal() not in repr(minted)
+    assert [token.id for token in listed] == [verified.id] == [minted.id]
+    assert isinstance(verified.claims, MappingProxyType)
+    assert verified.claims == {"tenant": {"id": 7}}
+    assert verified.last_used_at is not None
+    assert verified.live
+    assert (revoked.live, revoked.revocation_reason) == (False, "leaked")
+
+
+async def test_a_token_may_live_forever_or_be_a_jwt(world: World, clerk: ClerkClient) -> None:
+    endless = await clerk.m2m_tokens.create(seconds_until_expiration=None)
+    jwt = await clerk.m2m_tokens.create(token_format="jwt", claims={"scopes": ["*"]})
+    forever = world.emulator.mint_m2m_token(world.caller, seconds_until_expiration=math.inf)
+    (kept,) = (token for token in await clerk.m2m_tokens.list(world.caller.id, limit=1))
+
+    assert endless.expires_at == datetime.fromtimestamp(world.time.wall + 3600, UTC)
+    assert jwt.token.reveal().count(".") == 2
+    assert (kept.id, kept.expires_at) == (forever.id, None)
+
+
+async def test_a_live_token_is_given_again_where_enough_of_its_life_is_left(
+    clerk: ClerkClient,
+) -> None:
+    first = await clerk.m2m_tokens.create(seconds_until_expiration=600)
+    again = await clerk.m2m_tokens.create(
+        seconds_until_expiration=600, min_remaining_ttl_seconds=300
+    )
+
+    assert again.id == first.id
+
+
+async def test_a_token_is_minted_with_the_key_of_another_machine(
+    world: World, clerk: ClerkClient
+) -> None:
+    minted = await clerk.m2m_tokens.create(machine_secret_key=world.stranger.secret_key)
+
+    assert minted.subject == world.stranger.id
+
+
+async def test_dead_tokens_are_walked_only_where_asked_for(
+    world: World, clerk: ClerkClient
+) -> None:
+    revoked = world.emulator.mint_m2m_token(world.caller)
+    world.emulator.revoke_m2m_token(revoked.id)
+    short = world.emulator.mint_m2m_token(world.caller, seconds_until_expiration=1)
+    world.time.advance(2)
+    live = world.emulator.mint_m2m_token(world.caller)
+    subject = world.caller.id
+
+    async def ids(**given: Any) -> set[str]:
+        return {token.id async for token in clerk.m2m_tokens.iter(subject, page_size=1, **given)}
+
+    assert await ids() == {live.id}
+    assert await ids(revoked=True) == {live.id, revoked.id}
+    assert await ids(revoked=True, expired=True) == {live.id, revoked.id, short.id}
+
+
+# API keys, OAuth tokens, key sets
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda c: c.api_keys.create("reports", subject=USER_ID, scopes="read"), "scopes"),
+        (lambda c: c.api_keys.update(UNKNOWN_KEY, scopes="read"), "scopes"),
+        (lambda c: c.api_keys.update(UNKNOWN_KEY, scopes=b"read"), "scopes"),
+        (lambda c: c.machines.create("orders", scoped_machines=UNKNOWN_MACHINE), "scoped_machines"),
+    ],
+)
+async def test_one_string_is_no_list_and_nothing_is_sent(
+    world: World, clerk: ClerkClient, call: Callable[[ClerkClient], Awaitable[Any]], name: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=f"{name} must be a list") as refused:
+        await call(clerk)
+
+    assert refused.value.code == "configuration_invalid"
+    assert world.upstream.requests == []
+
+
+async def test_an_api_key_lives_from_creation_to_deletion(clerk: ClerkClient) -> None:
+    created = await clerk.api_keys.create(
+        "reports",
+        subject=USER_ID,
+        scopes=["read"],
+        claims={"tier": 1},
+        description="for reports",
+        created_by=USER_ID,
+        seconds_until_expiration=60,
+    )
+    verified = await clerk.api_keys.verify(created.secret)
+    secret = await clerk.api_keys.get_secret(created.id)
+    revoked = await clerk.api_keys.revoke(created.id, revocation_reason="leaked")
+    read = await clerk.api_keys.get(created.id)
+    await clerk.api_keys.delete(created.id)
+
+    assert secret == created.secret
+    assert secret.reveal() not in repr(created)
+    assert (verified.name, verified.subject, verified.scopes) == ("reports", USER_ID, ("read",))
+    assert (verified.description, verified.created_by) == ("for reports", USER_ID)
+    assert verified.claims == {"tier": 1}
+    assert verified.live
+    assert not read.live
+    assert read.revocation_reason == revoked.revocation_reason == "leaked"
+    with pytest.raises(NotFoundError) as missing:
+        await clerk.api_keys.get(created.id)
+    assert missing.value.code == "not_found"
+
+
+async def test_an_update_of_an_api_key_changes_what_is_given_and_clears_with_none(
+    world: World, clerk: ClerkClient
+) -> None:
+    key = await clerk.api_keys.create(
+        "reports", subject=USER_ID, scopes=["read"], claims={"a": 1}, description="old"
+    )
+    await clerk.api_keys.update(key.id, scopes=("write",), claims={"b": 2})
+    kept = await clerk.api_keys.update(key.id, description=None, seconds_until_expiration=60)
+    moved = await clerk.api_keys.update(
+        key.id, claims=None, subject=world.caller.id, seconds_until_expiration=None
+    )
+
+    assert (kept.scopes, kept.claims, kept.description) == (("write",), {"b": 2}, None)
+    assert kept.expires_at is not None
+    assert (moved.subject, moved.claims, moved.expires_at) == (world.caller.id, {}, None)
+    assert moved.name == "reports"
+
+
+async def test_api_keys_are_listed_and_walked(world: World, clerk: ClerkClient) -> None:
+    made = [await clerk.api_keys.create(f"key {n}", subject=USER_ID) for n in range(3)]
+    world.emulator.revoke_api_key(made[0].id)
+
+    page = await clerk.api_keys.list(USER_ID, limit=1, offset=1, query="key")
+    walked = [key.id async for key in clerk.api_keys.iter(USER_ID, page_size=2)]
+    every = [
+        key.id async for key in clerk.api_keys.iter(USER_ID, include_invalid=True, page_size=2)
+    ]
+
+    assert [key.id for key in page] == [made[1].id]
+    assert page.total_count == 2
+    assert walked == [made[2].id, made[1].id]
+    assert every == [made[2].id, made[1].id, made[0].id]
+
+
+async def test_an_oauth_token_is_verified(world: World, clerk: ClerkClient) -> None:
+    token = world.emulator.add_oauth_token(
+        subject=USER_ID, scopes=["profile"], client_id="client_1"
+    )
+    verified = await clerk.oauth_access_tokens.verify(token.token)
+    world.emulator.fail("verifyOAuthAccessToken", kind="inactive")
+    inactive = await clerk.oauth_access_tokens.verify(Secret(token.token))
+
+    assert verified is not None
+    assert (verified.id, verified.client_id, verified.scopes) == (
+        token.id,
+        "client_1",
+        ("profile",),
+    )
+    assert inactive is None
+
+
+async def test_the_key_set_is_read_with_the_key_or_publicly_without_any(
+    world: World, clerk: ClerkClient
+) -> None:
+    own = await clerk.jwks.get()
+    public = await clerk.jwks.get_public(f"{API_URL}/v1/.well-known/jwks.json")
+
+    assert own == public == world.emulator.jwks()
+    assert "authorization" in world.upstream.requests[0].headers
+    assert "authorization" not in world.upstream.requests[1].headers

@@ -1,0 +1,196 @@
+"""Mints that fail: what is sent meanwhile, and when it is tried again."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+from typing import Any
+
+import httpx
+import pytest
+from outbound_calls import MINT, Callee, minted, mints, outbound, settle
+from upstreams import eventually
+
+from clerk_m2m import (
+    BackendUnavailableError,
+    InvalidRequestError,
+    KeyRefusedError,
+    RateLimitedError,
+    TokenUnavailableError,
+)
+from harness import World
+
+
+@pytest.mark.parametrize(
+    ("fault", "cause", "retry_after"),
+    [
+        ({"status": 500}, BackendUnavailableError, 1.0),
+        ({"status": 503, "retry_after": 7}, BackendUnavailableError, 7.0),
+        ({"status": 429, "retry_after": 7}, RateLimitedError, 7.0),
+        ({"status": 429, "retry_after": 3600}, RateLimitedError, 30.0),
+        ({"kind": "drop"}, BackendUnavailableError, 1.0),
+        ({"kind": "hang"}, BackendUnavailableError, 1.0),
+        ({"kind": "malformed_json"}, BackendUnavailableError, 1.0),
+        ({"kind": "wrong_shape"}, BackendUnavailableError, 1.0),
+        ({"kind": "html"}, BackendUnavailableError, 1.0),
+        ({"kind": "oversize"}, BackendUnavailableError, 1.0),
+        ({"kind": "expired"}, BackendUnavailableError, 1.0),
+        ({"kind": "revoked"}, BackendUnavailableError, 1.0),
+        ({"status": 401}, KeyRefusedError, None),
+        ({"status": 403}, KeyRefusedError, None),
+        ({"status": 400}, InvalidRequestError, None),
+    ],
+)
+async def test_without_a_token_the_call_is_not_sent_and_the_error_names_the_cause(
+    world: World, fault: dict[str, Any], cause: type[Exception], retry_after: float | None
+) -> None:
+    world.emulator.fail(MINT, **fault)
+    callee = Callee()
+    async with callee.client(outbound(world, timeout=0.2)) as client:
+        with pytest.raises(TokenUnavailableError) as unavailable:
+            await client.get("/")
+    world.emulator.clear_faults()
+
+    assert unavailable.value.code == "token_unavailable"
+    assert isinstance(unavailable.value.__cause__, cause)
+    assert str(unavailable.value.__cause__) in str(unavailable.value)
+    assert unavailable.value.retry_after == retry_after
+    assert callee.credentials == []
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"token": "mt_x\r\nEvil: yes"}, {"token": "mt_ x"}, {"token": ""}, {"life": 0}, {"life": -5}],
+)
+async def test_a_token_that_makes_no_sense_is_not_sent(world: World, given: dict[str, Any]) -> None:
+    sensible: dict[str, Any] = {"token": "mt_" + "x" * 40, "life": 60}
+    answer = minted(world, **(sensible | given))
+    world.emulator.fail(MINT, status=201, body=answer)
+    callee = Callee()
+    async with callee.client(outbound(world)) as client:
+        with pytest.raises(TokenUnavailableError) as unavailable:
+            await client.get("/")
+
+    assert isinstance(unavailable.value.__cause__, BackendUnavailableError)
+    assert callee.credentials == []
+
+
+async def test_an_answer_that_comes_after_the_token_has_ended_is_not_used(world: World) -> None:
+    async def slowly(request: httpx.Request) -> httpx.Response:
+        answer = minted(world, token="mt_" + "x" * 40, life=2)
+        world.time.advance(3)
+        return httpx.Response(201, json=answer)
+
+    callee = Callee()
+    async with callee.client(outbound(world)) as client:
+        world.emulator.fail(MINT, status=500, times=1)
+        with pytest.raises(TokenUnavailableError, match="500"):
+            await client.get("/")
+        world.time.advance(1)
+        world.upstream.intercept = slowly
+        with pytest.raises(TokenUnavailableError, match="took longer than its life") as unavailable:
+            await client.get("/")
+
+    assert unavailable.value.__cause__ is None
+    assert callee.credentials == []
+
+
+async def test_a_live_token_is_used_to_its_end_while_clerk_is_down(world: World) -> None:
+    callee = Callee()
+    async with callee.client(outbound(world, seconds_until_expiration=60)) as client:
+        await client.get("/")
+        world.emulator.fail(MINT, status=500)
+        world.time.advance(57)
+        await client.get("/")
+        await settle()
+        world.time.advance(3)
+        with pytest.raises(TokenUnavailableError) as unavailable:
+            await client.get("/")
+        world.emulator.clear_faults()
+        world.time.advance(1)
+        await client.get("/")
+
+    assert unavailable.value.code == "token_unavailable"
+    first, second, third = callee.credentials
+    assert first == second != third
+
+
+async def test_while_clerk_is_down_one_attempt_a_second_is_made(world: World) -> None:
+    world.emulator.fail(MINT, status=500)
+    async with Callee().client(outbound(world)) as client:
+        for _ in range(100):
+            with pytest.raises(TokenUnavailableError):
+                await client.get("/")
+            world.time.advance(0.05)
+
+    assert mints(world) == 5
+
+
+async def test_a_renewal_that_fails_is_tried_again_once_a_second(world: World) -> None:
+    callee = Callee()
+    async with callee.client(outbound(world, seconds_until_expiration=3600)) as client:
+        await client.get("/")
+        world.emulator.fail(MINT, status=500)
+        world.time.advance(3400)
+        for _ in range(100):
+            await client.get("/")
+            await settle()
+            world.time.advance(0.05)
+
+    assert mints(world) == 1 + 5
+    assert len(set(callee.credentials)) == 1
+
+
+async def test_a_rate_limit_silences_renewals_for_as_long_as_it_says(world: World) -> None:
+    async with Callee().client(outbound(world, seconds_until_expiration=3600)) as client:
+        await client.get("/")
+        world.emulator.fail(MINT, status=429, retry_after=20, times=1)
+        world.time.advance(3400)
+        for _ in range(19):
+            await client.get("/")
+            await settle()
+            world.time.advance(1)
+        assert mints(world) == 2
+        world.time.advance(1)
+        await client.get("/")
+        await settle()
+
+    assert mints(world) == 3
+
+
+async def test_a_failing_renewal_leaves_no_error_behind(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    left_behind: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: left_behind.append(context))
+    async with Callee().client(outbound(world, seconds_until_expiration=3600)) as client:
+        await client.get("/")
+        world.emulator.fail(MINT, status=500)
+        world.time.advance(3400)
+        for _ in range(4):
+            world.time.advance(1)
+            await client.get("/")
+            await settle()
+    gc.collect()
+    await asyncio.sleep(0)
+
+    assert mints(world) == 5
+    assert left_behind == []
+    warnings = [record for record in caplog.records if record.name == "clerk_m2m"]
+    assert [record.levelno for record in warnings] == [logging.WARNING]
+
+
+async def test_closing_ends_a_mint_that_is_under_way(world: World) -> None:
+    world.emulator.fail(MINT, kind="hang")
+    async with outbound(world) as auth, Callee().client(auth) as client:
+        call = asyncio.create_task(client.get("/"))
+        await eventually(lambda: mints(world) == 1)
+        await auth.aclose()
+        with pytest.raises(TokenUnavailableError) as unavailable:
+            await call
+        world.emulator.clear_faults()
+        again = await client.get("/")
+
+    assert unavailable.value.code == "token_unavailable"
+    assert again.status_code == 200

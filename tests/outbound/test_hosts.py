@@ -1,0 +1,180 @@
+"""Where the token goes: redirects, and the hosts that are named."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx
+import pytest
+from outbound_calls import Callee, mints, outbound
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from clerk_m2m import ConfigurationError
+from harness import World, serve
+
+
+@asynccontextmanager
+async def two_origins() -> AsyncIterator[tuple[str, str, list[tuple[str, str | None]]]]:
+    """Two services on real sockets; the first redirects to the other, or to itself."""
+    seen: list[tuple[str, str | None]] = []
+
+    async def answer(request: Request) -> Response:
+        seen.append((request.url.path, request.headers.get("Authorization")))
+        status = int(request.query_params.get("status", 200))
+        return Response(status_code=status)
+
+    async def redirect(request: Request) -> Response:
+        seen.append((request.url.path, request.headers.get("Authorization")))
+        return RedirectResponse(request.query_params["to"], status_code=303)
+
+    methods = ["GET", "POST"]
+    routes = [Route("/", answer, methods=methods), Route("/away", redirect, methods=methods)]
+    app = Starlette(routes=routes)
+    async with serve(app) as first, serve(app) as second:
+        yield first, second, seen
+
+
+async def test_a_redirect_to_another_origin_does_not_carry_the_token(world: World) -> None:
+    async with (
+        two_origins() as (first, second, seen),
+        httpx.AsyncClient(auth=outbound(world), follow_redirects=True) as client,
+    ):
+        await client.get(f"{first}/away", params={"to": f"{second}/"})
+
+    assert [path for path, _ in seen] == ["/away", "/"]
+    assert seen[0][1] is not None
+    assert seen[1][1] is None
+
+
+async def test_a_redirect_within_the_origin_keeps_the_token(world: World) -> None:
+    async with (
+        two_origins() as (first, _, seen),
+        httpx.AsyncClient(auth=outbound(world), follow_redirects=True) as client,
+    ):
+        await client.get(f"{first}/away", params={"to": f"{first}/"})
+
+    assert seen[0][1] == seen[1][1] is not None
+
+
+async def test_a_redirect_followed_by_hand_does_not_carry_the_token_away(world: World) -> None:
+    async with (
+        two_origins() as (first, second, seen),
+        httpx.AsyncClient(auth=outbound(world)) as client,
+    ):
+        away = await client.get(f"{first}/away", params={"to": f"{second}/"})
+        assert away.next_request is not None
+        await client.send(away.next_request)
+
+    assert seen[0][1] is not None
+    assert seen[1][1] is None
+
+
+async def test_a_401_of_another_origin_after_a_redirect_costs_no_mint(world: World) -> None:
+    async with (
+        two_origins() as (first, second, seen),
+        httpx.AsyncClient(auth=outbound(world), follow_redirects=True) as client,
+    ):
+        answer = await client.get(f"{first}/away", params={"to": f"{second}/?status=401"})
+
+    assert answer.status_code == 401
+    assert len(seen) == 2
+    assert mints(world) == 1
+
+
+async def test_a_call_is_not_repeated_past_a_redirect(world: World) -> None:
+    async with (
+        two_origins() as (first, _, seen),
+        httpx.AsyncClient(auth=outbound(world), follow_redirects=True) as client,
+    ):
+        answer = await client.post(f"{first}/away", params={"to": f"{first}/?status=401"})
+
+    assert answer.status_code == 401
+    assert [path for path, _ in seen] == ["/away", "/"]
+
+
+@pytest.mark.parametrize(
+    ("hosts", "url"),
+    [
+        (["callee.test"], "https://callee.test/"),
+        (["callee.test"], "https://callee.test:8443/"),
+        (["CALLEE.test"], "https://callee.test/"),
+        (["https://callee.test"], "https://callee.test/"),
+        (["callee.test:443"], "https://callee.test/"),
+        (["callee.test"], "wss://callee.test/"),
+        (["http://callee.test"], "http://callee.test/"),
+        (["http://callee.test"], "http://callee.test:8000/"),
+        (["http://callee.test"], "https://callee.test/"),
+        (["HTTP://callee.test:80"], "http://callee.test/"),
+        (["http://callee.test"], "ws://callee.test/"),
+        (["other.test", "[::1]:8000"], "http://[::1]:8000/"),
+        (["localhost"], "http://localhost:8000/"),
+        (["127.0.0.1:8000"], "https://127.0.0.1:8000/"),
+        (["bücher.test"], "https://xn--bcher-kva.test/"),
+    ],
+)
+async def test_the_token_goes_to_a_host_that_is_named(
+    world: World, hosts: list[str], url: str
+) -> None:
+    callee = Callee()
+    async with callee.client(outbound(world, hosts=hosts)) as client:
+        await client.get(url)
+
+    assert callee.credentials[0] is not None
+
+
+@pytest.mark.parametrize(
+    ("hosts", "url"),
+    [
+        (["callee.test"], "http://callee.test/"),
+        (["callee.test"], "ws://callee.test/"),
+        (["callee.test:80"], "http://callee.test/"),
+        (["https://callee.test"], "http://callee.test/"),
+        (["callee.test"], "https://other.test/"),
+        (["http://callee.test"], "http://other.test/"),
+        (["callee.test"], "https://callee.test.evil.test/"),
+        (["callee.test"], "https://sub.callee.test/"),
+        (["callee.test"], "https://callee.test./"),
+        (["callee.test"], "https://callee.test@evil.test/"),
+        (["callee.test:443"], "http://callee.test/"),
+        (["callee.test:8000"], "https://callee.test:8001/"),
+        (["http://callee.test:8000"], "http://callee.test:8001/"),
+        (["localhost:8000"], "http://localhost:8001/"),
+        (["api.localhost"], "http://api.localhost/"),
+        (["callee.test"], "http://localhost/"),
+    ],
+)
+async def test_a_call_to_a_host_that_is_not_named_is_not_sent(
+    world: World, hosts: list[str], url: str
+) -> None:
+    callee = Callee()
+    async with callee.client(outbound(world, hosts=hosts)) as client:
+        with pytest.raises(ConfigurationError, match="hosts") as refused:
+            await client.get(url)
+        await client.get(url, auth=None)
+
+    assert refused.value.code == "configuration_invalid"
+    assert callee.credentials in ([None], ["Basic Y2FsbGVlLnRlc3Q6"])
+    assert mints(world) == 0
+
+
+@pytest.mark.parametrize(
+    ("hosts", "url", "said"),
+    [
+        (["callee.test"], "http://callee.test/", 'https only.* "http://callee.test" in hosts'),
+        (["callee.test"], "http://other.test/", 'Add "http://other.test:80" to hosts'),
+        (["callee.test"], "https://other.test/", 'Add "other.test:443" to hosts'),
+        (["callee.test"], "http://[::1]:8000/", r'Add "\[::1\]:8000" to hosts'),
+    ],
+)
+async def test_the_error_says_what_to_write_in_hosts(
+    world: World, hosts: list[str], url: str, said: str
+) -> None:
+    async with Callee().client(outbound(world, hosts=hosts)) as client:
+        with pytest.raises(ConfigurationError, match=said) as refused:
+            await client.get(url)
+
+    assert refused.value.code == "configuration_invalid"

@@ -1,0 +1,303 @@
+"""Mints: how few are made, who shares them, and what is renewed when."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+
+import httpx
+import pytest
+from outbound_calls import Callee, mint_bodies, minted, mints, outbound, settle
+from upstreams import eventually
+
+from clerk_m2m import Clock, MachineTokenAuth
+from harness import World, protected, serve
+
+# A live token
+
+
+async def test_a_call_is_made_as_the_machine_whose_key_it_has(world: World) -> None:
+    transport = httpx.ASGITransport(app=protected(world.verifier()))
+    async with httpx.AsyncClient(
+        transport=transport, base_url="http://callee.test", auth=outbound(world)
+    ) as client:
+        answer = await client.get("/")
+
+    assert answer.json() == {"subject": world.caller.id}
+
+
+async def test_a_jwt_is_minted_where_one_is_asked_for(world: World) -> None:
+    verifier = world.verifier(world.live_settings())
+    auth = outbound(world, token_format="jwt")
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app=protected(verifier)),
+        base_url="http://callee.test",
+        auth=auth,
+    ) as client:
+        answer = await client.get("/")
+
+    assert answer.json() == {"subject": world.caller.id}
+    assert verifier.stats.offline == 1
+
+
+async def test_the_options_go_into_the_mint(world: World) -> None:
+    auth = outbound(
+        world,
+        seconds_until_expiration=120,
+        claims={"on_behalf_of": "mch_a", "tags": ["x"]},
+        min_remaining_ttl_seconds=60,
+    )
+    async with Callee().client(auth) as client:
+        await client.get("/")
+
+    assert mint_bodies(world) == [
+        {
+            "token_format": "opaque",
+            "seconds_until_expiration": 120,
+            "claims": {"on_behalf_of": "mch_a", "tags": ["x"]},
+            "min_remaining_ttl_seconds": 60,
+        }
+    ]
+
+
+async def test_the_environment_gives_the_key_and_the_address(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLERK_MACHINE_SECRET_KEY", world.caller.secret_key)
+    monkeypatch.setenv("CLERK_API_URL", "http://elsewhere.test")
+    async with Callee().client(MachineTokenAuth(transport=world.upstream)) as client:
+        await client.get("/")
+
+    assert [request.url.host for request in world.upstream.requests] == ["elsewhere.test"]
+
+
+async def test_a_hundred_concurrent_first_calls_share_one_mint(world: World) -> None:
+    callee = Callee()
+    async with callee.client(outbound(world)) as client:
+        await asyncio.gather(*(client.get("/") for _ in range(100)))
+
+    assert mints(world) == 1
+    assert len(callee.credentials) == 100
+    assert len(set(callee.credentials)) == 1
+
+
+async def test_ten_thousand_calls_over_ten_minutes_pay_for_eleven_mints_of_sixty_seconds(
+    world: World,
+) -> None:
+    callee = Callee()
+    async with callee.client(outbound(world, seconds_until_expiration=60)) as client:
+        for _ in range(10_000):
+            await client.get("/")
+            world.time.advance(0.06)
+    await settle()
+
+    assert len(callee.credentials) == 10_000
+    assert mints(world) == 11
+
+
+async def test_a_token_that_is_due_is_renewed_while_calls_go_on_with_it(world: World) -> None:
+    callee, answer_mint = Callee(), asyncio.Event()
+    async with callee.client(outbound(world, seconds_until_expiration=60)) as client:
+        await client.get("/")
+        world.time.advance(56)
+
+        async def hold(request: httpx.Request) -> None:
+            await answer_mint.wait()
+
+        world.upstream.intercept = hold
+        await client.get("/")
+        await client.get("/")
+        answer_mint.set()
+        await settle()
+        await client.get("/")
+
+    first, second, third, fourth = callee.credentials
+    assert first == second == third != fourth
+    assert mints(world) == 2
+
+
+async def test_a_token_without_an_end_is_minted_once(world: World) -> None:
+    endless = world.emulator.mint_m2m_token(world.caller, seconds_until_expiration=math.inf)
+
+    async def without_end(request: httpx.Request) -> httpx.Response:
+        answer = minted(world, token=endless.token, life=None)
+        return httpx.Response(201, json=answer)
+
+    world.upstream.intercept = without_end
+    callee = Callee()
+    async with callee.client(outbound(world)) as client:
+        for _ in range(3):
+            await client.get("/")
+            world.time.advance(365 * 86_400)
+
+    assert callee.credentials == [f"Bearer {endless.token}"] * 3
+    assert len(world.upstream.requests) == 1
+
+
+@pytest.mark.parametrize("skew", [-7200.0, 7200.0])
+async def test_a_wall_clock_that_is_wrong_costs_nothing(world: World, skew: float) -> None:
+    time = world.time
+    clock = Clock(monotonic=lambda: time.monotonic, wall=lambda: time.wall + skew)
+    callee = Callee()
+    async with callee.client(outbound(world, seconds_until_expiration=60, clock=clock)) as client:
+        for _ in range(60):
+            await client.get("/")
+            time.advance(1)
+        await settle()
+
+    assert mints(world) == 2
+
+
+async def test_a_caller_that_leaves_does_not_fail_the_others(world: World) -> None:
+    callee, answer_mint = Callee(), asyncio.Event()
+
+    async def hold(request: httpx.Request) -> None:
+        await answer_mint.wait()
+
+    world.upstream.intercept = hold
+    async with callee.client(outbound(world)) as client:
+        calls = [asyncio.create_task(client.get("/")) for _ in range(5)]
+        await eventually(lambda: len(world.upstream.requests) == 1)
+        calls[0].cancel()
+        answer_mint.set()
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+
+    assert isinstance(answers[0], asyncio.CancelledError)
+    assert [answer.status_code for answer in answers[1:] if isinstance(answer, httpx.Response)] == [
+        200
+    ] * 4
+    assert mints(world) == 1
+
+
+def test_event_loops_one_after_the_other_share_the_token() -> None:
+    from harness import open_world
+
+    async def open_and_call() -> tuple[MachineTokenAuth, World]:
+        async with open_world() as world:
+            auth = outbound(world)
+            async with Callee().client(auth) as client:
+                await client.get("/")
+            assert mints(world) == 1
+            return auth, world
+
+    async def call_again(auth: MachineTokenAuth) -> None:
+        async with callee.client(auth) as client:
+            await client.get("/")
+
+    callee = Callee()
+    auth, _closed = asyncio.run(open_and_call())
+    asyncio.run(call_again(auth))  # the emulator is closed: another mint would fail
+
+    assert callee.credentials[0] is not None
+
+
+def test_event_loops_in_threads_mint_at_most_once_each() -> None:
+    from harness import open_world
+
+    async def call(auth: MachineTokenAuth, callee: Callee) -> None:
+        async with callee.client(auth) as client:
+            await asyncio.gather(*(client.get("/") for _ in range(50)))
+
+    async def main() -> None:
+        async with open_world() as world, serve(world.emulator) as origin:
+            auth = outbound(world, api_url=origin, transport=None)
+            callees = [Callee() for _ in range(4)]
+            threads = [
+                threading.Thread(target=asyncio.run, args=(call(auth, callee),))
+                for callee in callees
+            ]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                await asyncio.to_thread(thread.join)
+            assert all(len(callee.credentials) == 50 for callee in callees)
+            assert 1 <= mints(world) <= 4
+
+    asyncio.run(main())
+
+
+async def test_a_renewal_under_way_serves_the_other_event_loops_too(world: World) -> None:
+    callee, answer_mint = Callee(), asyncio.Event()
+    auth = outbound(world, seconds_until_expiration=60)
+
+    async def hold(request: httpx.Request) -> None:
+        await answer_mint.wait()
+
+    async def call() -> int:
+        async with callee.client(auth) as client:
+            await client.get("/")
+        return len(asyncio.all_tasks()) - 1
+
+    await call()
+    world.time.advance(56)
+    world.upstream.intercept = hold
+    await call()
+    renewing_elsewhere = await asyncio.to_thread(asyncio.run, call())
+    answer_mint.set()
+    await settle()
+
+    assert renewing_elsewhere == 0
+    assert len(callee.credentials) == 3
+    assert mints(world) == 2
+
+
+async def test_no_connection_to_clerk_is_left_open(world: World) -> None:
+    closed = 0
+
+    class Counting(httpx.ASGITransport):
+        async def aclose(self) -> None:
+            nonlocal closed
+            closed += 1
+
+    auth = outbound(world, transport=Counting(app=world.emulator))
+    async with Callee().client(auth) as client:
+        await client.get("/")
+
+    assert closed == 1
+
+
+# Reuse of a token that Clerk has
+
+
+async def test_a_worker_that_restarts_reuses_the_token_that_clerk_has(world: World) -> None:
+    callee = Callee()
+    for _ in range(3):
+        auth = outbound(world, seconds_until_expiration=3600, min_remaining_ttl_seconds=600)
+        async with callee.client(auth) as client:
+            await client.get("/")
+        world.time.advance(60)
+
+    assert len(set(callee.credentials)) == 1
+
+
+async def test_a_reused_token_is_renewed_by_what_is_left_of_it(world: World) -> None:
+    callee = Callee()
+
+    def worker() -> httpx.AsyncClient:
+        auth = outbound(world, seconds_until_expiration=3600, min_remaining_ttl_seconds=600)
+        return callee.client(auth)
+
+    async with worker() as client:
+        await client.get("/")
+    world.time.advance(2900)
+    async with worker() as client:
+        await client.get("/")
+        world.time.advance(699)
+        await client.get("/")
+
+    assert callee.credentials[0] == callee.credentials[1] != callee.credentials[2]
+
+
+async def test_a_renewal_is_never_given_the_token_that_it_replaces(world: World) -> None:
+    callee = Callee()
+    # Clerk would give the same token while a second of it is left.
+    auth = outbound(world, seconds_until_expiration=60, min_remaining_ttl_seconds=1)
+    async with callee.client(auth) as client:
+        await client.get("/")
+        world.time.advance(56)
+        await client.get("/")
+        await settle()
+        await client.get("/")
+
+    assert callee.credentials[0] == callee.credentials[1] != callee.credentials[2]

@@ -1,0 +1,79 @@
+"""A callee that a test scripts, and the caller's auth on the emulator."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+from upstreams import record
+
+from clerk_m2m import MachineTokenAuth
+from harness import API_URL, World
+
+MINT = "createM2MToken"
+
+
+@dataclass
+class Callee(httpx.AsyncBaseTransport):
+    """A service that answers as `decide` says, and keeps the credential of each request."""
+
+    decide: Callable[[httpx.Request], int] = lambda request: 200
+    credentials: list[str | None] = field(default_factory=list)
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Take the whole request, then answer."""
+        assert isinstance(request.stream, httpx.AsyncByteStream)
+        async for _ in request.stream:
+            pass
+        self.credentials.append(request.headers.get("Authorization"))
+        # As on a network, others get their turn before the answer comes.
+        await asyncio.sleep(0)
+        return httpx.Response(self.decide(request))
+
+    def client(self, auth: httpx.Auth, **given: Any) -> httpx.AsyncClient:
+        """A client of this service."""
+        return httpx.AsyncClient(transport=self, base_url="http://callee.test", auth=auth, **given)
+
+
+def outbound(world: World, **given: Any) -> MachineTokenAuth:
+    """The caller's auth, on the emulator."""
+    defaults: dict[str, Any] = {
+        "machine_secret_key": world.caller.secret_key,
+        "api_url": API_URL,
+        "transport": world.upstream,
+        "clock": world.time.clock,
+    }
+    return MachineTokenAuth(**(defaults | given))
+
+
+def mints(world: World) -> int:
+    """How often Clerk was asked to mint."""
+    return world.emulator.calls[MINT]
+
+
+def mint_bodies(world: World) -> list[dict[str, Any]]:
+    """What Clerk was asked to mint."""
+    return [json.loads(request.content) for request in world.upstream.requests]
+
+
+def rejecting(*credentials: str | None) -> Callable[[httpx.Request], int]:
+    """Answer these with 401, and others with 200."""
+    return lambda request: 401 if request.headers.get("Authorization") in credentials else 200
+
+
+async def settle() -> None:
+    """Let what runs in the background end."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    if others:
+        await asyncio.wait(others, timeout=5)
+
+
+def minted(world: World, *, token: str, life: float | None, **given: Any) -> dict[str, Any]:
+    """An answer of `createM2MToken`."""
+    expiration = None if life is None else int(world.time.wall * 1000) + int(life * 1000)
+    made = record(world, scopes=[], token=token, expiration=expiration, last_used_at=None)
+    return made | given

@@ -1,0 +1,219 @@
+"""Upstreams that break HTTP, or take their time, over real sockets: 503 in time."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import ssl
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+from answers import TOKEN, ask, assert_not_found_out
+from upstreams import (
+    Handler,
+    answering,
+    eventually,
+    http_answer,
+    over_sockets,
+    raw_upstream,
+    record,
+)
+
+from harness import SIGNING_KEY, World
+
+# Over real sockets
+
+
+async def reset(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.transport.abort()
+
+
+async def close_early(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(http_answer(b"{}", headers={"content-length": "5000"}))
+    writer.close()
+
+
+async def endless_body(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(http_answer(headers={"content-length": "99999999"}))
+    while True:
+        writer.write(b"x" * 1000)
+        await writer.drain()
+
+
+async def endless_headers(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\n")
+    while True:
+        writer.write(b"x: " + b"x" * 1000 + b"\r\n")
+        await writer.drain()
+
+
+async def endless_hints(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while True:
+        writer.write(b"HTTP/1.1 103 Early Hints\r\n\r\n" * 50)
+        await writer.drain()
+
+
+BOMB = gzip.compress(b"[" * 10_000_000)
+BROKEN = {
+    "reset": reset,
+    "closed early": close_early,
+    "endless body": endless_body,
+    "endless headers": endless_headers,
+    "endless hints": endless_hints,
+    "TLS to a plain port": answering(b"\x15\x03\x01\x00\x02\x02\x16\r\n\r\n"),
+    "status of five digits": answering(b"HTTP/1.1 99999 What\r\n\r\n"),
+    "negative length": answering(http_answer(b"{}", headers={"content-length": "-1"})),
+    "unfinished chunks": answering(http_answer(b"{}", headers={"transfer-encoding": "chunked"})),
+    "too long": answering(http_answer(b"x" * 100_000)),
+    "gzip bomb": answering(http_answer(BOMB, headers={"content-encoding": "gzip"})),
+    "hidden gzip": answering(http_answer(BOMB, headers={"content-encoding": "identity, gzip"})),
+}
+
+
+@pytest.mark.parametrize("handle", BROKEN.values(), ids=BROKEN.keys())
+async def test_an_upstream_that_breaks_http_is_503_and_its_connections_are_given_back(
+    world: World, handle: Handler
+) -> None:
+    async with raw_upstream(handle) as upstream:
+        # Of two slots one is kept for refreshes: the second call needs the first one's.
+        verifier = over_sockets(world, upstream.origin, max_inflight=2)
+        for number in range(2):
+            assert_not_found_out(await ask(verifier, f"{TOKEN}{number}"))
+        assert upstream.requests == 2
+        await eventually(lambda: upstream.open == 0)
+
+
+async def test_a_good_answer_that_is_compressed_is_not_unpacked(world: World) -> None:
+    body = gzip.compress(json.dumps(record(world)).encode())
+    answer = http_answer(body, headers={"content-encoding": "gzip"})
+    async with raw_upstream(answering(answer)) as upstream:
+        assert_not_found_out(await ask(over_sockets(world, upstream.origin), TOKEN))
+
+
+async def test_a_redirect_is_not_followed_and_never_answered_with_the_key(world: World) -> None:
+    async with raw_upstream(answering(http_answer(record(world)))) as thief:
+        location = {"location": f"{thief.origin}/v1/m2m_tokens/verify"}
+        redirect = http_answer(b"", status=307, headers=location)
+        async with raw_upstream(answering(redirect)) as upstream:
+            verifier = over_sockets(world, upstream.origin)
+            assert_not_found_out(await ask(verifier, TOKEN))
+
+        assert (upstream.requests, thief.connections) == (1, 0)
+
+
+async def test_an_upstream_whose_certificate_nobody_vouches_for_learns_nothing(
+    world: World, tmp_path: Path
+) -> None:
+    async with raw_upstream(
+        answering(http_answer(record(world))), tls=self_signed(tmp_path)
+    ) as upstream:
+        verifier = over_sockets(world, upstream.origin, timeout=2.0)
+        assert_not_found_out(await ask(verifier, TOKEN))
+
+        assert upstream.requests == 0
+
+
+def self_signed(directory: Path) -> ssl.SSLContext:
+    from datetime import UTC, datetime, timedelta
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+
+    key = serialization.load_pem_private_key(SIGNING_KEY.encode(), None)
+    assert isinstance(key, RSAPrivateKey)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    pem = directory / "server.pem"
+    pem.write_bytes(certificate.public_bytes(serialization.Encoding.PEM) + SIGNING_KEY.encode())
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem)
+    return context
+
+
+# An upstream that takes its time, over real sockets: `timeout` is 0.3 s in these tests
+
+
+async def hang(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+    await reader.read()
+
+
+def dripping(content: bytes, *, at_once: int) -> Handler:
+    """Send the first bytes at once and the others one by one, each well within a read timeout."""
+
+    async def handle(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(content[:at_once])
+        for byte in content[at_once:]:
+            writer.write(bytes([byte]))
+            await writer.drain()
+            await asyncio.sleep(0.1)
+
+    return handle
+
+
+SLOW_ANSWER = http_answer({"slow": "x" * 100})
+SLOW = {
+    "hang": hang,
+    "drips its headers": dripping(SLOW_ANSWER, at_once=0),
+    "drips its body": dripping(SLOW_ANSWER, at_once=SLOW_ANSWER.index(b"\r\n\r\n") + 4),
+}
+
+
+@pytest.mark.parametrize("handle", SLOW.values(), ids=SLOW.keys())
+async def test_a_slow_upstream_is_503_in_time_and_its_connections_are_given_back(
+    world: World, handle: Handler
+) -> None:
+    current: list[Handler] = [handle]
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await current[0](reader, writer)
+
+    async with raw_upstream(serve) as upstream:
+        verifier = over_sockets(world, upstream.origin, max_inflight=2)
+        for number in range(3):
+            begun = time.monotonic()
+            assert_not_found_out(await ask(verifier, f"{TOKEN}{number}"))
+            assert 0.2 < time.monotonic() - begun < 1.0
+        current[0] = answering(http_answer(record(world)))
+        assert (await ask(verifier, TOKEN)).status_code == 200
+        await eventually(lambda: upstream.open == 1)
+
+
+async def test_a_slow_handshake_is_503_in_time(world: World) -> None:
+    ended = asyncio.Event()
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+        ended.set()
+
+    server = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server:
+        verifier = over_sockets(world, f"https://127.0.0.1:{port}")
+        begun = time.monotonic()
+        assert_not_found_out(await ask(verifier, TOKEN))
+        assert 0.2 < time.monotonic() - begun < 1.0
+        async with asyncio.timeout(2.0):
+            await ended.wait()
+
+
+async def test_verdict_and_graph_share_one_deadline(world: World) -> None:
+    async def each_takes_a_while(_request: httpx.Request) -> None:
+        await asyncio.sleep(0.2)
+
+    world.upstream.intercept = each_takes_a_while
+    verifier = world.verifier(world.live_settings(timeout=0.3))
+    begun = time.monotonic()
+
+    assert_not_found_out(await ask(verifier, world.token()))
+    assert time.monotonic() - begun < 1.0

@@ -1,0 +1,215 @@
+"""JWTs that are denied: by themselves, by their id, with all that a machine minted."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+from forging import jws
+from jwt_service import claims, service
+from outcomes import code
+
+from clerk_m2m import Clock, Verifier
+from clerk_m2m.lookups.invalidations import MAX_ROWS, MAX_UNPROVEN
+from harness import World
+
+
+async def test_a_jwt_is_denied_by_its_id_until_its_end(world: World) -> None:
+    verifier = service(world, cache_ttl=3600)
+    denied = world.emulator.mint_m2m_token(world.caller, token_format="jwt")
+    other = world.jwt()
+    await verifier.verify(denied.token)
+
+    verifier.invalidate(token_id=denied.id)
+
+    for _ in range(61):
+        assert await code(verifier, denied.token) == "token_invalid"
+        world.time.advance(60)
+    assert await code(verifier, other) == "token_invalid"  # this one by its age alone
+    assert await code(verifier, world.jwt()) == "accepted"
+
+
+async def test_a_jwt_may_be_denied_before_it_was_ever_seen(world: World) -> None:
+    verifier = service(world)
+    token = world.emulator.mint_m2m_token(world.caller, token_format="jwt")
+
+    verifier.invalidate(token_id=token.id)
+
+    assert await code(verifier, token.token) == "token_invalid"
+    assert await code(verifier, world.jwt()) == "accepted"
+
+
+async def test_a_jwt_is_denied_by_itself(world: World) -> None:
+    verifier, token, other = service(world), world.jwt(), world.jwt()
+    await verifier.verify(token)
+
+    verifier.invalidate(token=token)
+
+    assert await code(verifier, token) == "token_invalid"
+    assert await code(verifier, other) == "accepted"
+
+
+async def test_a_jwt_is_denied_by_itself_before_any_key_is_known(world: World) -> None:
+    verifier, token, other = service(world), world.jwt(), world.jwt()
+
+    verifier.invalidate(token=token)
+
+    assert world.upstream.requests == []
+    assert await code(verifier, token) == "token_invalid"
+    assert await code(verifier, other) == "accepted"
+
+
+def forged(token_id: str, world: World, header: dict[str, Any] | None = None) -> str:
+    """A JWT of that id that no key of the instance has signed."""
+    return jws(header or {"alg": "none"}, claims(world, jti=token_id), lambda _: b"x")
+
+
+@pytest.mark.parametrize("algorithm", ["none", "RS256"])
+async def test_a_forged_jwt_denies_nobody_else(world: World, algorithm: str) -> None:
+    verifier = service(world)
+    victim = world.emulator.mint_m2m_token(world.caller, token_format="jwt")
+    await verifier.verify(victim.token)
+    header = {"alg": algorithm, "kid": world.emulator.instance_id}
+
+    verifier.invalidate(token=forged(victim.id, world, header))
+
+    world.time.advance(61)  # so that it is verified again
+    assert await code(verifier, victim.token) == "accepted"
+
+
+async def test_a_flood_of_forged_jwts_displaces_no_denial(world: World) -> None:
+    verifier = service(world)
+    denied = [world.emulator.mint_m2m_token(world.caller, token_format="jwt") for _ in range(2)]
+    for token in denied:
+        await verifier.verify(token.token)
+    verifier.invalidate(token=denied[0].token)
+    verifier.invalidate(token_id=denied[1].id)
+
+    for number in range(MAX_UNPROVEN + 1):
+        verifier._invalidations.add_unproven(number.to_bytes(16, "big"))
+
+    assert len(verifier._invalidations) == 2
+    assert [await code(verifier, token.token) for token in denied] == ["token_invalid"] * 2
+
+
+async def test_a_machine_is_denied_with_all_that_it_minted_until_then(world: World) -> None:
+    verifier = service(
+        world, graph={m.id: [world.callee.id] for m in (world.caller, world.stranger)}
+    )
+    seen, unseen, stranger = world.jwt(), world.jwt(), world.jwt(world.stranger)
+    await verifier.verify(seen)
+
+    verifier.invalidate(machine_id=world.caller.id)
+
+    assert await code(verifier, seen) == "token_invalid"
+    assert await code(verifier, unseen) == "token_invalid"
+    assert await code(verifier, stranger) == "accepted"
+    world.time.advance(6)  # past the leeway for Clerk's clock
+    assert await code(verifier, world.jwt()) == "accepted"
+    assert await code(verifier, seen) == "token_invalid"
+
+
+def slow_service(world: World, **given: Any) -> Verifier:
+    """The same service on a host whose wall clock is 60 s slow."""
+    time = world.time
+    settings = world.live_settings(graph={world.caller.id: [world.callee.id]}, **given)
+    clock = Clock(monotonic=lambda: time.monotonic, wall=lambda: time.wall - 60)
+    verifier = Verifier(settings, transport=world.upstream, clock=clock)
+    world.verifiers.append(verifier)
+    return verifier
+
+
+async def test_a_machine_is_denied_by_clerks_clock_where_this_hosts_is_slow(world: World) -> None:
+    verifier = slow_service(world)
+    await verifier.verify(world.token())  # its answer has a Date
+    world.time.advance(100)
+    token = world.jwt()
+    world.time.advance(20)
+
+    verifier.invalidate(machine_id=world.caller.id)
+
+    world.time.advance(60)  # past the moment when the token begins by the slow clock
+    assert await code(verifier, token) == "token_invalid"
+    later = world.jwt()
+    world.time.advance(60)
+    assert await code(verifier, later) == "accepted"
+
+
+async def test_a_date_of_the_public_key_set_is_not_clerks(world: World) -> None:
+    async def fast(request: httpx.Request) -> httpx.Response:
+        date = {"Date": "Fri, 31 Dec 2100 23:59:59 GMT"}
+        return httpx.Response(200, json=world.emulator.jwks(), headers=date)
+
+    world.upstream.intercept = fast
+    verifier = service(world, jwks_url="https://keys.test/jwks")
+    await verifier.verify(world.jwt())
+
+    verifier.invalidate(machine_id=world.caller.id)
+
+    world.time.advance(6)
+    assert await code(verifier, world.jwt()) == "accepted"
+
+
+async def test_a_denial_beats_a_verification_that_waits_for_the_key_set(world: World) -> None:
+    verifier = service(world)
+    token = world.emulator.mint_m2m_token(world.caller, token_format="jwt")
+    asked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def wait(request: httpx.Request) -> httpx.Response:
+        asked.set()
+        await go_on.wait()
+        return httpx.Response(200, json=world.emulator.jwks())
+
+    world.upstream.intercept = wait
+    waiting = asyncio.create_task(code(verifier, token.token))
+    await asked.wait()
+    verifier.invalidate(token_id=token.id)
+    go_on.set()
+
+    assert await waiting == "token_invalid"
+    assert await code(verifier, token.token) == "token_invalid"
+
+
+async def test_revoking_through_our_own_client_denies(world: World) -> None:
+    verifier, token = service(world), world.jwt()
+    await verifier.verify(token)
+    client = world.emulator.client()
+    verifier.watch(client)
+
+    await client.machines.delete(world.caller.id)
+    await client.aclose()
+
+    assert await code(verifier, token) == "token_invalid"
+
+
+async def test_when_the_table_is_full_no_denial_is_lost(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The oldest row becomes the floor: every JWT that was issued before it is refused."""
+    verifier = service(world)
+    first = world.emulator.mint_m2m_token(world.caller, token_format="jwt")
+    verifier.invalidate(token_id=first.id)
+    for number in range(MAX_ROWS - 1):
+        verifier._invalidations.add(f"mt_{number}")
+    assert await code(verifier, world.jwt()) == "accepted"
+    assert not caplog.records
+
+    verifier._invalidations.add("mt_one_more")
+
+    assert await code(verifier, first.token) == "token_invalid"
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    world.time.advance(6)
+    assert await code(verifier, world.jwt()) == "accepted"
+
+
+async def test_another_verifier_does_not_know_of_a_denial(world: World) -> None:
+    """The budget of docs/security.md: a denial is this verifier's alone."""
+    here, there = service(world), service(world)
+    token = world.emulator.mint_m2m_token(world.caller, token_format="jwt")
+
+    here.invalidate(token_id=token.id)
+
+    assert await code(here, token.token) == "token_invalid"
+    assert await code(there, token.token) == "accepted"
