@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 
 SOURCES := $(shell find clerk_m2m -name '*.py' -o -name 'py.typed') pyproject.toml README.md
 
-.PHONY: demo test lint types check test-all test-ends soak bench live clean
+.PHONY: demo test lint types check test-all test-ends soak bench overload live clean
 
 demo: $(VENV)/.installed
 	$(BIN)/clerk-m2m demo
@@ -44,6 +44,10 @@ bench: $(VENV)/.installed
 # are given as ARGS="--rate-limit". (make turns every exit code but 0 into 2.)
 live: $(VENV)/.installed
 	$(BIN)/python -m live $(ARGS)
+
+# More asked than Clerk answers, over real sockets; some 25 minutes. SCENARIOS="cold-start hang" runs some.
+overload: $(VENV)/.installed
+	$(BIN)/python -m bench.overload $(SCENARIOS)
 
 $(VENV)/.tools: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; set PYTHON=…")'

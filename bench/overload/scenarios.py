@@ -294,7 +294,7 @@ SCENARIOS: Final[Mapping[str, Callable[[], Coroutine[Any, Any, list[Figure]]]]] 
     "garbage-honours": partial(garbage, honours=True),
     "leavers": leavers,
     "slower": partial(disturbed, (5.0, {"seconds": 0.5}), (15.0, {"seconds": 0.1})),
-    "429": partial(disturbed, (5.0, {"refuse_for": 4.0}), (9.0, {})),
+    "429": partial(disturbed, (5.0, {"refuse_for": 4.0}), (9.0, {"refuse_until": 0.0})),
     "hang": partial(disturbed, (5.0, {"hang": "mt_"}), (20.0, {"hang": ""})),
     "hang-strangers": partial(
         disturbed, (5.0, {"hang": "mt_goodh"}), (20.0, {"hang": ""}), stale_if_error=0

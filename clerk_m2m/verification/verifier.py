@@ -326,8 +326,7 @@ class Verifier:
     @property
     def _opaque_lifetime(self) -> float:
         """How long an opaque token's verdict may live that was asked for before now, in seconds."""
-        settings = self.settings
-        return max(settings.cache_ttl, settings.stale_if_error) + settings.timeout
+        return max(self.settings.cache_ttl, self.settings.stale_if_error) + self.settings.timeout
 
     def _forget(self, caller: str) -> None:
         forget = getattr(self._graph, "forget", None)

@@ -39,7 +39,7 @@ async def unknown_key(stage: Stage) -> Finding:
 @check(
     "no key at all",
     assumed="401 in Clerk's error format",
-    where=(*ERRORS, "clerk_m2m/emulator/_app.py"),
+    where=(*ERRORS, "clerk_m2m/emulator/app.py"),
 )
 async def missing_key(stage: Stage) -> Finding:
     answer = await stage.calls.raw("GET", "/v1/machines", key=None)
@@ -49,7 +49,7 @@ async def missing_key(stage: Stage) -> Finding:
 @check(
     "a machine's key where the instance's belongs",
     assumed="401 or 403 in Clerk's error format (the emulator: 401)",
-    where=(*ERRORS, "clerk_m2m/emulator/_app.py"),
+    where=(*ERRORS, "clerk_m2m/emulator/app.py"),
 )
 async def machine_key_at_machines(stage: Stage) -> Finding:
     key = stage.caller.secret_key
@@ -63,7 +63,7 @@ async def machine_key_at_machines(stage: Stage) -> Finding:
 @check(
     "the instance's key where a machine's belongs",
     assumed="createM2MToken: 401 machine_secret_key_invalid",
-    where=("clerk_m2m/backend_api/calls.py", "clerk_m2m/emulator/_app.py"),
+    where=("clerk_m2m/backend_api/calls.py", "clerk_m2m/emulator/app.py"),
 )
 async def instance_key_at_mint(stage: Stage) -> Finding:
     answer = await stage.calls.post("/v1/m2m_tokens", {})
@@ -74,7 +74,7 @@ async def instance_key_at_mint(stage: Stage) -> Finding:
 @check(
     "403: what another machine owns",
     assumed="a machine's key that lists another machine's tokens: 403 in Clerk's error format",
-    where=(*ERRORS, "clerk_m2m/emulator/_m2m_token_operations.py"),
+    where=(*ERRORS, "clerk_m2m/emulator/m2m_token_operations.py"),
 )
 async def forbidden(stage: Stage) -> Finding:
     answer = await stage.calls.raw(
@@ -100,7 +100,7 @@ async def not_found(stage: Stage) -> Finding:
 @check(
     "values that break a rule",
     assumed="422 for machines, 400 for tokens (a property too many included), in Clerk's format",
-    where=(*ERRORS, "clerk_m2m/emulator/_checks.py"),
+    where=(*ERRORS, "clerk_m2m/emulator/checks.py"),
 )
 async def invalid(stage: Stage) -> Finding:
     post, token = stage.calls.post, made_up("mt_")
@@ -122,7 +122,7 @@ async def invalid(stage: Stage) -> Finding:
 @check(
     "paths without /v1",
     assumed="the same answers as with it",
-    where="clerk_m2m/emulator/_app.py",
+    where="clerk_m2m/emulator/app.py",
 )
 async def bare_paths(stage: Stage) -> Finding:
     body = {"token": made_up("mt_")}

@@ -15,7 +15,7 @@ from live.finding import Finding, check, compare, different, lacking
 from live.stage import KEYS_LABEL, TOKEN_TTL, Stage
 
 CLIENT = "clerk_m2m/backend_api/api_keys.py"
-EMULATOR = "clerk_m2m/emulator/_api_key_operations.py"
+EMULATOR = "clerk_m2m/emulator/api_key_operations.py"
 NEEDS_USER = "not tried: give --user user_… for an API key of a user"
 
 _SECRET = re.compile(r"ak_[A-Za-z0-9\-._~+/]{16,}=*")

@@ -41,7 +41,7 @@ async def revoked(stage: Stage) -> Finding:
 @check(
     "an expired token",
     assumed=f"{ENDED} `expired`, and not one second late",
-    where=(ONLINE, "clerk_m2m/emulator/_instance.py"),
+    where=(ONLINE, "clerk_m2m/emulator/instance.py"),
 )
 async def expired(stage: Stage) -> Finding:
     token = await stage.token(seconds=SECONDS)

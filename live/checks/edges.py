@@ -10,7 +10,7 @@ from live.finding import Finding, check, compare, lacking
 from live.stage import Stage
 
 MOST = 150
-OPERATIONS = ("clerk_m2m/backend_api/machines.py", "clerk_m2m/emulator/_machine_operations.py")
+OPERATIONS = ("clerk_m2m/backend_api/machines.py", "clerk_m2m/emulator/machine_operations.py")
 
 
 @check(
@@ -43,7 +43,7 @@ async def twice(stage: Stage) -> Finding:
 @check(
     "a machine that may call itself",
     assumed="accepted",
-    where="clerk_m2m/emulator/_machine_operations.py",
+    where="clerk_m2m/emulator/machine_operations.py",
 )
 async def itself(stage: Stage) -> Finding:
     machine = await stage.machine("itself")

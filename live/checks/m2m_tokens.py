@@ -13,7 +13,7 @@ from live.stage import DEFAULT_TTL, TOKEN_TTL, VERIFY, Stage
 CLIENT = "clerk_m2m/backend_api/m2m_tokens.py"
 ONLINE = "clerk_m2m/verification/online.py"
 MINTING = "clerk_m2m/outbound/minting.py"
-EMULATOR = "clerk_m2m/emulator/_m2m_tokens.py"
+EMULATOR = "clerk_m2m/emulator/m2m_tokens.py"
 
 _OPAQUE = re.compile(r"mt_[A-Za-z0-9_\-]{16,}")
 
@@ -150,7 +150,7 @@ async def unknown_token(stage: Stage) -> Finding:
 @check(
     "a list of tokens",
     assumed="limit=100 is accepted, limit=101 is 400; newest first; a machine lists its own",
-    where=(CLIENT, "clerk_m2m/emulator/_m2m_token_operations.py"),
+    where=(CLIENT, "clerk_m2m/emulator/m2m_token_operations.py"),
 )
 async def pages(stage: Stage) -> Finding:
     made = [(await stage.token(stage.stranger)).id for _ in range(2)]

@@ -69,7 +69,7 @@ async def secret_key(stage: Stage) -> Finding:
 @check(
     "pages of 500 machines",
     assumed="limit=500 is accepted, limit=501 is 422; total_count is there",
-    where=("clerk_m2m/backend_api/calls.py", "clerk_m2m/emulator/_machine_operations.py"),
+    where=("clerk_m2m/backend_api/calls.py", "clerk_m2m/emulator/machine_operations.py"),
 )
 async def page_size(stage: Stage) -> Finding:
     most = await stage.calls.get("/v1/machines", limit="500")
@@ -151,7 +151,7 @@ def _count(ids: list[Any] | None) -> str:
 @check(
     "two machines of one name",
     assumed="accepted",
-    where="clerk_m2m/emulator/_machines.py",
+    where="clerk_m2m/emulator/machines.py",
 )
 async def twins(stage: Stage) -> Finding:
     answer = await stage.calls.post("/v1/machines", {"name": stage.stranger.name})

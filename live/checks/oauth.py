@@ -9,7 +9,7 @@ from live.checks.machines import PARSING
 from live.finding import Finding, check, compare, different, lacking
 from live.stage import Stage
 
-EMULATOR = "clerk_m2m/emulator/_oauth_tokens.py"
+EMULATOR = "clerk_m2m/emulator/oauth_tokens.py"
 CLIENT = "clerk_m2m/backend_api/oauth_tokens.py"
 INSTANTS = ("expiration", "created_at", "updated_at")
 NEEDS_TOKEN = "not tried: --oauth-token-file names a file with a live OAuth access token"

@@ -106,22 +106,22 @@ async def test_an_inactive_oauth_token_is_answered_with_401(world: World) -> Non
 @pytest.mark.parametrize(
     ("fault", "code", "retry_after"),
     [
-        ({"status": 500}, "verification_unavailable", "1"),
-        ({"status": 503, "retry_after": 7}, "verification_unavailable", "7"),
-        ({"status": 429, "retry_after": 5}, "verification_unavailable", "5"),
-        ({"status": 429, "retry_after": 86_400}, "verification_unavailable", "30"),
-        ({"status": 302}, "verification_unavailable", "1"),
-        ({"kind": "drop"}, "verification_unavailable", "1"),
-        ({"kind": "malformed_json"}, "verification_unavailable", "1"),
-        ({"kind": "wrong_shape"}, "verification_unavailable", "1"),
-        ({"kind": "html"}, "verification_unavailable", "1"),
-        ({"kind": "oversize"}, "verification_unavailable", "1"),
-        ({"status": 401}, "verifier_misconfigured", "1"),
-        ({"status": 403}, "verifier_misconfigured", "1"),
+        ({"status": 500}, "verification_unavailable", 1),
+        ({"status": 503, "retry_after": 7}, "verification_unavailable", 7),
+        ({"status": 429, "retry_after": 5}, "verification_unavailable", 5),
+        ({"status": 429, "retry_after": 86_400}, "verification_unavailable", 30),
+        ({"status": 302}, "verification_unavailable", 1),
+        ({"kind": "drop"}, "verification_unavailable", 1),
+        ({"kind": "malformed_json"}, "verification_unavailable", 1),
+        ({"kind": "wrong_shape"}, "verification_unavailable", 1),
+        ({"kind": "html"}, "verification_unavailable", 1),
+        ({"kind": "oversize"}, "verification_unavailable", 1),
+        ({"status": 401}, "verifier_misconfigured", 1),
+        ({"status": 403}, "verifier_misconfigured", 1),
     ],
 )
 async def test_what_could_not_be_found_out_is_answered_with_503_and_no_challenge(
-    world: World, fault: dict[str, Any], code: str, retry_after: str
+    world: World, fault: dict[str, Any], code: str, retry_after: float
 ) -> None:
     world.emulator.fail("verifyM2MToken", **fault)
     token = world.token()
@@ -148,4 +148,4 @@ async def test_clerk_silent_past_the_deadline_is_answered_with_503(world: World)
     async with calling(app) as client:
         answer = await client.get("/", headers=bearer(world.token()))
 
-    check_answer(answer, 503, "verification_unavailable", None, "1")
+    check_answer(answer, 503, "verification_unavailable", None, 1)
