@@ -302,14 +302,14 @@ class Verifier:
         client.on_revocation(invalidate)
 
     async def aclose(self) -> None:
-        """Close the connections of this event loop; the next verification opens new ones."""
+        """Close the connections of this event loop; calls that are out have `timeout` to end."""
+        await self._api.aclose()
+        await self._key_api.aclose()
         await self._verdicts.aclose()
         if (close_graph := getattr(self._graph, "aclose", None)) is not None:
             await close_graph()
         if self._offline is not None:
             await self._offline.aclose()
-        await self._api.aclose()
-        await self._key_api.aclose()
 
     def _invalidate_token(self, token: str) -> None:
         digest, lifetime = self._digest(token), self._opaque_lifetime
