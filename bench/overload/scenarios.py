@@ -10,8 +10,8 @@ from time import monotonic
 from typing import Any, Final
 
 from bench.overload.clients import Answer, steadily
+from bench.overload.long import kept, soak
 from bench.overload.stage import (
-    CALLEE,
     Figure,
     calling,
     good,
@@ -149,63 +149,6 @@ async def garbage(*, honours: bool, seconds: float = 45.0) -> list[Figure]:
     ]
 
 
-async def kept(
-    callers: int, every: float, seconds: float, *, file: bool = False, **given: Any
-) -> list[Figure]:
-    """Kept callers and a healthy Clerk; then some edges are cut and some tokens revoked."""
-    tokens = good("k", callers)
-    if file:
-        names = ["mch_" + token[7:].rjust(27, "0")[-27:] for token in tokens]
-        given |= {"graph": {name: [CALLEE] for name in names}}
-    # (A mapping stands for the file: its edges never change here, and no edge is cut.)
-    cache_ttl, graph_ttl = given.get("cache_ttl", 60.0), given.get("graph_ttl", 30.0)
-    async with stage(live_graph=not file, **given) as service:
-        await service.behave(seconds=0.1)
-        await service.introduce(tokens)
-        cut, revoked = tokens[: 0 if file else 20], tokens[20:40]
-        rest = tokens[40:]
-        seen: dict[str, float] = {}
-        stale = 0
-        changed_at = 0.0
-
-        async def ask(n: int) -> Answer:
-            nonlocal stale
-            token = tokens[n % callers]
-            answer = await service.get(token)
-            stale += answer.stale
-            if answer.status == 200 and token not in rest_set:
-                seen[token] = answer.sent_at
-            return answer
-
-        rest_set, answers = frozenset(rest), list[Answer]()
-
-        async def change() -> None:
-            nonlocal changed_at
-            await asyncio.sleep(seconds / 4)
-            cut_ids = ["mch_" + token[7:].rjust(27, "0")[-27:] for token in cut]
-            await service.behave(cut=cut_ids, revoked=list(revoked))
-            changed_at = monotonic()
-
-        await asyncio.gather(steadily(callers / every, seconds, ask, answers), change())
-    last_cut = max((seen.get(token, 0.0) - changed_at for token in cut), default=0.0)
-    last_revoked = max(seen.get(token, 0.0) - changed_at for token in revoked)
-    ended = sum(answer.status in (401, 403) for answer in answers)
-    return [
-        *(
-            [Figure(what="a cut edge accepted for (s)", seen=last_cut, at_most=graph_ttl + 2)]
-            if cut
-            else []
-        ),
-        Figure(what="a revoked token accepted for (s)", seen=last_revoked, at_most=cache_ttl + 2),
-        Figure(what="stale answers", seen=stale, at_most=0),
-        Figure(
-            what="the others, share of 200",
-            seen=share(answers) + ended / len(answers),
-            at_least=1.0,
-        ),
-    ]
-
-
 async def leavers() -> list[Figure]:
     """400 times 20 clients leave after 50 ms; then a fresh good token comes."""
     async with stage(max_inflight=10) as service:
@@ -304,4 +247,5 @@ SCENARIOS: Final[Mapping[str, Callable[[], Coroutine[Any, Any, list[Figure]]]]] 
     "kept-900": partial(kept, 900, 3.0, 120.0),
     "kept-1800": partial(kept, 1800, 6.0, 160.0, graph_ttl=60.0),
     "kept-10000": partial(kept, 10_000, 30.0, 420.0, file=True, cache_ttl=300.0),
+    "soak": soak,
 }

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
+from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -14,6 +16,13 @@ from starlette.routing import Route
 
 from bench.processes import serve
 from clerk_m2m import MachineAuthMiddleware, Settings, Verifier
+
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+def resident() -> int:
+    """Give the memory of this process, in bytes."""
+    return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * PAGE
 
 
 async def orders(request: Request) -> JSONResponse:
@@ -28,7 +37,7 @@ def main() -> None:
     verifier = Verifier(Settings(**given))
 
     async def stats(_request: Request) -> JSONResponse:
-        return JSONResponse(verifier.stats.as_dict())
+        return JSONResponse(verifier.stats.as_dict() | {"resident": resident()})
 
     app = Starlette(
         routes=[Route("/", orders), Route("/stats", stats)],

@@ -51,6 +51,11 @@ class Stage:
         counts: dict[str, int] = await self.clerk.ask("/counts")
         return counts
 
+    async def resident(self) -> float:
+        """Tell the memory of the service, in MB."""
+        stats: dict[str, float] = await self.service.ask("/stats")
+        return stats["resident"] / 1e6
+
     async def get(self, token: str, *, leave_after: float | None = None) -> Answer:
         """Send one request with a token."""
         return await self.service.get(token, leave_after=leave_after)

@@ -10,6 +10,7 @@ import pytest
 from upstreams import eventually, quiet
 
 from clerk_m2m import MachineIdentity, VerificationUnavailableError, Verifier
+from clerk_m2m.emulator.faults import FaultKind
 from clerk_m2m.errors import OverloadedError, RateLimitedError
 from harness import World
 
@@ -77,7 +78,7 @@ async def test_unknown_rate_bounds_what_strangers_cost_and_nobody_else(
 ) -> None:
     verifier, known = service(world, unknown_rate=4.0), world.token()
     await verifier.verify(known)
-    for number in range(2):
+    for _ in range(2):
         await verifier.verify(world.token())
     refusal = await refused(verifier, world.token())
 
@@ -157,12 +158,10 @@ async def test_a_429_for_a_kept_caller_does_not_silence_strangers(
     assert (await verifier.verify(token)).stale  # the pause holds for the kept ones
 
 
-@pytest.mark.parametrize("fault", [{"kind": "wrong_shape"}, {"kind": "malformed_json"}], ids=str)
-async def test_a_200_that_makes_no_sense_opens_the_breaker(
-    world: World, fault: dict[str, str]
-) -> None:
+@pytest.mark.parametrize("kind", ["wrong_shape", "malformed_json", "oversize"])
+async def test_a_200_that_makes_no_sense_opens_the_breaker(world: World, kind: FaultKind) -> None:
     verifier = world.verifier()
-    world.emulator.fail("verifyM2MToken", **fault)
+    world.emulator.fail("verifyM2MToken", kind=kind)
     for _ in range(60):
         await refused(verifier, world.token())
 

@@ -1,0 +1,114 @@
+"""Kept callers: what ends, and when; and ten minutes of a service whose callers come and go."""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+from typing import Any, Final
+
+from bench.overload.clients import Answer, steadily
+from bench.overload.stage import CALLEE, Figure, good, share, stage
+
+
+async def kept(
+    callers: int, every: float, seconds: float, *, file: bool = False, **given: Any
+) -> list[Figure]:
+    """Kept callers and a healthy Clerk; then some edges are cut and some tokens revoked."""
+    tokens = good("k", callers)
+    if file:
+        # A mapping stands for the file: its edges never change here, and no edge is cut.
+        given |= {"graph": {_machine_of(token): [CALLEE] for token in tokens}}
+    cache_ttl, graph_ttl = given.get("cache_ttl", 60.0), given.get("graph_ttl", 30.0)
+    cut, revoked = tokens[: 0 if file else 20], tokens[20:40]
+    last_accepted: dict[str, float] = {}
+    answers: list[Answer] = []
+    changed_at = 0.0
+    async with stage(live_graph=not file, **given) as service:
+        await service.behave(seconds=0.1)
+        await service.introduce(tokens)
+
+        async def ask(number: int) -> Answer:
+            token = tokens[number % callers]
+            answer = await service.get(token)
+            if answer.status == 200:
+                last_accepted[token] = answer.sent_at
+            return answer
+
+        async def change() -> None:
+            nonlocal changed_at
+            await asyncio.sleep(seconds / 4)
+            await service.behave(cut=[_machine_of(token) for token in cut], revoked=revoked)
+            changed_at = monotonic()
+
+        await asyncio.gather(steadily(callers / every, seconds, ask, answers), change())
+    figures = [
+        Figure(what="stale answers", seen=sum(a.stale for a in answers), at_most=0),
+        Figure(
+            what="answered 200, 401 or 403",
+            seen=sum(share(answers, s) for s in (200, 401, 403)),
+            at_least=1.0,
+        ),
+        Figure(
+            what="a revoked token accepted for (s)",
+            seen=max(last_accepted[token] - changed_at for token in revoked),
+            at_most=cache_ttl + 2,
+        ),
+    ]
+    if cut:
+        seen = max(last_accepted[token] - changed_at for token in cut)
+        figures.append(Figure(what="a cut edge accepted for (s)", seen=seen, at_most=graph_ttl + 2))
+    return figures
+
+
+def _machine_of(token: str) -> str:
+    return "mch_" + token[7:].rjust(27, "0")[-27:]
+
+
+SOAK: Final = 600.0
+WARM: Final = 180.0
+LIVES: Final = 150.0  # for how many seconds a caller comes
+REVOKED_AT: Final = 30.0
+EVERY: Final = 10.0
+
+
+async def soak() -> list[Figure]:
+    """Ten callers a second come for 150 s each; one in twenty is revoked after 30 s."""
+    accepted: list[float] = []
+    stale = 0
+    async with stage(live_graph=True) as service:
+        await service.behave(seconds=0.1)
+        revoked: list[str] = []
+
+        async def one_caller(number: int) -> None:
+            nonlocal stale
+            token, came_at = f"mt_goods{number:036}", monotonic()
+            revoked_at = came_at + REVOKED_AT if number % 20 == 0 else float("inf")
+            while monotonic() < came_at + LIVES:
+                if monotonic() >= revoked_at and token not in revoked:
+                    revoked.append(token)
+                    await service.behave(revoked=revoked)
+                    revoked_at = monotonic()
+                answer = await service.get(token)
+                stale += answer.stale
+                if answer.status == 200 and token in revoked:
+                    accepted.append(answer.sent_at - revoked_at)
+                await asyncio.sleep(EVERY)
+
+        sizes: list[tuple[float, float]] = []
+
+        async def watch() -> None:
+            begun = monotonic()
+            while monotonic() < begun + SOAK:
+                sizes.append((monotonic() - begun, await service.resident()))
+                await asyncio.sleep(10.0)
+
+        nothing: list[None] = []
+        await asyncio.gather(steadily(10.0, SOAK - LIVES, one_caller, nothing), watch())
+    warm = [(at, size) for at, size in sizes if WARM <= at <= SOAK - LIVES]
+    growth = (warm[-1][1] - warm[0][1]) / (warm[-1][0] - warm[0][0]) * 60
+    return [
+        Figure(what="callers revoked", seen=len(revoked)),
+        Figure(what="a revoked token accepted for (s)", seen=max(accepted, default=0), at_most=62),
+        Figure(what="stale answers", seen=stale, at_most=0),
+        Figure(what="growth after 3 minutes (MB a minute)", seen=growth, at_most=0.2),
+    ]
