@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final
 
 from clerk_m2m.errors import KeyRefusedError
 from clerk_m2m.secret import Secret
+from clerk_m2m.tasks import fork_safe_lock
 
 PAUSE: Final = 1.0
 MAX_PAUSE: Final = 30.0
@@ -36,7 +36,7 @@ class KeyPauses:
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
-        self._lock = threading.Lock()
+        self._lock = fork_safe_lock()
         self._pauses: dict[tuple[str, Secret], _Pause] = {}
 
     def left(self, operation: str, key: Secret) -> float:

@@ -21,13 +21,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from inspect import isawaitable, iscoroutine
 from math import inf
 from pathlib import Path
-from typing import Final, NoReturn, SupportsIndex, TypeVar
+from typing import Any, Final, NoReturn, SupportsIndex, TypeVar
 
 from clerk_m2m.backend_api.key_pauses import KeyPauses
 from clerk_m2m.clock import Clock
@@ -42,7 +41,7 @@ from clerk_m2m.errors import (
     NotFoundError,
 )
 from clerk_m2m.secret import Secret, SecretCallable, hidden, not_pickled
-from clerk_m2m.tasks import PerLoop, detached
+from clerk_m2m.tasks import PerLoop, detached, fork_safe_lock
 
 T = TypeVar("T")
 
@@ -92,7 +91,7 @@ class KeySource:
         self._given = given
         self._check = check
         self._now = clock.monotonic
-        self._lock = threading.Lock()
+        self._lock = fork_safe_lock()
         self._pauses = KeyPauses(clock.monotonic)
         self._readings: PerLoop[_Reading] = PerLoop(_Reading)
         self._calls_at_once = isinstance(given, SecretCallable) and not given.is_async
@@ -155,17 +154,19 @@ class KeySource:
         deadline: float,
     ) -> T:
         sent_at = self._now()
+        # A task of its own, since a call that is out must not be cancelled.
+        task = detached(self._send(operation, key, call))
+        await _wait(task, deadline)
+        if not task.done():
+            raise BackendUnavailableError(
+                f"{operation}: Clerk refused a key, and with another it did not answer in time."
+            )
         try:
-            async with asyncio.timeout_at(deadline):
-                return await self._send(operation, key, call)
+            return task.result()
         except KeyRefusedError as exc:
             self._pauses.refused(operation, key, exc, sent_at=sent_at)
             exc.retry_after = self._pauses.left(operation, key)
             raise
-        except TimeoutError as exc:
-            raise BackendUnavailableError(
-                f"{operation}: Clerk refused a key, and with another it did not answer in time."
-            ) from exc
 
     def _note_taken(self, operation: str, key: Secret) -> None:
         self._pauses.end(operation, key)
@@ -301,7 +302,7 @@ class KeySource:
                 return
             older = newest if self._taken is None or self._taken == key else self._taken
             self._keys = (key,) if older is None else (key, older)
-            self._pauses.keep_only(self._keys)
+        self._pauses.keep_only(self._keys)
         if newest is not None:
             logger.info("%s: its source gives another key from now on.", self._name)
 
@@ -343,7 +344,7 @@ def key_source(
     return None if checked is None else KeySource(name, prefix, checked, clock=clock, check=check)
 
 
-async def _wait(task: asyncio.Task[None], deadline: float) -> None:
+async def _wait(task: asyncio.Task[Any], deadline: float) -> None:
     # `wait` leaves the task alone when the waiter is cancelled or time runs out.
     left = deadline - asyncio.get_running_loop().time()
     await asyncio.wait({task}, timeout=max(left, 0.0))
