@@ -1,6 +1,8 @@
 """How calls leave this process.
 
-`http` is one pooled client with deadlines, retries and a bounded number of calls at once; `sockets`
-keep the deadline of a call; `breaker` leaves an upstream alone that does not answer. Nothing here
-knows what an answer of Clerk's means. May import the vocabulary.
+`call` is one call and what was received. `http` is one pooled client that sends calls, with
+deadlines and retries. `admission` holds the rules of which call goes out, which waits and which is
+refused, without any I/O; `gate` lets calls wait for their turn in an event loop. `breaker` leaves
+an upstream alone that does not answer. `sockets` keep the deadline of a call. Nothing here knows
+what an answer of Clerk's means. May import the vocabulary.
 """
