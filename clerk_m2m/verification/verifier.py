@@ -303,13 +303,13 @@ class Verifier:
 
     async def aclose(self) -> None:
         """Close the connections of this event loop; calls that are out have `timeout` to end."""
+        if self._offline is not None:
+            await self._offline.aclose()  # first: a fetch that ran out of time would delay the next
         await self._api.aclose()
         await self._key_api.aclose()
         await self._verdicts.aclose()
         if (close_graph := getattr(self._graph, "aclose", None)) is not None:
             await close_graph()
-        if self._offline is not None:
-            await self._offline.aclose()
 
     def _invalidate_token(self, token: str) -> None:
         digest, lifetime = self._digest(token), self._opaque_lifetime

@@ -10,7 +10,13 @@ import pytest
 from upstreams import quiet
 
 from clerk_m2m import RefusalError, VerificationUnavailableError, Verifier
-from clerk_m2m.errors import BackendUnavailableError, NotFoundError, RateLimitedError
+from clerk_m2m.errors import (
+    BackendAPIError,
+    BackendUnavailableError,
+    KeyRefusedError,
+    NotFoundError,
+    RateLimitedError,
+)
 from clerk_m2m.transport.admission import Priority
 from clerk_m2m.transport.breaker import Breaker, Breakers
 from harness import FakeTime, World
@@ -124,9 +130,12 @@ def test_a_503_that_asks_for_a_pause_is_left_alone_and_is_a_failure(
     breaker.check()
 
 
-def test_an_answer_after_failures_is_a_success_whatever_it_says(breaker: Breaker) -> None:
+@pytest.mark.parametrize("refusal", [NotFoundError("404"), KeyRefusedError("401")])
+def test_an_answer_after_failures_is_a_success_whatever_it_says(
+    breaker: Breaker, refusal: BackendAPIError
+) -> None:
     fail(breaker, 4)
-    breaker.ended(NotFoundError("404"))
+    breaker.ended(refusal)
     assert not breaker.last_call_failed
 
     fail(breaker, 4)
