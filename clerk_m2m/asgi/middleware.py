@@ -60,7 +60,8 @@ class MachineAuthMiddleware:
     `request.state.machine = None`, for guards to decide; a machine credential that is invalid is
     refused either way. `on_error(connection, refusal)` is told of every refusal and may give
     another answer; None keeps the standard one. `on_event` is called
-    with each `Event`; where it is None, the `verifier`'s is. With `report_only=True` every request
+    with each `Event`; where it is None, the `verifier`'s is.
+    With `report_only=True` every request
     passes this middleware; what it would refuse is reported, and `request.state.machine` is None. What an exception handler of the app answers to a
     guard's refusal is kept. Refusals of guards and those that a handler raises by hand are answered
     too; one from a `Verifier.verify` that the app calls is the app's own error. Raises
@@ -266,7 +267,8 @@ def verifier_of(place: Any) -> CredentialVerifier:
     if isinstance(place, HTTPConnection):
         exchange: Exchange | None = place.scope.get(EXCHANGE)
         if exchange is not None and exchange.verifier is not None:
-            return exchange.verifier
+            found: CredentialVerifier = exchange.verifier
+            return found
         place = place.scope.get("app")
     while place is not None:
         if isinstance(place, MachineAuthMiddleware):
