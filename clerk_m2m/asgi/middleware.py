@@ -62,7 +62,8 @@ class MachineAuthMiddleware:
     another answer; None keeps the standard one. `on_event` is called
     with each `Event`; where it is None, the `verifier`'s is.
     With `report_only=True` every request
-    passes this middleware; what it would refuse is reported, and `request.state.machine` is None. What an exception handler of the app answers to a
+    passes this middleware; what it would refuse is reported, and `request.state.machine` is
+    None. What an exception handler of the app answers to a
     guard's refusal is kept. Refusals of guards and those that a handler raises by hand are answered
     too; one from a `Verifier.verify` that the app calls is the app's own error. Raises
     `ConfigurationError`, when the app starts also for a lifespan state with a `machine`.

@@ -18,13 +18,15 @@ from sent_credentials import UNKNOWN
 from clerk_m2m import (
     ConfigurationError,
     MachineAuthMiddleware,
+    MachineTokenAuth,
+    Settings,
     Verifier,
     current_machine,
     require_machine,
     verifier_of,
 )
 from clerk_m2m.observe import Event
-from harness import World, bearer, calling, protected
+from harness import API_URL, Instance, World, bearer, calling, protected, serve
 
 DOC = Path(__file__).parents[2] / "docs" / "logs.md"
 
@@ -180,7 +182,7 @@ async def test_trace_headers_that_others_add_do_not_reach_clerk(
     send = httpx.AsyncClient.send
 
     async def traced(self: Any, request: httpx.Request, **given: Any) -> httpx.Response:
-        request.headers |= {"traceparent": "00-1", "baggage": "user=anna"}
+        request.headers.update({"traceparent": "00-1", "baggage": "user=anna"})
         return await send(self, request, **given)
 
     verifier = world.verifier()
@@ -217,6 +219,58 @@ async def test_json_logger_and_structlog_show_the_fields(world: World) -> None:
         line = json.loads(handler.stream.getvalue())
         assert line["event_name"] == "refusal"
         assert line["code"] == "token_invalid"
+
+
+async def test_a_mint_is_an_event_with_its_id_and_caller(world: World) -> None:
+    events: list[Event] = []
+    auth = MachineTokenAuth(
+        world.caller.secret_key,
+        api_url=API_URL,
+        transport=world.upstream,
+        clock=world.time.clock,
+        on_event=events.append,
+    )
+    transport = httpx.MockTransport(lambda request: httpx.Response(200))
+    async with auth, httpx.AsyncClient(auth=auth, transport=transport) as client:
+        await client.get("https://orders.test")
+
+    assert names(events) == ["clerk_call", "mint"]
+    assert events[1].fields["caller"] == world.caller.id
+
+
+async def test_opentelemetry_sends_nothing_to_clerk_and_its_span_has_the_events(
+    instance: Instance,
+) -> None:
+    instrumentation = pytest.importorskip("opentelemetry.instrumentation.httpx")
+    sdk = pytest.importorskip("opentelemetry.sdk.trace")
+    seen: list[set[bytes]] = []
+
+    async def clerk(scope: Any, receive: Any, send: Any) -> None:
+        seen.append({name for name, _ in scope["headers"]})
+        await send({"type": "http.response.start", "status": 500, "headers": []})
+        await send({"type": "http.response.body", "body": b"{}"})
+
+    provider = sdk.TracerProvider()
+    instrumentor = instrumentation.HTTPXClientInstrumentor()
+    instrumentor.instrument(tracer_provider=provider)
+    try:
+        async with serve(clerk, lifespan="off") as origin:
+            settings = Settings(
+                machine_id=instance.callee.id,
+                machine_secret_key=instance.callee.secret_key,
+                api_url=origin,
+            )
+            verifier = Verifier(settings)
+            with provider.get_tracer("test").start_as_current_span("request") as span:
+                assert await code_of(protected(verifier), UNKNOWN) == "verification_unavailable"
+            await verifier.aclose()
+            async with httpx.AsyncClient() as other:
+                await other.get(origin)
+    finally:
+        instrumentor.uninstrument()
+
+    assert [b"traceparent" in each for each in seen] == [False, True]
+    assert [each.name for each in span.events] == ["clerk_m2m.clerk_call", "clerk_m2m.refusal"]
 
 
 def test_the_page_about_logs_runs() -> None:
