@@ -11,6 +11,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from clerk_m2m.asgi.current import current_machine
 from clerk_m2m.asgi.openapi import describe_refusals
 from clerk_m2m.clock import Clock
 from clerk_m2m.decision import Decision, Reason
@@ -61,7 +62,7 @@ if TYPE_CHECKING:
         require_machine,
         require_oauth,
     )
-    from clerk_m2m.asgi.middleware import MachineAuthMiddleware, OnError
+    from clerk_m2m.asgi.middleware import MachineAuthMiddleware, OnError, verifier_of
     from clerk_m2m.backend_api.client import ClerkClient
     from clerk_m2m.graph.source import GraphSource
     from clerk_m2m.outbound.auth import MachineTokenAuth
@@ -116,11 +117,13 @@ __all__ = [
     "VerificationUnavailableError",
     "Verifier",
     "VerifierMisconfiguredError",
+    "current_machine",
     "describe_refusals",
     "require_any",
     "require_api_key",
     "require_machine",
     "require_oauth",
+    "verifier_of",
 ]
 
 # Imported when first used. They bring httpx, starlette and (the guards) FastAPI, and pytest imports
@@ -138,6 +141,7 @@ _LAZY = {
     "require_api_key": "clerk_m2m.asgi.guards",
     "require_machine": "clerk_m2m.asgi.guards",
     "require_oauth": "clerk_m2m.asgi.guards",
+    "verifier_of": "clerk_m2m.asgi.middleware",
 }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 import time
 from collections.abc import Callable
@@ -10,10 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from functools import partial
-from math import inf
 from typing import Final
-
-logger = logging.getLogger("clerk_m2m")
 
 # The clock skew that Clerk's own SDKs allow, in seconds.
 LEEWAY: Final = 5.0
@@ -22,7 +18,6 @@ DATE_RESOLUTION: Final = 1.0
 # A difference to Clerk's clock that is warned of. A measured one is wrong by `DATE_RESOLUTION` and
 # the time that the answer took, which is far less.
 MAX_SKEW: Final = 30.0
-SKEW_LOG_PAUSE: Final = 60.0
 
 
 def steady_clock() -> Callable[[], float]:
@@ -79,15 +74,15 @@ class ServerClock:
     """Clerk's wall clock, told by the `Date` of its last answer, and how far this host's is off.
 
     A denial counts from an instant, and this host's clock may be slow: what was minted before the
-    denial would then look younger than it. A difference of more than 30 s is logged as a warning,
-    at most once a minute, and its end once.
+    denial would then look younger than it. `on_skew` is
+    told how far this host's clock is off at each
+    answer, in seconds.
     """
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, on_skew: Callable[[float], None] | None = None) -> None:
         self._clock = clock
         self._noted: tuple[float, float] | None = None  # what `Date` said, and when (monotonic s)
-        self._warned = False
-        self._warned_at = -inf
+        self._on_skew = on_skew
 
     def note(self, date: str, age: str = "") -> None:
         """Take the `Date` of an answer that has just come; what `read_date` cannot use is ignored.
@@ -97,7 +92,8 @@ class ServerClock:
         said = read_date(date, age)
         if said is not None:
             self._noted = (said, self._clock.monotonic())
-            self._report(self._clock.wall() - said)
+            if self._on_skew is not None:
+                self._on_skew(self._clock.wall() - said)
 
     def latest(self) -> float:
         """Give the later of this host's wall clock and Clerk's, in Unix seconds."""
@@ -118,23 +114,9 @@ class ServerClock:
         skew = self.skew()
         if skew is None or abs(skew) <= MAX_SKEW:
             return "this host's clock"
-        return f"this host's clock, which is {_told(skew)}"
-
-    def _report(self, skew: float) -> None:
-        if abs(skew) <= MAX_SKEW:
-            if self._warned:
-                self._warned = False
-                logger.info("This host's clock is within %g s of Clerk's again.", MAX_SKEW)
-            return
-        now = self._clock.monotonic()
-        if now - self._warned_at >= SKEW_LOG_PAUSE:
-            self._warned, self._warned_at = True, now
-            logger.warning(
-                "This host's clock is %s, by the Date of an answer. JWTs are judged by this host's "
-                "clock, so good ones may be refused and expired ones accepted. Synchronize it.",
-                _told(skew),
-            )
+        return f"this host's clock, which is {told_skew(skew)}"
 
 
-def _told(skew: float) -> str:
+def told_skew(skew: float) -> str:
+    """Say by how many seconds this host's clock is off Clerk's, and in which direction."""
     return f"{abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} Clerk's"

@@ -36,7 +36,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Final
 
 from clerk_m2m.decision import Decision
-from clerk_m2m.identity import TokenClass
+from clerk_m2m.identity import Identity, TokenClass
 from clerk_m2m.secret import without_credentials
 
 __all__ = [
@@ -104,10 +104,14 @@ class RefusalError(ClerkM2MError):
     challenge without one (section 3: no credential was presented). `token_class` is what the
     credential claimed to be, None where that is not known. `from_verifier` is True on what
     `Verifier.verify` raised. When a handler called it, the refusal is about another credential than
-    the caller's, and the middleware does not answer the request with it.
+    the caller's, and the middleware does not answer the request with it. `holder` is whose
+    credential it is, where that was found out (not admitted: for logs only), and `source` tells
+    where that was known from.
     """
 
     from_verifier = False
+    holder: Identity | None = None
+    source: str | None = None
     bearer_error: ClassVar[str | None] = None
     challenged: ClassVar[bool] = True
     default_detail: ClassVar[str] = "The request was refused."

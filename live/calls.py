@@ -23,7 +23,7 @@ from clerk_m2m.backend_api.problems import read_problem
 from clerk_m2m.environment import is_loopback
 from clerk_m2m.secret import without_credentials
 from clerk_m2m.transport.call import retry_after
-from clerk_m2m.transport.http import API_VERSION
+from clerk_m2m.transport.client import API_VERSION
 
 Sleep: TypeAlias = Callable[[float], Awaitable[object]]
 

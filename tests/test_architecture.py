@@ -56,7 +56,7 @@ OWNERS = {
     "cryptography": {"emulator"},
     "fastapi": {"asgi.guards", "demo"},
     "httpcore": {"transport.sockets"},
-    "httpx": {"transport.http", "outbound.auth", "testing", "demo", "cli"},
+    "httpx": {"transport", "outbound.auth", "testing", "demo", "cli"},
     "jwt": {"verification.signature", "emulator"},
     "pytest": {"testing"},
     "rich": {"demo", "cli"},

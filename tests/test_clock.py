@@ -11,6 +11,7 @@ import pytest
 
 from clerk_m2m import Clock
 from clerk_m2m.clock import ServerClock, read_date, steady_clock
+from clerk_m2m.observe.reporter import Reporter
 from harness import FakeTime
 
 HOUR = 3600.0
@@ -65,7 +66,7 @@ class Host:
         self.time = FakeTime()
         self.clerks = self.time.wall
         self.time.wall += ahead
-        self.server_clock = ServerClock(self.time.clock)
+        self.server_clock = ServerClock(self.time.clock, Reporter(self.time.clock).skew)
 
     def advance(self, seconds: float) -> None:
         self.time.advance(seconds)

@@ -25,6 +25,7 @@ LANGUAGES = {
     "CONTRIBUTING.md": {"python", "console"},  # tests/test_contributing.py
     "calling.md": {"python"},
     "emulator.md": {"python", "toml", "console"},  # tests/emulator/test_docs.py
+    "logs.md": {"python"},  # tests/asgi/test_events.py
     "live.md": {"console"},  # tests/live/test_live.py
     "testing.md": {"python"},  # tests/testing/test_runs.py
 }

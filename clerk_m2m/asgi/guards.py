@@ -238,6 +238,8 @@ def _exchange(connection: HTTPConnection) -> Exchange:
 
 def _identity(exchange: Exchange, connection: HTTPConnection) -> Identity:
     if exchange.identity is None:
+        if exchange.reported is not None:
+            raise exchange.reported
         raise _none_of_ours(connection)
     return exchange.identity
 

@@ -55,7 +55,9 @@ class Exchange:
         "held",
         "identity",
         "refusal",
+        "reported",
         "status",
+        "verifier",
     )
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -71,6 +73,9 @@ class Exchange:
         self.identity: Identity | None = None
         self.refusal: RefusalError | None = None
         self.status = 0
+        # What `report_only` has let pass, and whose decision it was.
+        self.reported: RefusalError | None = None
+        self.verifier: Any = None
         self.has_own_state = False
         self._state: dict[str, Any] | None = None
         self._state_shared = False

@@ -29,6 +29,7 @@ from clerk_m2m.errors import (
     KeyUnavailableError,
     RateLimitedError,
 )
+from clerk_m2m.observe.reporter import Reporter
 from clerk_m2m.secret import Secret, hidden
 from clerk_m2m.transport.call import MAX_ANSWER, Call, Received
 from clerk_m2m.transport.gate import CallDemand
@@ -120,6 +121,11 @@ class BackendAPI:
             return True
         return self._http.last_known_call_failed
 
+    @property
+    def has_machine_key(self) -> bool:
+        """Whether `either_key` is a machine's own, which sees only what may call that machine."""
+        return self._machine_secret_key is not None
+
     def instance_key(self) -> KeySource:
         """Give the instance's key; raises `ConfigurationError` where there is none."""
         if self._secret_key is None:
@@ -193,6 +199,7 @@ def open_api(
     unknown_rate: UnknownRate | None = None,
     server_clock: ServerClock | None = None,
     on_sent: Callable[[Call], None] | None = None,
+    reporter: Reporter | None = None,
     clock: Clock | None = None,
 ) -> BackendAPI:
     """Check keys and address, and give the Backend API behind them.
@@ -220,6 +227,7 @@ def open_api(
         unknown_rate=unknown_rate,
         server_clock=server_clock,
         on_sent=on_sent,
+        reporter=reporter,
         transport=transport,
     )
     return BackendAPI(http, instance_key, machine_key, timeout=timeout)

@@ -19,6 +19,8 @@ from clerk_m2m.backend_api.machines import Machines
 from clerk_m2m.backend_api.oauth_tokens import OAuthAccessTokens
 from clerk_m2m.clock import Clock
 from clerk_m2m.environment import DEFAULT_API_URL, SecretKey
+from clerk_m2m.observe.events import OnEvent
+from clerk_m2m.observe.reporter import Reporter
 from clerk_m2m.secret import hidden
 
 if TYPE_CHECKING:
@@ -37,7 +39,8 @@ class ClerkClient:
     the total deadline of each call, in seconds; at most `max_inflight` calls are out at once.
     `api_url` may be plain http on loopback only, unless `allow_http` (for an emulator in a
     container), and never with a live instance's key. `transport` replaces the network and `clock`
-    the time, for tests, and with a `transport` any `api_url` will do. Raises `ConfigurationError`.
+    the time, for tests, and with a `transport` any `api_url` will do. `on_event` is called with an
+    `Event` for each call to Clerk. Raises `ConfigurationError`.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class ClerkClient:
         max_inflight: int = 20,
         transport: httpx.AsyncBaseTransport | None = None,
         clock: Clock | None = None,
+        on_event: OnEvent | None = None,
     ) -> None:
         # First of all: tracebacks may show the locals of this frame.
         secret_key, machine_secret_key = hidden(secret_key), hidden(machine_secret_key)
@@ -62,6 +66,7 @@ class ClerkClient:
             timeout=timeout,
             max_inflight=max_inflight,
             transport=transport,
+            reporter=Reporter(clock or Clock(), on_event=on_event),
             clock=clock,
         )
         self.machines = Machines(api)

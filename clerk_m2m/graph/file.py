@@ -13,8 +13,7 @@ from clerk_m2m.errors import (
     ConfigurationError,
 )
 from clerk_m2m.graph.scope_graph import ScopeGraph
-
-logger = logging.getLogger("clerk_m2m")
+from clerk_m2m.observe.reporter import Reporter
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +49,20 @@ class FileSource:
     SETTLED_AGE: Final = 1.0
     SECOND_LOOK: Final = 0.1
 
-    def __init__(self, path: Path, *, ttl: float, max_stale: float, clock: Clock) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        ttl: float,
+        max_stale: float,
+        clock: Clock,
+        reporter: Reporter | None = None,
+    ) -> None:
         self._path = path
         self._ttl = ttl
         self._max_stale = max_stale
         self._now = clock.monotonic
+        self._reporter = reporter or Reporter(clock)
         self._wall = clock.wall
         self._stamp = self._stamp_now()
         self._graph = self._read()
@@ -91,9 +99,16 @@ class FileSource:
             unsettled = self._follow(now)
         except ConfigurationError as exc:
             self._candidate, self._failing = None, True
-            logger.error("The scope graph cannot be read, so the last one is used: %s", exc)
+            self._reporter.fetch_failed(
+                "scope graph",
+                exc,
+                level=logging.ERROR,
+                text="The scope graph cannot be read, so the last one is used:",
+            )
             return
         if unsettled is None:
+            if self._failing:
+                self._reporter.fetched("scope graph")
             self._candidate, self._failing = None, False
             self._good_at = now
         else:
@@ -110,6 +125,8 @@ class FileSource:
         if graph is None:
             return self._stamp_now()
         self._graph, self._stamp = graph, stamp
+        if not self._failing:
+            self._reporter.fetched("scope graph")
         return None
 
     def _is_settled(self, stamp: _Stamp) -> bool:

@@ -8,6 +8,7 @@ from clerk_m2m.backend_api.calls import BackendAPI
 from clerk_m2m.backend_api.machines import get_machine
 from clerk_m2m.clock import Clock
 from clerk_m2m.errors import (
+    BackendAPIError,
     BackendUnavailableError,
     NotFoundError,
     OverloadedError,
@@ -18,6 +19,7 @@ from clerk_m2m.lookups.cache import Cache
 from clerk_m2m.lookups.invalidations import Invalidations
 from clerk_m2m.lookups.single_flight import Demand, Load
 from clerk_m2m.lookups.verdict import Answer
+from clerk_m2m.observe.reporter import Reporter
 
 # The longest `Settings.timeout`, in seconds: how long a read may be under way.
 MAX_TIMEOUT: Final = 60.0
@@ -31,9 +33,17 @@ class LiveSource:
     """
 
     def __init__(
-        self, api: BackendAPI, *, ttl: float, max_stale: float, maxsize: int, clock: Clock
+        self,
+        api: BackendAPI,
+        *,
+        ttl: float,
+        max_stale: float,
+        maxsize: int,
+        clock: Clock,
+        reporter: Reporter | None = None,
     ) -> None:
         self._api = api
+        self._reporter = reporter or Reporter(clock)
         self._invalidations = Invalidations(clock)
         # Nothing that was read before an invalidation lives longer than this.
         self._lifetime = ttl + max_stale + MAX_TIMEOUT
@@ -89,6 +99,12 @@ class LiveSource:
                 answered = await get_machine(self._api, caller, demand=demand)
             except NotFoundError:
                 return Answer(value=False)  # a machine that is gone may call nobody
+            except OverloadedError:
+                raise  # our own congestion says nothing of the graph
+            except BackendAPIError as exc:
+                self._reporter.fetch_failed("scope graph", exc)
+                raise
+            self._reporter.fetched("scope graph")
             callees = answered.value.scoped_machines
             return Answer(value=any(each.id == callee for each in callees))
 

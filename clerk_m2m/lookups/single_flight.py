@@ -14,7 +14,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeAlias, TypeVar
 
-from clerk_m2m.errors import VerificationUnavailableError
+from clerk_m2m.errors import BackendUnavailableError, VerificationUnavailableError
+from clerk_m2m.observe.spans import with_span
 from clerk_m2m.tasks import PerLoop, detached
 from clerk_m2m.transport.admission import Priority
 
@@ -120,7 +121,9 @@ class Flight(Generic[K, V]):
         finally:
             self.demand.leave()
         if not self.task.done() or self.task.cancelled():
-            raise VerificationUnavailableError
+            raise VerificationUnavailableError from BackendUnavailableError(
+                f"this request's {max(timeout, 0.0):.3g} s ended before there was an answer"
+            )
         return self.task.result()
 
 
@@ -141,7 +144,7 @@ class SingleFlight(Generic[K, V]):
         flight = flights[key] = Flight(
             flights, key, asked_at=asked_at, priority=priority, in_background=in_background
         )
-        flight.task = detached(flight.run(load))
+        flight.task = detached(with_span(flight.run(load)))
         return flight, False
 
     async def aclose(self) -> None:

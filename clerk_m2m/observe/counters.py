@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections import Counter
+from dataclasses import dataclass, field, fields
 
 
 @dataclass(slots=True, kw_only=True)
@@ -14,7 +15,8 @@ class Stats:
     `shared` waited for a verification that another request had begun, `offline` were good JWTs that
     were checked without a call, `refreshes` were begun ahead of a verdict's end, `stale` were
     answered from a verdict past its lifetime while Clerk was down, `unavailable` could not be
-    answered.
+    answered. `refusals` are the requests that the middleware refused, those of guards included, by
+    code; `would_refuse` are those that it would have refused but for `report_only`.
     """
 
     hits: int = 0
@@ -25,7 +27,16 @@ class Stats:
     refreshes: int = 0
     stale: int = 0
     unavailable: int = 0
+    refusals: Counter[str] = field(default_factory=Counter)
+    would_refuse: Counter[str] = field(default_factory=Counter)
 
     def as_dict(self) -> dict[str, int]:
-        """Give the counters by name, for a metrics exporter."""
-        return {each.name: getattr(self, each.name) for each in fields(self)}
+        """Give the counters by name, for a metrics exporter; those by code have it after a dot."""
+        found: dict[str, int] = {}
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if isinstance(value, Counter):
+                found |= {f"{each.name}.{code}": count for code, count in value.items()}
+            else:
+                found[each.name] = value
+        return found

@@ -20,6 +20,8 @@ from clerk_m2m.environment import (
     key_from_env,
 )
 from clerk_m2m.errors import ConfigurationError, TokenUnavailableError
+from clerk_m2m.observe.events import OnEvent
+from clerk_m2m.observe.reporter import Reporter
 from clerk_m2m.outbound.minting import Bearer, SharedToken, TokenMint, TokenOptions
 from clerk_m2m.secret import hidden
 
@@ -51,6 +53,7 @@ class MachineTokenAuth(httpx.Auth):
     `api_url` None reads `CLERK_API_URL`; it may be plain http on loopback only, unless `allow_http`
     (None reads `CLERK_M2M_ALLOW_HTTP`). `timeout` is the total deadline of a mint, in seconds.
     `transport` replaces the network to Clerk and `clock` the time, for tests.
+    `on_event` is called with an `Event` for each mint and each call to Clerk.
 
     A 401 has the token replaced and the call sent again once, if its body is in memory. Where no
     token can be had, a call raises `TokenUnavailableError` and is not sent. For
@@ -71,6 +74,7 @@ class MachineTokenAuth(httpx.Auth):
         timeout: float = 5.0,
         transport: httpx.AsyncBaseTransport | None = None,
         clock: Clock | None = None,
+        on_event: OnEvent | None = None,
     ) -> None:
         # First of all: tracebacks may show the locals of this frame.
         machine_secret_key = hidden(machine_secret_key)
@@ -84,11 +88,14 @@ class MachineTokenAuth(httpx.Auth):
             timeout=_seconds("timeout", timeout, most=60.0),
             transport=transport,
             clock=clock,
+            on_event=on_event,
         )
         options = _token_options(
             token_format, seconds_until_expiration, claims, min_remaining_ttl_seconds
         )
-        self._token = SharedToken(TokenMint(client, options, clock), clock.monotonic)
+        self._reporter = reporter = Reporter(clock, on_event=on_event)
+        mint = TokenMint(client, options, clock, reporter)
+        self._token = SharedToken(mint, clock.monotonic, reporter)
         self._rejections = _Rejections()
 
     async def async_auth_flow(
@@ -127,6 +134,7 @@ class MachineTokenAuth(httpx.Auth):
     async def aclose(self) -> None:
         """End the mint under way in this event loop; the next call starts another."""
         await self._token.aclose()
+        self._reporter.flush()
 
     async def __aenter__(self) -> Self:
         return self

@@ -14,7 +14,6 @@ Rules of this file:
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -28,22 +27,19 @@ from clerk_m2m.clock import LEEWAY, Clock
 from clerk_m2m.errors import (
     BackendUnavailableError,
     ClerkM2MError,
-    KeyRefusedError,
     KeyUnavailableError,
     RateLimitedError,
     TokenUnavailableError,
 )
+from clerk_m2m.observe.reporter import Reporter
 from clerk_m2m.secret import Secret
 from clerk_m2m.tasks import detached, fork_safe_lock
-
-logger = logging.getLogger("clerk_m2m")
 
 # A twelfth of its lifetime before its end a token is renewed, but not earlier than this.
 LEAD: Final = 1 / 12
 MAX_LEAD: Final = 300.0
 RETRY_PAUSE: Final = 1.0
 MAX_RETRY_PAUSE: Final = 30.0
-LOG_PAUSE: Final = 60.0
 
 # RFC 6750 section 2.1: what can stand in the header.
 _B64TOKEN = re.compile(r"[A-Za-z0-9\-._~+/]+=*")
@@ -83,7 +79,10 @@ class Bearer:
 class TokenMint:
     """Asks Clerk for a token (`createM2MToken`) with the key of `client`."""
 
-    def __init__(self, client: ClerkClient, options: TokenOptions, clock: Clock) -> None:
+    def __init__(
+        self, client: ClerkClient, options: TokenOptions, clock: Clock, reporter: Reporter
+    ) -> None:
+        self._reporter = reporter
         self._client = client
         self._options = options
         self._clock = clock
@@ -105,7 +104,14 @@ class TokenMint:
         created = await self._create(reuse)
         if not created.live or not _B64TOKEN.fullmatch(created.token.reveal()):
             raise BackendUnavailableError("createM2MToken: Clerk gave a token that cannot be used.")
-        return Bearer(created.token, minted_at, self._lifetime(created, wall, reuse))
+        bearer = Bearer(created.token, minted_at, self._lifetime(created, wall, reuse))
+        self._reporter.minted(
+            seconds=self._clock.monotonic() - minted_at,
+            token_id=created.id,
+            caller=created.subject,
+            token_type="m2m_token",
+        )
+        return bearer
 
     def _lifetime(self, created: CreatedM2MToken, wall: float, reuse: bool) -> float:
         if created.expires_at is None:
@@ -145,14 +151,17 @@ class SharedToken:
     """The token that all calls send, and the mints that keep it live."""
 
     def __init__(
-        self, mint: Callable[[Bearer | None, bool], Awaitable[Bearer]], now: Callable[[], float]
+        self,
+        mint: Callable[[Bearer | None, bool], Awaitable[Bearer]],
+        now: Callable[[], float],
+        reporter: Reporter,
     ) -> None:
+        self._reporter = reporter
         self._mint = mint
         self._now = now
         self._lock = fork_safe_lock()
         self._bearer: Bearer | None = None
         self._failure: _Failure | None = None
-        self._logged_at = -inf
         self._flights: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[None]] = (
             WeakKeyDictionary()
         )
@@ -247,10 +256,7 @@ class SharedToken:
     def _failed(self, exc: Exception) -> None:
         now = self._now()
         self._failure = _failure(exc, now)
-        if now - self._logged_at >= LOG_PAUSE:
-            self._logged_at = now
-            level = logging.ERROR if isinstance(exc, KeyRefusedError) else logging.WARNING
-            logger.log(level, "No token could be minted: %s", self._failure.text)
+        self._reporter.mint_failed(exc, self._failure.text)
 
     def _unavailable(self) -> TokenUnavailableError:
         failure = self._failure

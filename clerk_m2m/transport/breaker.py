@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 from clerk_m2m.errors import BackendAPIError, BackendUnavailableError, RateLimitedError
+from clerk_m2m.observe.reporter import Reporter
 from clerk_m2m.transport.admission import KNOWN, Priority
 
 FAILURES_TO_OPEN: Final = 5
@@ -22,12 +23,29 @@ class Breaker:
     """Lets calls through while the upstream answers, and one probe a second while it does not.
 
     `now` gives monotonic seconds. Event loops and threads share it: each step is one assignment.
+    `reporter` is told when it opens and closes; `side` says for which calls.
     """
 
-    __slots__ = ("_asked_by", "_failures", "_next_probe", "_now", "_silent_until")
+    __slots__ = (
+        "_asked_by",
+        "_failures",
+        "_last_failure",
+        "_next_probe",
+        "_now",
+        "_opened_at",
+        "_reporter",
+        "_side",
+        "_silent_until",
+    )
 
-    def __init__(self, now: Callable[[], float]) -> None:
+    def __init__(
+        self, now: Callable[[], float], *, side: str = "", reporter: Reporter | None = None
+    ) -> None:
         self._now = now
+        self._side = side
+        self._reporter = reporter
+        self._last_failure = ""
+        self._opened_at: float | None = None
         self._failures = 0
         self._next_probe = 0.0
         self._silent_until = 0.0
@@ -43,11 +61,13 @@ class Breaker:
         now = self._now()
         if now < self._silent_until:
             raise self._asked_by(
-                "Clerk has asked for a pause.", retry_after=self._silent_until - now
+                f"Not sent: Clerk has asked for a pause. {self._last_failure}".rstrip(),
+                retry_after=self._silent_until - now,
             )
         if self._failures >= FAILURES_TO_OPEN and now < self._next_probe:
             raise BackendUnavailableError(
-                "Clerk has not answered for a while.", retry_after=PROBE_EVERY
+                f"Not sent, after failures in a row. The last: {self._last_failure}",
+                retry_after=PROBE_EVERY,
             )
 
     def enter(self) -> None:
@@ -59,13 +79,28 @@ class Breaker:
     def ended(self, exc: BackendAPIError | None) -> None:
         """Record what came of a call that went out. A 4xx counts as a success."""
         if isinstance(exc, BackendUnavailableError):
+            self._last_failure = str(exc)
             self.failed()
         else:
             self._failures = 0
         if isinstance(exc, RateLimitedError) or (
             isinstance(exc, BackendUnavailableError) and exc.retry_after is not None
         ):
+            self._last_failure = str(exc)
             self.back_off(exc)
+        self._report(exc)
+
+    def _report(self, exc: BackendAPIError | None) -> None:
+        now = self._now()
+        is_open = self._failures >= FAILURES_TO_OPEN or now < self._silent_until
+        if is_open and self._opened_at is None and exc is not None:
+            self._opened_at = now
+            if self._reporter is not None:
+                self._reporter.breaker_opened(self._side, exc)
+        elif self._failures == 0 and not is_open and self._opened_at is not None:
+            opened_at, self._opened_at = self._opened_at, None
+            if self._reporter is not None:
+                self._reporter.breaker_closed(self._side, now - opened_at)
 
     def failed(self) -> None:
         """No answer came, or none that makes sense."""
@@ -86,13 +121,19 @@ class Breaker:
 
 
 class Breakers:
-    """The two breakers of one upstream."""
+    """The two breakers of one upstream; `upstream` names it where they open and close."""
 
     __slots__ = ("known", "others")
 
-    def __init__(self, now: Callable[[], float]) -> None:
-        self.known = Breaker(now)
-        self.others = Breaker(now)
+    def __init__(
+        self,
+        now: Callable[[], float],
+        *,
+        upstream: str = "credentials",
+        reporter: Reporter | None = None,
+    ) -> None:
+        self.known = Breaker(now, side=f"known {upstream}", reporter=reporter)
+        self.others = Breaker(now, side=f"other {upstream}", reporter=reporter)
 
     def of(self, priority: Priority) -> Breaker:
         """Give the breaker that a call of this priority runs under."""

@@ -30,16 +30,20 @@ import httpx
 
 from clerk_m2m.clock import ServerClock
 from clerk_m2m.errors import AnswerTooLargeError, BackendAPIError, BackendUnavailableError
+from clerk_m2m.observe.events import cleaned
+from clerk_m2m.observe.reporter import Reporter
+from clerk_m2m.observe.spans import with_span
 from clerk_m2m.tasks import PerLoop, detached
 from clerk_m2m.transport.admission import Admission, UnknownRate
 from clerk_m2m.transport.breaker import Breaker, Breakers
 from clerk_m2m.transport.call import Call, Received, retry_after
+from clerk_m2m.transport.client import DeadlineTransport, open_client
+from clerk_m2m.transport.faults import never_sent, reason_of
 from clerk_m2m.transport.gate import Alone, CallDemand, Gate
-from clerk_m2m.transport.sockets import deadline_pool, set_deadline
+from clerk_m2m.transport.sockets import set_deadline
 
 T = TypeVar("T")
 
-API_VERSION: Final = "2026-05-12"
 RETRIED_STATUS: Final = frozenset({502, 503, 504})
 MAX_PAUSE: Final = 0.1
 GRACE: Final = 0.25
@@ -64,7 +68,8 @@ class HTTPClient:
     call has three quarters of `timeout` from the moment that it goes out, and only as many calls
     wait for their turn as go out within the other quarter: whoever starts a call sees its end.
     `unknown_rate` bounds the calls about unknown credentials. `server_clock` is told the `Date` of
-    each good answer from `api_url`, `on_sent` of each call that goes out.
+    each good answer from `api_url`, `on_sent` of each call that goes out, `reporter` of what came
+    of it. Headers that were put on a request by others (tracing) are not sent.
     """
 
     def __init__(
@@ -77,6 +82,7 @@ class HTTPClient:
         unknown_rate: UnknownRate | None = None,
         server_clock: ServerClock | None = None,
         on_sent: Callable[[Call], None] | None = None,
+        reporter: Reporter | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._api_url = api_url
@@ -86,6 +92,7 @@ class HTTPClient:
         self._unknown_rate = unknown_rate
         self._server_clock = server_clock
         self._on_sent = on_sent
+        self._reporter = reporter
         self._transport = transport
         self._loops: PerLoop[_LoopState] = PerLoop(self._open)
 
@@ -102,14 +109,16 @@ class HTTPClient:
         if demand is not None:
             return await self._run(state, call, read, demand, deadline)
         caller = Alone()
-        task: asyncio.Task[T] = detached(self._run(state, call, read, caller, deadline))
+        task: asyncio.Task[T] = detached(with_span(self._run(state, call, read, caller, deadline)))
         try:
             await asyncio.wait({task}, timeout=self._timeout)
         finally:
+            waits = caller.on_change is not None  # in the queue for its turn
             caller.leave()
         if not task.done() or task.cancelled():
+            what = "it was not its turn" if waits else "no answer came"
             raise BackendUnavailableError(
-                f"{call.operation}: no answer within {self._timeout:g} s."
+                f"{call.operation}: {what} within the deadline of {self._timeout:g} s."
             )
         return task.result()
 
@@ -136,19 +145,8 @@ class HTTPClient:
         await state.client.aclose()
 
     def _open(self) -> _LoopState:
-        transport = self._transport or _DeadlineTransport(self._ssl_context, self._max_inflight)
-        client = httpx.AsyncClient(
-            base_url=self._api_url,
-            transport=transport,
-            follow_redirects=False,
-            timeout=self._timeout,
-            headers={
-                "Accept": "application/json",
-                "Accept-Encoding": "identity",
-                "Clerk-API-Version": API_VERSION,
-                "User-Agent": "clerk-m2m",
-            },
-        )
+        transport = self._transport or DeadlineTransport(self._ssl_context, self._max_inflight)
+        client = open_client(self._api_url, transport, timeout=self._timeout)
         admission = Admission(
             slots=self._max_inflight,
             patience=inf if self._breakers is None else self._timeout * WAITING_SHARE,
@@ -232,13 +230,38 @@ class HTTPClient:
         set_deadline(deadline)
         # A transport that is not ours knows no deadline. Ours is never cut off.
         end = None if self._transport is None else deadline + GRACE
+        began_at = _now()
         try:
             async with asyncio.timeout_at(end):
-                return await _send_and_read(client, call, deadline)
+                received = await _send_and_read(client, call, deadline)
         except TimeoutError as exc:
-            raise BackendUnavailableError(
-                f"{call.operation}: the transport outlived its time."
-            ) from exc
+            failure = BackendUnavailableError(
+                f"{call.operation}: the transport outlived the deadline."
+            )
+            self._report(call, began_at, failure=failure)
+            raise failure from exc
+        except BackendUnavailableError as exc:
+            self._report(call, began_at, failure=exc)
+            raise
+        self._report(call, began_at, status=received.status)
+        return received
+
+    def _report(
+        self,
+        call: Call,
+        began_at: float,
+        *,
+        status: int | None = None,
+        failure: BackendUnavailableError | None = None,
+    ) -> None:
+        if self._reporter is not None:
+            self._reporter.called(
+                call.operation,
+                seconds=_now() - began_at,
+                status=status,
+                error=None if failure is None else cleaned(failure),
+                sent=failure is None or not never_sent(failure.__cause__),
+            )
 
     def _pause(self, call: Call, received: Received) -> float:
         """Seconds to wait before the one retry; infinite where there is none."""
@@ -277,7 +300,9 @@ async def _send_and_read(client: httpx.AsyncClient, call: Call, deadline: float)
         finally:
             await response.aclose()
     except (httpx.HTTPError, OSError) as exc:
-        reason = type(exc).__name__
+        reason = reason_of(exc)
+        if _now() >= deadline:
+            reason += ", at the deadline of the call"
         raise BackendUnavailableError(
             f"{call.operation}: Clerk did not answer ({reason})."
         ) from exc
@@ -310,14 +335,7 @@ async def _read(response: httpx.Response, call: Call, deadline: float) -> Receiv
                 f"{call.operation}: Clerk's answer is over {call.max_bytes} bytes."
             )
         if _now() >= deadline:
-            raise BackendUnavailableError(f"{call.operation}: Clerk's answer took too long.")
+            raise BackendUnavailableError(
+                f"{call.operation}: Clerk's answer took longer than the deadline."
+            )
     return Received(status=response.status_code, headers=response.headers, body=bytes(body))
-
-
-class _DeadlineTransport(httpx.AsyncHTTPTransport):
-    """httpx's own transport, over sockets that keep the deadline."""
-
-    def __init__(self, ssl_context: ssl.SSLContext, max_connections: int) -> None:
-        super().__init__(verify=ssl_context)
-        # httpx has no parameter for the pool; a test over a slow socket watches this.
-        self._pool = deadline_pool(ssl_context, max_connections)

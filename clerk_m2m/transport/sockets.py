@@ -11,11 +11,19 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Iterable
 from contextvars import ContextVar
 from math import inf
-from typing import Any
+from typing import Any, Final
 
 import httpcore
+
+# What a call to Clerk is sent with. Tracing puts more on every request of httpx (`traceparent`,
+# `baggage` with whatever the service keeps in it), which is nobody's business outside.
+OWN_HEADERS: Final = frozenset(
+    {b"accept", b"accept-encoding", b"authorization", b"clerk-api-version", b"connection"}
+    | {b"content-length", b"content-type", b"host", b"transfer-encoding", b"user-agent"}
+)
 
 _deadline: ContextVar[float] = ContextVar("deadline", default=inf)
 
@@ -25,11 +33,16 @@ def set_deadline(instant: float) -> None:
     _deadline.set(instant)
 
 
+def own_headers(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Give the headers that this package has put on a call, and none of others."""
+    return [each for each in headers if each[0].lower() in OWN_HEADERS]
+
+
 def deadline_pool(
     ssl_context: ssl.SSLContext, max_connections: int
 ) -> httpcore.AsyncConnectionPool:
     """Open a connection pool whose sockets keep the deadline."""
-    return httpcore.AsyncConnectionPool(
+    return _Pool(
         ssl_context=ssl_context,
         max_connections=max_connections,
         max_keepalive_connections=max_connections,
@@ -41,6 +54,14 @@ def deadline_pool(
 def _left(timeout: float | None) -> float:
     left = _deadline.get() - asyncio.get_running_loop().time()
     return max(0.0, left if timeout is None else min(timeout, left))
+
+
+class _Pool(httpcore.AsyncConnectionPool):
+    """Sends our own headers only. Below httpx, where its instrumentation has added its own."""
+
+    async def handle_async_request(self, request: httpcore.Request) -> httpcore.Response:
+        request.headers = own_headers(request.headers)
+        return await super().handle_async_request(request)
 
 
 class _DeadlineStream(httpcore.AsyncNetworkStream):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -18,12 +17,12 @@ from clerk_m2m.lookups.cache import Cache
 from clerk_m2m.lookups.invalidations import Invalidations
 from clerk_m2m.lookups.single_flight import Demand
 from clerk_m2m.lookups.verdict import Answer
+from clerk_m2m.observe.reporter import Reporter
 from clerk_m2m.verification.signature import Keys, required_kid, usable_keys
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
-logger = logging.getLogger("clerk_m2m")
 KEY_SET_LIFETIME: Final = 240.0
 FETCH_PAUSE: Final = 25.0
 FIRST_FETCH_PAUSE: Final = 1.0
@@ -43,9 +42,11 @@ class KeySet:
         *,
         fixed: RSAPublicKey | None = None,
         clock: Clock,
+        reporter: Reporter,
     ) -> None:
         self._fetch = fetch
         self._fixed = fixed
+        self._reporter = reporter
         self._now = clock.monotonic
         self._next_attempt_at = -math.inf
         self._last_attempt_failed = False
@@ -107,10 +108,11 @@ class KeySet:
             if not keys:
                 raise BackendUnavailableError("The key set holds no usable key.")
         except BackendAPIError as exc:
-            logger.warning("The key set could not be fetched: %s", exc)
+            self._reporter.fetch_failed("key set", exc)
             self._attempted(failed=True)
             raise
         self._attempted(failed=False)
+        self._reporter.fetched("key set")
         return Answer(value=keys)
 
     def _attempted(self, *, failed: bool) -> None:

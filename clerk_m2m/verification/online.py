@@ -87,8 +87,7 @@ class OnlineVerification:
             if exc.status not in (400, 404):
                 raise
             self._stats.paid += 1
-            detail = "Clerk does not know the credential, or it may not be used here."
-            return _no(credential, detail)
+            return _no(credential, self._unknown(credential))
         self._stats.paid += 1
         return self._verdict(credential, answered, asked_at)
 
@@ -108,6 +107,11 @@ class OnlineVerification:
         ):
             return _no(credential, WRONG_AUDIENCE)
         return Answer(value=_identity(found), lifetime=self._lifetime(remaining, asked_at))
+
+    def _unknown(self, credential: OpaqueCredential) -> str:
+        if credential.token_class is TokenClass.M2M_OPAQUE and self._api.has_machine_key:
+            return "The credential is unknown to Clerk, or minted without access to this service."
+        return "Clerk does not know the credential, or it may not be used here."
 
     def _lifetime(self, remaining: float | None, asked_at: float) -> float:
         """Give how long a verdict may be believed from now on, so that it never outlives its end.

@@ -10,19 +10,23 @@ from clerk_m2m.backend_api.calls import BackendAPI, open_api
 from clerk_m2m.backend_api.jwks import get_jwks
 from clerk_m2m.clock import Clock, ServerClock
 from clerk_m2m.environment import key_of_file, require_https
+from clerk_m2m.errors import TokenInvalidError
 from clerk_m2m.graph.file import FileSource
 from clerk_m2m.graph.live import LiveSource
 from clerk_m2m.graph.scope_graph import ScopeGraph
 from clerk_m2m.graph.source import GraphSource, StaticSource
 from clerk_m2m.identity import TokenType
-from clerk_m2m.lookups.invalidations import Invalidations
+from clerk_m2m.lookups.invalidations import Invalidations, Name
+from clerk_m2m.lookups.verdict import Refused, Verdict
 from clerk_m2m.observe.counters import Stats
+from clerk_m2m.observe.reporter import Reporter
 from clerk_m2m.secret import Secret
 from clerk_m2m.settings import Settings
 from clerk_m2m.transport.admission import UnknownRate
 from clerk_m2m.transport.breaker import Breakers
 from clerk_m2m.transport.call import Call
 from clerk_m2m.verification.online import OnlineVerification
+from clerk_m2m.verification.outcome import Source
 
 if TYPE_CHECKING:
     import httpx
@@ -36,6 +40,8 @@ def backend_api(
     clock: Clock,
     server_clock: ServerClock,
     stats: Stats,
+    reporter: Reporter,
+    upstream: str,
 ) -> BackendAPI:
     """Open the Backend API with the keys of a service, and breakers."""
 
@@ -50,15 +56,18 @@ def backend_api(
         timeout=settings.timeout,
         max_inflight=settings.max_inflight,
         transport=transport,
-        breakers=Breakers(clock.monotonic),
+        breakers=Breakers(clock.monotonic, upstream=upstream, reporter=reporter),
         unknown_rate=UnknownRate(settings.unknown_rate),
         server_clock=server_clock,
         on_sent=count,
+        reporter=reporter,
         clock=clock,
     )
 
 
-def graph_source(settings: Settings, api: BackendAPI, clock: Clock) -> GraphSource | None:
+def graph_source(
+    settings: Settings, api: BackendAPI, clock: Clock, reporter: Reporter
+) -> GraphSource | None:
     """Make the source of the edges; None for a service without a graph."""
     ttl, max_stale = settings.graph_ttl, settings.graph_max_stale
     match settings.graph:
@@ -68,10 +77,15 @@ def graph_source(settings: Settings, api: BackendAPI, clock: Clock) -> GraphSour
             return StaticSource(graph)
         case "live":
             return LiveSource(
-                api, ttl=ttl, max_stale=max_stale, maxsize=settings.cache_size, clock=clock
+                api,
+                ttl=ttl,
+                max_stale=max_stale,
+                maxsize=settings.cache_size,
+                clock=clock,
+                reporter=reporter,
             )
         case Path() as path:
-            return FileSource(path, ttl=ttl, max_stale=max_stale, clock=clock)
+            return FileSource(path, ttl=ttl, max_stale=max_stale, clock=clock, reporter=reporter)
         case source:
             return source
 
@@ -95,6 +109,7 @@ def offline_verification(
     invalidations: Invalidations,
     clock: Clock,
     server_clock: ServerClock,
+    reporter: Reporter,
 ) -> OfflineVerification | None:
     """Make what verifies JWTs; None for a service that takes none, or has no keys for them."""
     m2m = TokenType.M2M_TOKEN in settings.accepts and settings.graph is not None
@@ -107,7 +122,7 @@ def offline_verification(
     fetch = partial(get_jwks, api, settings.jwks_url)
     fixed = signature.key_from_pem(settings.jwt_key) if settings.jwt_key else None
     return offline.OfflineVerification(
-        key_set.KeySet(fetch, fixed=fixed, clock=clock),
+        key_set.KeySet(fetch, fixed=fixed, clock=clock, reporter=reporter),
         audience=settings.oauth_audience or frozenset(),
         clock=clock,
         server_clock=server_clock,
@@ -127,3 +142,17 @@ def require_https_for_keys(settings: Settings) -> None:
             allow_http=settings.allow_http,
             secret_key=key if isinstance(key, Secret) else None,
         )
+
+
+def names(digest: bytes, verdict: Verdict) -> tuple[Name, ...]:
+    """Give the names by which a verdict is invalidated."""
+    if isinstance(verdict, Refused):
+        return (digest,)
+    return digest, verdict.token_id, verdict.subject
+
+
+def invalid(verdict: Refused, source: Source) -> TokenInvalidError:
+    """Give the refusal that a verdict means."""
+    refusal = TokenInvalidError(verdict.detail, token_class=verdict.token_class)
+    refusal.source = source
+    return refusal

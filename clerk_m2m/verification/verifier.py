@@ -9,14 +9,13 @@ raised: the request is not let in, and the caller is not told that its token is 
 from __future__ import annotations
 
 import asyncio
-import logging
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from hashlib import blake2b
 from math import inf
 from secrets import token_bytes
-from typing import TYPE_CHECKING, Final, assert_never
+from typing import TYPE_CHECKING, assert_never
 
 from clerk_m2m.backend_api.calls import Revocation
 from clerk_m2m.backend_api.client import ClerkClient
@@ -32,16 +31,18 @@ from clerk_m2m.errors import (
     RateLimitedError,
     RefusalError,
     ScopeDeniedError,
-    TokenInvalidError,
     TokenTypeNotAcceptedError,
     VerificationUnavailableError,
 )
 from clerk_m2m.graph.source import fetched_edge, known_edge
 from clerk_m2m.identity import Identity
 from clerk_m2m.lookups.cache import Cache
-from clerk_m2m.lookups.invalidations import Invalidations, Name
-from clerk_m2m.lookups.verdict import Refused, Verdict
+from clerk_m2m.lookups.invalidations import Invalidations
+from clerk_m2m.lookups.single_flight import Demand
+from clerk_m2m.lookups.verdict import Answer, Refused, Verdict
 from clerk_m2m.observe.counters import Stats
+from clerk_m2m.observe.events import OnEvent
+from clerk_m2m.observe.reporter import Reporter
 from clerk_m2m.secret import Secret
 from clerk_m2m.settings import Settings
 from clerk_m2m.verification import parts
@@ -52,17 +53,14 @@ from clerk_m2m.verification.policy import ALLOWED, decide, needs_edge, not_accep
 if TYPE_CHECKING:
     import httpx
 
-logger = logging.getLogger("clerk_m2m")
-
-MISCONFIGURED_LOG_PAUSE: Final = 60.0
-
 
 class Verifier:
     """Tells who holds a token and whether they may call this service.
 
     `MachineAuthMiddleware` makes one; make one yourself to share it between apps, to invalidate, or
     to verify outside of a request. `settings` None reads the environment. `transport` replaces the
-    network and `clock` the time, for tests. Raises `ConfigurationError` where the settings cannot
+    network and `clock` the time, for tests.
+    `on_event` is called with each `Event`. Raises `ConfigurationError` where the settings cannot
     work. One verifier serves any number of event loops and threads.
     """
 
@@ -72,23 +70,29 @@ class Verifier:
         *,
         transport: httpx.AsyncBaseTransport | None = None,
         clock: Clock | None = None,
+        on_event: OnEvent | None = None,
     ) -> None:
         self.settings = settings = settings or Settings.from_env()
         self.stats = Stats()
         self._clock = clock = clock or Clock()
         if transport is None:
             parts.require_https_for_keys(settings)
-        self._server_clock = server_clock = ServerClock(clock)
-        self._api = parts.backend_api(settings, transport, clock, server_clock, self.stats)
+        self.reporter = reporter = Reporter(clock, on_event=on_event)
+        self._server_clock = server_clock = ServerClock(clock, reporter.skew)
+        self._api = parts.backend_api(
+            settings, transport, clock, server_clock, self.stats, reporter, "credentials"
+        )
         # The key set has a breaker of its own: `jwks_url` is another host, and whether it answers
         # says nothing of the endpoints.
-        self._key_api = parts.backend_api(settings, transport, clock, server_clock, self.stats)
-        self._graph = parts.graph_source(settings, self._api, clock)
+        self._key_api = parts.backend_api(
+            settings, transport, clock, server_clock, self.stats, reporter, "keys"
+        )
+        self._graph = parts.graph_source(settings, self._api, clock, reporter)
         self._callee = settings.machine_id
         self._not_accepted = not_accepted(settings)
         self._invalidations = invalidations = Invalidations(clock)
         self._offline = parts.offline_verification(
-            settings, self._key_api, invalidations, clock, server_clock
+            settings, self._key_api, invalidations, clock, server_clock, reporter
         )
         self._ask: Ask = parts.online_verification(settings, self._api, clock, self.stats)
         self._verdicts: Cache[bytes, Verdict] = Cache(
@@ -98,11 +102,10 @@ class Verifier:
             stale_if_error=settings.stale_if_error,
             clock=clock,
             invalidations=invalidations,
-            names=_names,
+            names=parts.names,
             has_strangers=True,
         )
         self._digest_key = token_bytes(32)
-        self._logged_at = -inf
 
     async def verify(
         self, token: str, *, while_waiting: AbstractAsyncContextManager[None] | None = None
@@ -144,7 +147,8 @@ class Verifier:
             return Outcome(refusal=refusal)
         except BackendAPIError as exc:
             self.stats.unavailable += 1
-            self._log_refused_key(exc)
+            if isinstance(exc, KeyRefusedError | KeyUnavailableError):
+                self.reporter.key_refused(exc)
             return Outcome(refusal=unavailable(exc))
         except RefusalError as refusal:
             return Outcome(refusal=refusal)
@@ -156,7 +160,7 @@ class Verifier:
             number = self._invalidations.number
             verdict, source = await self._verdict(digest, token, timeout=deadline - loop.time())
             if isinstance(verdict, Refused):
-                raise _invalid(verdict)
+                raise parts.invalid(verdict, source)
             graph, edge = self._graph, None
             if graph is not None and needs_edge(verdict):
                 edge = known_edge(graph.allows(verdict.subject, self._callee))
@@ -167,7 +171,7 @@ class Verifier:
                     )
                     if number != self._invalidations.number:
                         continue  # something was invalidated while the graph was read
-            return Outcome(identity=self._authorize(verdict, edge), source=source)
+            return Outcome(identity=self._authorize(verdict, edge, source), source=source)
 
     async def _verdict(
         self, digest: bytes, token: Secret, *, timeout: float
@@ -221,6 +225,7 @@ class Verifier:
             if known is None or isinstance(known, Refused) or not self._api.is_outage(exc):
                 raise
             self.stats.stale += 1
+            self.reporter.stale_used(exc)
             return replace(known, stale=True), Source.STALE
         self.stats.shared += shared
         return verdict, Source.SHARED if shared else Source.ONLINE
@@ -229,33 +234,35 @@ class Verifier:
         credential = parse(token)
         if isinstance(credential, OpaqueCredential):
             self.stats.refreshes += 1
-            self._verdicts.refresh(digest, partial(self._ask, credential))
+            self._verdicts.refresh(digest, partial(self._ask_again, credential))
+
+    async def _ask_again(self, credential: OpaqueCredential, demand: Demand) -> Answer[Verdict]:
+        try:
+            return await self._ask(credential, demand)
+        except BackendAPIError as exc:
+            self.reporter.refresh_failed(exc)
+            raise
 
     def _admit(self, verdict: Verdict) -> Identity | None:
         """Apply a cached verdict and the scope policy; None where the edge is not known yet."""
         if isinstance(verdict, Refused):
-            raise _invalid(verdict)
+            raise parts.invalid(verdict, Source.CACHE)
         edge = None
         if self._graph is not None and needs_edge(verdict):
             edge = known_edge(self._graph.allows(verdict.subject, self._callee))
             if edge is None:
                 return None
-        return self._authorize(verdict, edge)
+        return self._authorize(verdict, edge, Source.CACHE)
 
-    def _authorize(self, identity: Identity, edge: bool | None) -> Identity:
+    def _authorize(self, identity: Identity, edge: bool | None, source: Source) -> Identity:
         reason = decide(identity, self._callee, edge)
         if reason is ALLOWED:
             return identity
-        raise ScopeDeniedError(
+        refusal = ScopeDeniedError(
             Decision(caller=identity.subject, callee=self._callee, reason=reason)
         )
-
-    def _log_refused_key(self, exc: BackendAPIError) -> None:
-        now = self._clock.monotonic()
-        refused = isinstance(exc, KeyRefusedError | KeyUnavailableError)
-        if refused and now - self._logged_at >= MISCONFIGURED_LOG_PAUSE:
-            self._logged_at = now
-            logger.error("Clerk refused this service's own key, or there is none: %s", exc)
+        refusal.holder, refusal.source = identity, source
+        raise refusal
 
     def invalidate(
         self,
@@ -287,6 +294,7 @@ class Verifier:
             self._forget(machine_id)
         else:
             raise TypeError("invalidate() takes exactly one of token, token_id and machine_id")
+        self.reporter.invalidated(token_id=token_id, machine_id=machine_id)
 
     def watch(self, client: ClerkClient) -> None:
         """Invalidate whatever `client` revokes or deletes from now on."""
@@ -310,6 +318,7 @@ class Verifier:
         await self._verdicts.aclose()
         if (close_graph := getattr(self._graph, "aclose", None)) is not None:
             await close_graph()
+        self.reporter.flush()
 
     def _invalidate_token(self, token: str) -> None:
         digest, lifetime = self._digest(token), self._opaque_lifetime
@@ -338,13 +347,3 @@ class Verifier:
         # The key goes before the token: BLAKE2 has no length extension, and needs one block less.
         text = self._digest_key + token.encode("utf-8", "surrogatepass")
         return blake2b(text, digest_size=16).digest()
-
-
-def _names(digest: bytes, verdict: Verdict) -> tuple[Name, ...]:
-    if isinstance(verdict, Refused):
-        return (digest,)
-    return digest, verdict.token_id, verdict.subject
-
-
-def _invalid(verdict: Refused) -> TokenInvalidError:
-    return TokenInvalidError(verdict.detail, token_class=verdict.token_class)

@@ -18,18 +18,19 @@ async def test_a_refusal_is_logged_in_one_line_without_the_credential(
     caplog.set_level(logging.INFO, logger="clerk_m2m")
     app = protected(world.verifier())
     await ask(app, http_scope("/a\r\nFAKE line", UNKNOWN))
+    world.time.advance(1)
     await play(app, websocket_scope(UNKNOWN), CONNECT)
 
     assert [(each.levelname, each.getMessage()) for each in caplog.records] == [
         (
             "INFO",
-            r"Refused GET '/a\r\nFAKE line' with 401 token_invalid: Clerk does not know the "
-            "credential, or it may not be used here.",
+            "Refused GET '/aFAKE line' with 401 token_invalid: The credential is unknown to Clerk, "
+            "or minted without access to this service. [client unknown, user agent None]",
         ),
         (
             "INFO",
-            "Refused WEBSOCKET '/ws' with 401 token_invalid: Clerk does not know the "
-            "credential, or it may not be used here.",
+            "Refused WEBSOCKET '/ws' with 401 token_invalid: The credential is unknown to Clerk, "
+            "or minted without access to this service. [client unknown, user agent None]",
         ),
     ]
 

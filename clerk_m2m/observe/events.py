@@ -1,0 +1,49 @@
+"""What happened, as data: for log records, for spans, and for a function of the user's own."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+from clerk_m2m.errors import ConfigurationError
+from clerk_m2m.secret import without_credentials
+
+MAX_TEXT: Final = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One thing that happened: a refusal, a mint, a call to Clerk, or a change of state.
+
+    `instant` is Unix time in seconds. `fields` are what is known: docs/logs.md lists them by
+    `name`. No field holds a credential, and text from outside is cleaned.
+    """
+
+    name: str
+    instant: float
+    fields: Mapping[str, Any]
+
+
+OnEvent: TypeAlias = Callable[[Event], None]
+
+
+def checked_on_event(on_event: OnEvent | None) -> OnEvent | None:
+    """Give a user's function back; raises `ConfigurationError` where it cannot be called here."""
+    if on_event is None:
+        return None
+    if not callable(on_event):
+        raise ConfigurationError("on_event must be a function that takes an Event.")
+    call = getattr(on_event, "__call__", None)  # noqa: B004  an object whose `__call__` is async
+    if inspect.iscoroutinefunction(on_event) or inspect.iscoroutinefunction(call):
+        raise ConfigurationError("on_event must be a plain function, not a coroutine function.")
+    return on_event
+
+
+def cleaned(text: object, limit: int = MAX_TEXT) -> str:
+    """Give text from outside on one line: no control characters, no credential, cut at `limit`."""
+    # Cut first too: what comes may be megabytes.
+    short = without_credentials(str(text)[: 8 * limit])
+    shown = "".join(each for each in short if each.isprintable())
+    return shown if len(shown) <= limit else f"{shown[: limit - 1]}…"

@@ -1,0 +1,279 @@
+"""`Reporter`: one method for each thing that happens, and where it is told.
+
+Every event goes to the user's `on_event`. Refusals and calls to Clerk go to the current span too.
+What an operator must know is a line in the logger `clerk_m2m`, with the event's fields as `extra`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from clerk_m2m.clock import MAX_SKEW, Clock, told_skew
+from clerk_m2m.errors import (
+    BackendAPIError,
+    KeyRefusedError,
+    RefusalError,
+    ScopeDeniedError,
+    VerificationUnavailableError,
+)
+from clerk_m2m.identity import Identity
+from clerk_m2m.observe.events import Event, OnEvent, checked_on_event, cleaned
+from clerk_m2m.observe.lines import Lines
+from clerk_m2m.observe.spans import add_to_span
+
+REFUSAL_PAUSE: Final = 1.0
+STATE_PAUSE: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """The request that an event is about, as its sender wrote it."""
+
+    method: str
+    path: str
+    client: str | None
+    user_agent: str | None
+
+
+@dataclass(slots=True)
+class _State:
+    """What is failing now, and since when (monotonic s)."""
+
+    failing: dict[str, float] = field(default_factory=dict)
+    skewed: bool = False
+
+
+class Reporter:
+    """Tells what happened, to the log, to the span and to `on_event`.
+
+    `on_event` is called on the event loop. What it raises is logged and goes no further.
+    """
+
+    def __init__(self, clock: Clock, *, on_event: OnEvent | None = None) -> None:
+        self._clock = clock
+        self._on_event = checked_on_event(on_event)
+        self._lines = Lines(clock.monotonic)
+        self._state = _State()
+
+    # Requests
+
+    def refused(
+        self,
+        refusal: RefusalError,
+        request: Request,
+        *,
+        status: int,
+        identity: Identity | None = None,
+        only_reported: bool = False,
+    ) -> None:
+        """A request was refused with `status`; or would have been, where `only_reported`."""
+        name = "would_refuse" if only_reported else "refusal"
+        fields = _refusal_fields(refusal, request, status, identity)
+        add_to_span(name, fields)
+        self._tell(name, fields)
+        level = (
+            logging.WARNING if isinstance(refusal, VerificationUnavailableError) else logging.INFO
+        )
+        key = f"{name} {refusal.code}"
+        extra = {"event_name": name} | fields
+        did = "Would have refused" if only_reported else "Refused"
+
+        def text() -> str:
+            cause = f" ({fields['cause']})" if fields["cause"] else ""
+            client, agent = fields["client"] or "unknown", fields["user_agent"]
+            return (
+                f"{did} {fields['method']} {fields['path']!r} with {status} {refusal.code}: "
+                f"{fields['detail']}{cause} [client {client}, user agent {agent!r}]"
+            )
+
+        self._lines.write(key, level, text, extra, pause=REFUSAL_PAUSE)
+
+    def key_refused(self, exc: BackendAPIError) -> None:
+        """Clerk refused our own key, or there is none to send."""
+        fields = {"code": exc.code, "status": exc.status, "cause": cleaned(exc)}
+        self._tell("key_refused", fields)
+        self._write(
+            exc.code,
+            logging.ERROR,
+            f"Clerk refused this service's own key, or there is none: {cleaned(exc)}",
+            {"event_name": "key_refused"} | fields,
+        )
+
+    def refresh_failed(self, exc: BackendAPIError) -> None:
+        """A cached verdict could not be refreshed ahead of its end."""
+        self._write(
+            f"refresh {exc.code}",
+            logging.WARNING,
+            f"Cached verdicts cannot be refreshed: {cleaned(exc)}",
+            {"event_name": "refresh_failed", "code": exc.code, "cause": cleaned(exc)},
+        )
+
+    def stale_used(self, exc: Exception) -> None:
+        """A verdict past its lifetime was used, since Clerk cannot be asked."""
+        self._write(
+            "stale verdict",
+            logging.WARNING,
+            f"Verdicts past their lifetime are used: {cleaned(exc)}",
+            {"event_name": "stale_used", "cause": cleaned(exc)},
+        )
+
+    def invalidated(self, **names: str | None) -> None:
+        """What was known was invalidated; a token itself is never among `names`."""
+        self._tell("invalidation", {key: value for key, value in names.items() if value})
+
+    # Clerk
+
+    def called(
+        self,
+        operation: str,
+        *,
+        seconds: float,
+        status: int | None = None,
+        error: str | None = None,
+        sent: bool = True,
+    ) -> None:
+        """A call to Clerk ended, with the `status` of its answer or the `error` instead of one."""
+        fields = {
+            "operation": operation,
+            "status": status,
+            "error": error,
+            "seconds": seconds,
+            "sent": sent,
+            "answered": status is not None,
+        }
+        add_to_span("clerk_call", fields)
+        self._tell("clerk_call", fields)
+
+    def breaker_opened(self, side: str, exc: BackendAPIError) -> None:
+        """The calls of one side stop, because of `exc`."""
+        fields = {"side": side, "code": exc.code, "cause": cleaned(exc)}
+        self._change(
+            "breaker_opened",
+            logging.WARNING,
+            f"Clerk is left alone for calls about {side}, with a probe now and then: "
+            f"{cleaned(exc)}",
+            fields,
+        )
+
+    def breaker_closed(self, side: str, seconds: float) -> None:
+        """The calls of one side go out again, after `seconds`."""
+        self._change(
+            "breaker_closed",
+            logging.WARNING,
+            f"Clerk answers again for calls about {side}, after {seconds:.0f} s.",
+            {"side": side, "seconds": seconds},
+        )
+
+    def fetch_failed(
+        self, what: str, exc: Exception, *, level: int = logging.WARNING, text: str = ""
+    ) -> None:
+        """The scope graph or the key set could not be fetched."""
+        self._state.failing.setdefault(what, self._clock.monotonic())
+        fields = {"source": what, "code": getattr(exc, "code", None), "cause": cleaned(exc)}
+        self._tell("fetch_failed", fields)
+        said = text or f"The {what} could not be fetched:"
+        extra = {"event_name": "fetch_failed"} | fields
+        self._write(f"{what} {fields['code']}", level, f"{said} {cleaned(exc)}", extra)
+
+    def fetched(self, what: str) -> None:
+        """The scope graph or the key set was fetched, or read."""
+        since = self._state.failing.pop(what, None)
+        if since is None:
+            self._tell("fetched", {"source": what})
+            return
+        seconds = self._clock.monotonic() - since
+        text = f"The {what} is read again, after {seconds:.0f} s."
+        self._change("fetched", logging.WARNING, text, {"source": what, "seconds": seconds})
+
+    def skew(self, skew: float) -> None:
+        """This host's clock was `skew` seconds ahead of Clerk's; tells begin and end of a skew."""
+        was_off, is_off = self._state.skewed, abs(skew) > MAX_SKEW
+        fields: dict[str, Any] = {"seconds": skew}
+        if is_off != was_off:
+            self._state.skewed = is_off
+            self._tell("skew_began" if is_off else "skew_ended", fields)
+        if is_off:
+            said = (
+                f"This host's clock is {told_skew(skew)}, by the Date of an answer. JWTs are "
+                "judged by this host's clock, so good ones may be refused and expired ones "
+                "accepted. Synchronize it."
+            )
+            extra = {"event_name": "skew_began"} | fields
+            self._write("clock skew", logging.WARNING, said, extra)
+        elif was_off:
+            said = f"This host's clock is within {MAX_SKEW:g} s of Clerk's again."
+            extra = {"event_name": "skew_ended"} | fields
+            self._write("end of clock skew", logging.INFO, said, extra)
+
+    # Tokens that we mint
+
+    def minted(self, *, seconds: float, token_id: str, caller: str, token_type: str) -> None:
+        """Clerk gave a token to send."""
+        fields = {
+            "token_id": token_id,
+            "caller": caller,
+            "token_type": token_type,
+            "seconds": seconds,
+        }
+        self._tell("mint", fields)
+
+    def mint_failed(self, exc: Exception, text: str) -> None:
+        """No token could be minted; `text` says why, without a secret."""
+        code = getattr(exc, "code", type(exc).__name__)
+        fields = {"code": code, "cause": cleaned(text)}
+        self._tell("mint_failed", fields)
+        level = logging.ERROR if isinstance(exc, KeyRefusedError) else logging.WARNING
+        said = f"No token could be minted: {cleaned(text)}"
+        self._write(f"mint {code}", level, said, {"event_name": "mint_failed"} | fields)
+
+    def flush(self) -> None:
+        """Write the counts of the lines that were left out."""
+        self._lines.flush()
+
+    def _change(self, name: str, level: int, text: str, fields: Mapping[str, Any]) -> None:
+        """Tell a change of state. One that comes and goes does not fill the log."""
+        self._tell(name, fields)
+        key = f"{name} {fields.get('side') or fields.get('source')}"
+        extra = {"event_name": name} | dict(fields)
+        self._lines.write(key, level, lambda: text, extra, pause=REFUSAL_PAUSE)
+
+    def _write(self, key: str, level: int, text: str, fields: Mapping[str, Any]) -> None:
+        self._lines.write(key, level, lambda: text, fields, pause=STATE_PAUSE)
+
+    def _tell(self, name: str, fields: Mapping[str, Any]) -> None:
+        if self._on_event is None:
+            return
+        try:
+            self._on_event(Event(name=name, instant=self._clock.wall(), fields=dict(fields)))
+        except Exception as exc:  # noqa: BLE001  the user's function may raise anything
+            # Its text is not ours to log.
+            kind = type(exc).__name__
+            said = f"on_event raised {kind} at the event {name}. Mend that function."
+            self._write(f"on_event {kind}", logging.ERROR, said, {"event_name": "on_event_failed"})
+
+
+def _refusal_fields(
+    refusal: RefusalError, request: Request, status: int, identity: Identity | None
+) -> dict[str, Any]:
+    decision = refusal.decision if isinstance(refusal, ScopeDeniedError) else None
+    holder = identity or refusal.holder
+    token_type = refusal.token_class if holder is None else holder.token_type
+    return {
+        "code": refusal.code,
+        "reason": None if decision is None else str(decision.reason),
+        "detail": cleaned(refusal.detail),
+        "cause": cleaned(refusal.__cause__) if refusal.__cause__ else None,
+        "status": status,
+        "caller": None if holder is None else holder.subject,
+        "callee": None if decision is None else decision.callee,
+        "token_id": None if holder is None else holder.token_id,
+        "token_type": None if token_type is None else str(token_type),
+        "source": refusal.source,
+        "method": cleaned(request.method),
+        "path": cleaned(request.path),
+        "client": None if request.client is None else cleaned(request.client),
+        "user_agent": None if request.user_agent is None else cleaned(request.user_agent),
+    }

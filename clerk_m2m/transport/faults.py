@@ -1,0 +1,58 @@
+"""What went wrong on the way to Clerk, in words that tell what to look at."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+from typing import Final
+
+import httpx
+
+# The kinds of time-out, by what did not end in time.
+_TIMEOUTS: Final[tuple[tuple[type[httpx.TimeoutException], str], ...]] = (
+    (httpx.ConnectTimeout, "connecting timed out"),
+    (httpx.ReadTimeout, "reading the answer timed out"),
+    (httpx.WriteTimeout, "writing the request timed out"),
+    (httpx.PoolTimeout, "waiting for a free connection timed out"),
+)
+# The codes of X509_STORE_CTX_get_error (OpenSSL, x509_vfy.h).
+_EXPIRED: Final = 10
+_NOT_YET_VALID: Final = 9
+_OTHER_NAME: Final = frozenset({62, 64})
+
+
+def reason_of(exc: Exception) -> str:
+    """Say why no answer came: which time-out, which fault of TLS, or the kind of the error."""
+    for kind, reason in _TIMEOUTS:
+        if isinstance(exc, kind):
+            return f"{reason}: {kind.__name__}"
+    for each in _chain(exc):
+        if isinstance(each, ssl.SSLCertVerificationError):
+            return f"{type(exc).__name__}: {_certificate(each)}"
+        if isinstance(each, ssl.SSLError):
+            return f"{type(exc).__name__}: TLS failed, {each.reason or 'without a reason'}"
+    return type(exc).__name__
+
+
+def never_sent(exc: BaseException | None) -> bool:
+    """Tell whether a call failed before anything was sent."""
+    return isinstance(exc, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
+
+
+def _certificate(exc: ssl.SSLCertVerificationError) -> str:
+    code = exc.verify_code
+    if code == _EXPIRED:
+        return "the server's certificate has expired"
+    if code == _NOT_YET_VALID:
+        return "the server's certificate is not valid yet; is this host's clock right?"
+    if code in _OTHER_NAME:
+        return "the server's certificate is for another host"
+    return f"the server's certificate is not trusted ({exc.verify_message})"
+
+
+def _chain(exc: BaseException | None) -> Iterator[BaseException]:
+    for _ in range(10):
+        if exc is None:
+            return
+        yield exc
+        exc = exc.__cause__ or exc.__context__
