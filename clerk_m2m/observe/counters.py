@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections import Counter
+from dataclasses import dataclass, field, fields
 
 
 @dataclass(slots=True, kw_only=True)
@@ -14,7 +15,7 @@ class Stats:
     `shared` waited for a verification that another request had begun, `offline` were good JWTs that
     were checked without a call, `refreshes` were begun ahead of a verdict's end, `stale` were
     answered from a verdict past its lifetime while Clerk was down, `unavailable` could not be
-    answered.
+    answered. `refusals` and `would_refuse` count by the code of the refusal.
     """
 
     hits: int = 0
@@ -25,7 +26,10 @@ class Stats:
     refreshes: int = 0
     stale: int = 0
     unavailable: int = 0
+    refusals: Counter[str] = field(default_factory=Counter)
+    would_refuse: Counter[str] = field(default_factory=Counter)
 
     def as_dict(self) -> dict[str, int]:
-        """Give the counters by name, for a metrics exporter."""
-        return {each.name: getattr(self, each.name) for each in fields(self)}
+        """Give the plain counters by name, for a metrics exporter."""
+        named = ((each.name, getattr(self, each.name)) for each in fields(self))
+        return {name: value for name, value in named if isinstance(value, int)}
