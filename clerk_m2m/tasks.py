@@ -56,6 +56,10 @@ class PerLoop(Generic[T]):
             value = self._values[loop] = self._make()
         return value
 
+    def values(self) -> list[T]:
+        """Give the values of all open event loops, from any thread."""
+        return [value for loop, value in list(self._values.items()) if not loop.is_closed()]
+
     def pop(self) -> T | None:
         """Take the value of the running event loop out of the registry; None where it has none."""
         return self._values.pop(asyncio.get_running_loop(), None)

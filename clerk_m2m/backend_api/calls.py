@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     import httpx
 
     from clerk_m2m.clock import ServerClock
+    from clerk_m2m.observe.call_times import CallResult
+    from clerk_m2m.observe.measurements import Upstream
     from clerk_m2m.transport.admission import UnknownRate
     from clerk_m2m.transport.breaker import Breakers
 
@@ -175,6 +177,10 @@ class BackendAPI:
                 for listener in self.listeners:
                     listener(ends)
 
+    def measure(self) -> Upstream:
+        """Tell how the calls stand now."""
+        return self._http.measure()
+
     async def aclose(self) -> None:
         """Close the connections of this event loop; the next call opens new ones."""
         await self._http.aclose()
@@ -193,6 +199,7 @@ def open_api(
     unknown_rate: UnknownRate | None = None,
     server_clock: ServerClock | None = None,
     on_sent: Callable[[Call], None] | None = None,
+    on_ended: Callable[[Call, CallResult, float], None] | None = None,
     clock: Clock | None = None,
 ) -> BackendAPI:
     """Check keys and address, and give the Backend API behind them.
@@ -220,6 +227,7 @@ def open_api(
         unknown_rate=unknown_rate,
         server_clock=server_clock,
         on_sent=on_sent,
+        on_ended=on_ended,
         transport=transport,
     )
     return BackendAPI(http, instance_key, machine_key, timeout=timeout)

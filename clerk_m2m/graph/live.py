@@ -34,6 +34,8 @@ class LiveSource:
         self, api: BackendAPI, *, ttl: float, max_stale: float, maxsize: int, clock: Clock
     ) -> None:
         self._api = api
+        self._now = clock.monotonic
+        self._good_at: float | None = None
         self._invalidations = Invalidations(clock)
         # Nothing that was read before an invalidation lives longer than this.
         self._lifetime = ttl + max_stale + MAX_TIMEOUT
@@ -79,6 +81,10 @@ class LiveSource:
         """Read the edges of `caller` again before the next decision."""
         self._invalidations.add(caller, lifetime=self._lifetime)
 
+    def age(self) -> float | None:
+        """Give the seconds since Clerk last told about a caller; None where it never did."""
+        return None if self._good_at is None else self._now() - self._good_at
+
     async def aclose(self) -> None:
         """Cancel the reads under way in this event loop."""
         await self._cache.aclose()
@@ -88,7 +94,9 @@ class LiveSource:
             try:
                 answered = await get_machine(self._api, caller, demand=demand)
             except NotFoundError:
+                self._good_at = self._now()
                 return Answer(value=False)  # a machine that is gone may call nobody
+            self._good_at = self._now()
             callees = answered.value.scoped_machines
             return Answer(value=any(each.id == callee for each in callees))
 

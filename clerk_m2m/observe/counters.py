@@ -15,7 +15,9 @@ class Stats:
     `shared` waited for a verification that another request had begun, `offline` were good JWTs that
     were checked without a call, `refreshes` were begun ahead of a verdict's end, `stale` were
     answered from a verdict past its lifetime while Clerk was down, `unavailable` could not be
-    answered. `refusals` and `would_refuse` count by the code of the refusal.
+    answered. `refused_hits` are the hits that were a refusal, `outcomes` count the
+    verifications that were no hit, by source and outcome. `refusals` and `would_refuse` count by
+    the code of the refusal.
     """
 
     hits: int = 0
@@ -26,8 +28,19 @@ class Stats:
     refreshes: int = 0
     stale: int = 0
     unavailable: int = 0
+    refused_hits: int = 0
+    outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
     refusals: Counter[str] = field(default_factory=Counter)
     would_refuse: Counter[str] = field(default_factory=Counter)
+
+    def verifications(self) -> dict[tuple[str, str], int]:
+        """Give all verifications by source and outcome, the hits among them."""
+        hits = {
+            ("cache", "accepted"): self.hits - self.refused_hits,
+            ("cache", "refused"): self.refused_hits,
+        }
+        found = dict(self.outcomes)
+        return found | {key: count + found.get(key, 0) for key, count in hits.items()}
 
     def as_dict(self) -> dict[str, int]:
         """Give the plain counters by name, for a metrics exporter."""

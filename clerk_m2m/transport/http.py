@@ -20,6 +20,8 @@ from __future__ import annotations
 import asyncio
 import random
 import ssl
+import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -29,9 +31,12 @@ from typing import Any, Final, TypeVar
 import httpx
 
 from clerk_m2m.clock import ServerClock
-from clerk_m2m.errors import AnswerTooLargeError, BackendAPIError, BackendUnavailableError
+from clerk_m2m.errors import BackendAPIError, BackendUnavailableError
+from clerk_m2m.observe.call_times import CallResult, result_of
+from clerk_m2m.observe.measurements import Upstream
 from clerk_m2m.tasks import PerLoop, detached
-from clerk_m2m.transport.admission import Admission, UnknownRate
+from clerk_m2m.transport.admission import FIRST_SERVICE_TIME, Admission, UnknownRate
+from clerk_m2m.transport.body import read_body
 from clerk_m2m.transport.breaker import Breaker, Breakers
 from clerk_m2m.transport.call import Call, Received, retry_after
 from clerk_m2m.transport.gate import Alone, CallDemand, Gate
@@ -64,7 +69,8 @@ class HTTPClient:
     call has three quarters of `timeout` from the moment that it goes out, and only as many calls
     wait for their turn as go out within the other quarter: whoever starts a call sees its end.
     `unknown_rate` bounds the calls about unknown credentials. `server_clock` is told the `Date` of
-    each good answer from `api_url`, `on_sent` of each call that goes out.
+    each good answer from `api_url`, `on_sent` of each call that goes out,
+    `on_ended` of what came of it and after how many seconds.
     """
 
     def __init__(
@@ -77,6 +83,7 @@ class HTTPClient:
         unknown_rate: UnknownRate | None = None,
         server_clock: ServerClock | None = None,
         on_sent: Callable[[Call], None] | None = None,
+        on_ended: Callable[[Call, CallResult, float], None] | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._api_url = api_url
@@ -86,6 +93,8 @@ class HTTPClient:
         self._unknown_rate = unknown_rate
         self._server_clock = server_clock
         self._on_sent = on_sent
+        self._on_ended = on_ended
+        self._refused: Counter[str] = Counter(rate=0, room=0)
         self._transport = transport
         self._loops: PerLoop[_LoopState] = PerLoop(self._open)
 
@@ -117,6 +126,21 @@ class HTTPClient:
     def last_known_call_failed(self) -> bool:
         """Whether the last call about what is known that ended got no answer, or a 429."""
         return self._breakers is not None and self._breakers.known.last_call_failed
+
+    def measure(self) -> Upstream:
+        """Tell how the calls of all event loops stand now; for any thread."""
+        gates = [state.gate.admission for state in self._loops.values()]
+        rate, breakers, waiting = self._unknown_rate, self._breakers, Counter[str]()
+        for gate in gates:
+            waiting.update(gate.queued())
+        return Upstream(
+            waiting=waiting,
+            out=sum(gate.out for gate in gates),
+            refused=dict(self._refused),
+            service_time=max((gate.service_time for gate in gates), default=FIRST_SERVICE_TIME),
+            unknown_rate=None if rate is None else rate.peek(time.monotonic()),
+            breakers={} if breakers is None else breakers.states(),
+        )
 
     async def aclose(self) -> None:
         """Close the client of this event loop; the next call opens another.
@@ -153,6 +177,7 @@ class HTTPClient:
             slots=self._max_inflight,
             patience=inf if self._breakers is None else self._timeout * WAITING_SHARE,
             unknown_rate=self._unknown_rate,
+            refused=self._refused,
         )
         return _LoopState(client, Gate(admission))
 
@@ -229,6 +254,19 @@ class HTTPClient:
     async def _send(self, client: httpx.AsyncClient, call: Call, deadline: float) -> Received:
         if self._on_sent is not None:
             self._on_sent(call)
+        began_at, result = _now(), CallResult.CANCELLED
+        try:
+            received = await self._exchange(client, call, deadline)
+            result = result_of(received.status)
+            return received
+        except BackendUnavailableError as exc:
+            result = _result_of_failure(exc)
+            raise
+        finally:
+            if self._on_ended is not None:
+                self._on_ended(call, result, _now() - began_at)
+
+    async def _exchange(self, client: httpx.AsyncClient, call: Call, deadline: float) -> Received:
         set_deadline(deadline)
         # A transport that is not ours knows no deadline. Ours is never cut off.
         end = None if self._transport is None else deadline + GRACE
@@ -247,6 +285,15 @@ class HTTPClient:
         if received.status == 429 or (received.status == 503 and "retry-after" in received.headers):
             return inf if self._breakers else retry_after(received.headers) + _jitter()
         return _jitter() if received.status in RETRIED_STATUS else inf
+
+
+def _result_of_failure(exc: BackendUnavailableError) -> CallResult:
+    match exc.__cause__:
+        case httpx.TimeoutException() | TimeoutError():
+            return CallResult.TIMEOUT
+        case httpx.ConnectError():
+            return CallResult.NO_CONNECTION
+    return CallResult.BAD_ANSWER
 
 
 def _may_repeat(pause: float, deadline: float, breaker: Breaker | None) -> bool:
@@ -273,7 +320,7 @@ async def _send_and_read(client: httpx.AsyncClient, call: Call, deadline: float)
     try:
         response = await client.send(request, stream=True)
         try:
-            return await _read(response, call, deadline)
+            return await read_body(response, call, deadline)
         finally:
             await response.aclose()
     except (httpx.HTTPError, OSError) as exc:
@@ -289,29 +336,6 @@ def _now() -> float:
 
 def _jitter() -> float:
     return MAX_PAUSE * random.random()  # noqa: S311  not a secret: it spreads load
-
-
-class _Body(bytearray):
-    """What has been read of an answer; hidden, since it may hold a key."""
-
-    def __repr__(self) -> str:
-        return f"<{len(self)} bytes of an answer>"
-
-
-async def _read(response: httpx.Response, call: Call, deadline: float) -> Received:
-    if response.headers.get("content-encoding", "identity") != "identity":
-        raise BackendUnavailableError(f"{call.operation}: Clerk sent a compressed answer.")
-    body = _Body()
-    async for chunk in response.aiter_bytes():
-        body += chunk
-        del chunk  # tracebacks may show the locals of this frame
-        if len(body) > call.max_bytes:
-            raise AnswerTooLargeError(
-                f"{call.operation}: Clerk's answer is over {call.max_bytes} bytes."
-            )
-        if _now() >= deadline:
-            raise BackendUnavailableError(f"{call.operation}: Clerk's answer took too long.")
-    return Received(status=response.status_code, headers=response.headers, body=bytes(body))
 
 
 class _DeadlineTransport(httpx.AsyncHTTPTransport):

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from math import inf
+from typing import Final, Protocol
 
+from clerk_m2m.clock import Clock
 from clerk_m2m.errors import (
     BackendAPIError,
     KeyRefusedError,
     KeyUnavailableError,
     RefusalError,
+    TokenInvalidError,
     VerificationUnavailableError,
     VerifierMisconfiguredError,
 )
 from clerk_m2m.identity import Identity
+from clerk_m2m.lookups.invalidations import Name
+from clerk_m2m.lookups.verdict import Refused, Verdict
 from clerk_m2m.settings import Settings
 from clerk_m2m.transport.admission import spread
 from clerk_m2m.transport.breaker import MAX_BACK_OFF
+
+logger = logging.getLogger("clerk_m2m")
 
 
 class CredentialVerifier(Protocol):
@@ -58,6 +66,27 @@ class Outcome:
     refusal: RefusalError | None = None
     source: Source | None = None
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """The source and the outcome, as they are counted; "none" where there is no verdict."""
+        source = "none" if self.source is None else self.source.value
+        if self.identity is not None:
+            return source, "accepted"
+        down = isinstance(self.refusal, VerificationUnavailableError)
+        return source, "unavailable" if down else "refused"
+
+
+def names(digest: bytes, verdict: Verdict) -> tuple[Name, ...]:
+    """Give the names by which a verdict may be invalidated."""
+    if isinstance(verdict, Refused):
+        return (digest,)
+    return digest, verdict.token_id, verdict.subject
+
+
+def invalid(verdict: Refused) -> TokenInvalidError:
+    """Give the refusal that a definitive no means."""
+    return TokenInvalidError(verdict.detail, token_class=verdict.token_class)
+
 
 def unavailable(exc: BackendAPIError) -> VerificationUnavailableError:
     """Give the refusal that a failed call means to the caller; the failure is its cause."""
@@ -67,3 +96,21 @@ def unavailable(exc: BackendAPIError) -> VerificationUnavailableError:
     refusal = kind(retry_after=retry_after)
     refusal.__cause__ = exc
     return refusal
+
+
+class RefusedKeyLog:
+    """Logs that Clerk refused this service's own key, at most once a minute."""
+
+    PAUSE: Final = 60.0
+
+    def __init__(self, clock: Clock) -> None:
+        self._now = clock.monotonic
+        self._logged_at = -inf
+
+    def note(self, exc: BackendAPIError) -> None:
+        """Log the failure of a call where the key is at fault."""
+        now = self._now()
+        refused = isinstance(exc, KeyRefusedError | KeyUnavailableError)
+        if refused and now - self._logged_at >= self.PAUSE:
+            self._logged_at = now
+            logger.error("Clerk refused this service's own key, or there is none: %s", exc)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clerk_m2m.backend_api.calls import BackendAPI, open_api
+from clerk_m2m.backend_api.calls import BackendAPI, Revocation, open_api
 from clerk_m2m.backend_api.jwks import get_jwks
 from clerk_m2m.clock import Clock, ServerClock
 from clerk_m2m.environment import key_of_file, require_https
@@ -15,8 +16,12 @@ from clerk_m2m.graph.live import LiveSource
 from clerk_m2m.graph.scope_graph import ScopeGraph
 from clerk_m2m.graph.source import GraphSource, StaticSource
 from clerk_m2m.identity import TokenType
+from clerk_m2m.lookups.cache import Cache
 from clerk_m2m.lookups.invalidations import Invalidations
+from clerk_m2m.lookups.verdict import Verdict
+from clerk_m2m.observe.call_times import CallResult, CallTimes
 from clerk_m2m.observe.counters import Stats
+from clerk_m2m.observe.measurements import Measurements
 from clerk_m2m.secret import Secret
 from clerk_m2m.settings import Settings
 from clerk_m2m.transport.admission import UnknownRate
@@ -36,11 +41,15 @@ def backend_api(
     clock: Clock,
     server_clock: ServerClock,
     stats: Stats,
+    call_times: CallTimes,
 ) -> BackendAPI:
     """Open the Backend API with the keys of a service, and breakers."""
 
     def count(call: Call) -> None:
         stats.sent += call.billed
+
+    def record(call: Call, result: CallResult, seconds: float) -> None:
+        call_times.record(call.operation, result, seconds)
 
     return open_api(
         secret_key=settings.secret_key,
@@ -54,6 +63,7 @@ def backend_api(
         unknown_rate=UnknownRate(settings.unknown_rate),
         server_clock=server_clock,
         on_sent=count,
+        on_ended=record,
         clock=clock,
     )
 
@@ -112,6 +122,54 @@ def offline_verification(
         clock=clock,
         server_clock=server_clock,
         invalidations=invalidations,
+    )
+
+
+def forget(graph: GraphSource | None, caller: str) -> None:
+    """Have a graph that can do so read the edges of `caller` again."""
+    forget_caller = getattr(graph, "forget", None)
+    if forget_caller is not None:
+        forget_caller(caller)
+
+
+def revoked(
+    invalidate: Callable[..., None], graph: GraphSource | None, revocation: Revocation
+) -> None:
+    """Invalidate what a client has revoked or deleted."""
+    if revocation.token_id is not None:
+        invalidate(token_id=revocation.token_id)
+    if revocation.machine_id is not None:
+        invalidate(machine_id=revocation.machine_id)
+    if revocation.caller is not None:
+        forget(graph, revocation.caller)
+
+
+def measured(
+    *,
+    stats: Stats,
+    call_times: CallTimes,
+    upstreams: Mapping[str, BackendAPI],
+    verdicts: Cache[bytes, Verdict],
+    invalidations: Invalidations,
+    graph: GraphSource | None,
+    offline: OfflineVerification | None,
+    server_clock: ServerClock,
+) -> Measurements:
+    """Read the counters and the state of a verifier's parts."""
+    return Measurements(
+        verifications=stats.verifications(),
+        refusals=dict(stats.refusals),
+        would_refuse=dict(stats.would_refuse),
+        sent=stats.sent,
+        paid=stats.paid,
+        refreshes=stats.refreshes,
+        calls=call_times.read(),
+        upstreams={name: api.measure() for name, api in upstreams.items()},
+        cached=verdicts.sizes(),
+        invalidations=len(invalidations),
+        graph_age=graph.age() if isinstance(graph, FileSource | LiveSource) else None,
+        key_set_age=None if offline is None else offline.key_set_age(),
+        clock_skew=server_clock.skew(),
     )
 
 

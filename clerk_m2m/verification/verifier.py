@@ -9,16 +9,14 @@ raised: the request is not let in, and the caller is not told that its token is 
 from __future__ import annotations
 
 import asyncio
-import logging
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from hashlib import blake2b
 from math import inf
 from secrets import token_bytes
-from typing import TYPE_CHECKING, Final, assert_never
+from typing import TYPE_CHECKING, assert_never
 
-from clerk_m2m.backend_api.calls import Revocation
 from clerk_m2m.backend_api.client import ClerkClient
 from clerk_m2m.clock import Clock, ServerClock
 from clerk_m2m.credentials import JWTCredential, OpaqueCredential, jwt_of, parse
@@ -26,8 +24,6 @@ from clerk_m2m.decision import Decision
 from clerk_m2m.errors import (
     BackendAPIError,
     BackendUnavailableError,
-    KeyRefusedError,
-    KeyUnavailableError,
     OverloadedError,
     RateLimitedError,
     RefusalError,
@@ -39,22 +35,27 @@ from clerk_m2m.errors import (
 from clerk_m2m.graph.source import fetched_edge, known_edge
 from clerk_m2m.identity import Identity
 from clerk_m2m.lookups.cache import Cache
-from clerk_m2m.lookups.invalidations import Invalidations, Name
+from clerk_m2m.lookups.invalidations import Invalidations
 from clerk_m2m.lookups.verdict import Refused, Verdict
+from clerk_m2m.observe.call_times import CallTimes, OnCall
 from clerk_m2m.observe.counters import Stats
+from clerk_m2m.observe.measurements import Measurements
 from clerk_m2m.secret import Secret
 from clerk_m2m.settings import Settings
 from clerk_m2m.verification import parts
 from clerk_m2m.verification.online import Ask
-from clerk_m2m.verification.outcome import Outcome, Source, unavailable
+from clerk_m2m.verification.outcome import (
+    Outcome,
+    RefusedKeyLog,
+    Source,
+    invalid,
+    names,
+    unavailable,
+)
 from clerk_m2m.verification.policy import ALLOWED, decide, needs_edge, not_accepted
 
 if TYPE_CHECKING:
     import httpx
-
-logger = logging.getLogger("clerk_m2m")
-
-MISCONFIGURED_LOG_PAUSE: Final = 60.0
 
 
 class Verifier:
@@ -74,15 +75,15 @@ class Verifier:
         clock: Clock | None = None,
     ) -> None:
         self.settings = settings = settings or Settings.from_env()
-        self.stats = Stats()
+        self.stats, self._call_times = stats, times = Stats(), CallTimes()
         self._clock = clock = clock or Clock()
         if transport is None:
             parts.require_https_for_keys(settings)
         self._server_clock = server_clock = ServerClock(clock)
-        self._api = parts.backend_api(settings, transport, clock, server_clock, self.stats)
+        self._api = parts.backend_api(settings, transport, clock, server_clock, stats, times)
         # The key set has a breaker of its own: `jwks_url` is another host, and whether it answers
         # says nothing of the endpoints.
-        self._key_api = parts.backend_api(settings, transport, clock, server_clock, self.stats)
+        self._key_api = parts.backend_api(settings, transport, clock, server_clock, stats, times)
         self._graph = parts.graph_source(settings, self._api, clock)
         self._callee = settings.machine_id
         self._not_accepted = not_accepted(settings)
@@ -98,11 +99,11 @@ class Verifier:
             stale_if_error=settings.stale_if_error,
             clock=clock,
             invalidations=invalidations,
-            names=_names,
+            names=names,
             has_strangers=True,
         )
         self._digest_key = token_bytes(32)
-        self._logged_at = -inf
+        self._refused_keys = RefusedKeyLog(clock)
 
     async def verify(
         self, token: str, *, while_waiting: AbstractAsyncContextManager[None] | None = None
@@ -121,13 +122,19 @@ class Verifier:
                 verdict, due = found
                 if due:
                     self._refresh(digest, Secret(token))
-                self.stats.hits += 1
-                identity = self._admit(verdict)
+                try:
+                    identity = self._admit(verdict)
+                except RefusalError:
+                    self.stats.hits += 1
+                    self.stats.refused_hits += 1
+                    raise
                 if identity is not None:
+                    self.stats.hits += 1
                     return identity
             # From here on the token is in no local of a frame, which tracebacks may show.
             async with while_waiting or nullcontext():
                 outcome = await self._find_out(digest, Secret(token))
+            self.stats.outcomes[outcome.key] += 1
             if outcome.identity is None:
                 raise outcome.refusal or VerificationUnavailableError()
             return outcome.identity
@@ -144,10 +151,12 @@ class Verifier:
             return Outcome(refusal=refusal)
         except BackendAPIError as exc:
             self.stats.unavailable += 1
-            self._log_refused_key(exc)
+            self._refused_keys.note(exc)
             return Outcome(refusal=unavailable(exc))
         except RefusalError as refusal:
-            return Outcome(refusal=refusal)
+            # Of these only the offline verification knows no class: it was told a JWT.
+            offline = isinstance(refusal, TokenInvalidError) and refusal.token_class is None
+            return Outcome(refusal=refusal, source=Source.OFFLINE if offline else None)
 
     async def _verify_and_authorize(self, digest: bytes, token: Secret) -> Outcome:
         loop = asyncio.get_running_loop()
@@ -156,7 +165,7 @@ class Verifier:
             number = self._invalidations.number
             verdict, source = await self._verdict(digest, token, timeout=deadline - loop.time())
             if isinstance(verdict, Refused):
-                raise _invalid(verdict)
+                return Outcome(refusal=invalid(verdict), source=source)
             graph, edge = self._graph, None
             if graph is not None and needs_edge(verdict):
                 edge = known_edge(graph.allows(verdict.subject, self._callee))
@@ -167,7 +176,10 @@ class Verifier:
                     )
                     if number != self._invalidations.number:
                         continue  # something was invalidated while the graph was read
-            return Outcome(identity=self._authorize(verdict, edge), source=source)
+            try:
+                return Outcome(identity=self._authorize(verdict, edge), source=source)
+            except ScopeDeniedError as refusal:
+                return Outcome(refusal=refusal, source=source)
 
     async def _verdict(
         self, digest: bytes, token: Secret, *, timeout: float
@@ -234,7 +246,7 @@ class Verifier:
     def _admit(self, verdict: Verdict) -> Identity | None:
         """Apply a cached verdict and the scope policy; None where the edge is not known yet."""
         if isinstance(verdict, Refused):
-            raise _invalid(verdict)
+            raise invalid(verdict)
         edge = None
         if self._graph is not None and needs_edge(verdict):
             edge = known_edge(self._graph.allows(verdict.subject, self._callee))
@@ -249,13 +261,6 @@ class Verifier:
         raise ScopeDeniedError(
             Decision(caller=identity.subject, callee=self._callee, reason=reason)
         )
-
-    def _log_refused_key(self, exc: BackendAPIError) -> None:
-        now = self._clock.monotonic()
-        refused = isinstance(exc, KeyRefusedError | KeyUnavailableError)
-        if refused and now - self._logged_at >= MISCONFIGURED_LOG_PAUSE:
-            self._logged_at = now
-            logger.error("Clerk refused this service's own key, or there is none: %s", exc)
 
     def invalidate(
         self,
@@ -284,22 +289,30 @@ class Verifier:
                 lifetime=self._opaque_lifetime if self._offline is None else inf,
                 instant=self._server_clock.latest(),
             )
-            self._forget(machine_id)
+            parts.forget(self._graph, machine_id)
         else:
             raise TypeError("invalidate() takes exactly one of token, token_id and machine_id")
 
     def watch(self, client: ClerkClient) -> None:
         """Invalidate whatever `client` revokes or deletes from now on."""
+        client.on_revocation(partial(parts.revoked, self.invalidate, self._graph))
 
-        def invalidate(revocation: Revocation) -> None:
-            if revocation.token_id is not None:
-                self.invalidate(token_id=revocation.token_id)
-            if revocation.machine_id is not None:
-                self.invalidate(machine_id=revocation.machine_id)
-            if revocation.caller is not None:
-                self._forget(revocation.caller)
+    def measure(self) -> Measurements:
+        """Give what was counted and how things stand now, for an exporter; from any thread."""
+        return parts.measured(
+            stats=self.stats,
+            call_times=self._call_times,
+            upstreams={"backend_api": self._api, "key_set": self._key_api},
+            verdicts=self._verdicts,
+            invalidations=self._invalidations,
+            graph=self._graph,
+            offline=self._offline,
+            server_clock=self._server_clock,
+        )
 
-        client.on_revocation(invalidate)
+    def on_call(self, listener: OnCall) -> None:
+        """Call `listener(operation, result, seconds)` after each call to Clerk from now on."""
+        self._call_times.on_call(listener)
 
     async def aclose(self) -> None:
         """Close the connections of this event loop; the next verification opens new ones."""
@@ -328,23 +341,8 @@ class Verifier:
         """How long an opaque token's verdict may live that was asked for before now, in seconds."""
         return max(self.settings.cache_ttl, self.settings.stale_if_error) + self.settings.timeout
 
-    def _forget(self, caller: str) -> None:
-        forget = getattr(self._graph, "forget", None)
-        if forget is not None:
-            forget(caller)
-
     def _digest(self, token: str) -> bytes:
         # The class of a credential is a function of its text, so equal digests mean equal classes.
         # The key goes before the token: BLAKE2 has no length extension, and needs one block less.
         text = self._digest_key + token.encode("utf-8", "surrogatepass")
         return blake2b(text, digest_size=16).digest()
-
-
-def _names(digest: bytes, verdict: Verdict) -> tuple[Name, ...]:
-    if isinstance(verdict, Refused):
-        return (digest,)
-    return digest, verdict.token_id, verdict.subject
-
-
-def _invalid(verdict: Refused) -> TokenInvalidError:
-    return TokenInvalidError(verdict.detail, token_class=verdict.token_class)
