@@ -25,6 +25,14 @@ def detached(coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
     return task
 
 
+def current_task() -> asyncio.Task[Any]:
+    """Give the task that runs now."""
+    task = asyncio.current_task()
+    if task is None:
+        raise RuntimeError("This runs in a task.")
+    return task
+
+
 def _retrieve(task: asyncio.Task[Any]) -> None:
     # Every waiter may have left: without this, asyncio would log the error as never retrieved.
     if not task.cancelled():
@@ -55,6 +63,10 @@ class PerLoop(Generic[T]):
                     self._values.pop(other, None)
             value = self._values[loop] = self._make()
         return value
+
+    def values(self) -> list[T]:
+        """Give the values of all open event loops, from any thread."""
+        return [value for loop, value in list(self._values.items()) if not loop.is_closed()]
 
     def pop(self) -> T | None:
         """Take the value of the running event loop out of the registry; None where it has none."""

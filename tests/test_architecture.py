@@ -57,6 +57,8 @@ OWNERS = {
     "fastapi": {"asgi.guards", "demo"},
     "httpcore": {"transport.sockets"},
     "httpx": {"transport", "outbound.auth", "testing", "demo", "cli"},
+    "opentelemetry": {"observe.otel"},
+    "prometheus_client": {"observe.prometheus"},
     "jwt": {"verification.signature", "emulator"},
     "pytest": {"testing"},
     "rich": {"demo", "cli"},
@@ -73,6 +75,7 @@ ANNOTATED = {
     "httpx": {
         "backend_api.calls",
         "backend_api.client",
+        "transport.body",
         "verification.parts",
         "verification.verifier",
     },
@@ -83,6 +86,7 @@ ENVIRONMENT = {"environment", "demo"}
 
 MAX_LINES = 350
 NOT_IMPORTED = ["jwt", "cryptography", "fastapi", "typer", "rich", "uvicorn", "pytest", "sqlite3"]
+NOT_IMPORTED += ["prometheus_client", "opentelemetry"]
 
 PACKAGE = Path(clerk_m2m.__file__).parent
 

@@ -26,6 +26,7 @@ LANGUAGES = {
     "calling.md": {"python"},
     "emulator.md": {"python", "toml", "console"},  # tests/emulator/test_docs.py
     "logs.md": {"python"},  # tests/asgi/test_events.py
+    "metrics.md": {"python"},
     "live.md": {"console"},  # tests/live/test_live.py
     "testing.md": {"python"},  # tests/testing/test_runs.py
 }
@@ -96,6 +97,14 @@ def test_the_commands_of_the_readme_exist() -> None:
 
 async def test_the_page_about_calling_runs_as_one_script(instance: Instance) -> None:
     script = "\n".join(blocks(ROOT / "docs" / "calling.md", "python"))
+
+    process = await asyncio.create_subprocess_exec(sys.executable, "-W", "error", "-c", script)
+
+    assert await process.wait() == 0
+
+
+async def test_the_page_about_metrics_runs_as_one_script(instance: Instance) -> None:
+    script = "\n".join(blocks(ROOT / "docs" / "metrics.md", "python"))
 
     process = await asyncio.create_subprocess_exec(sys.executable, "-W", "error", "-c", script)
 

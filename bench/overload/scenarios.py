@@ -23,6 +23,7 @@ from bench.overload.stage import (
 )
 
 KNOWN: Final = good("k", 40)
+LASTING: Final = 15.0  # seconds of overload
 
 
 def _known_figures(answers: list[Answer], *, at_least: float = 1.0) -> list[Figure]:
@@ -32,7 +33,7 @@ def _known_figures(answers: list[Answer], *, at_least: float = 1.0) -> list[Figu
     ]
 
 
-async def overload(times: float, seconds: float = 15.0, **behaviour: Any) -> list[Figure]:
+async def overload(times: float, **behaviour: Any) -> list[Figure]:
     """New tokens at so many times the capacity of 40 a second, beside known callers."""
     async with stage() as service:
         await service.behave(**behaviour)
@@ -40,10 +41,10 @@ async def overload(times: float, seconds: float = 15.0, **behaviour: Any) -> lis
         before, new = await service.counts(), list[Answer]()
         begun = monotonic()
         _, known = await asyncio.gather(
-            steadily(times * 40, seconds, lambda n: service.get(f"mt_goodn{n:036}"), new),
-            calling(service, KNOWN, 50.0, seconds),
+            steadily(times * 40, LASTING, lambda n: service.get(f"mt_goodn{n:036}"), new),
+            calling(service, KNOWN, 50.0, LASTING),
         )
-        await asyncio.sleep(max(0.0, begun + seconds + 1.0 - monotonic()))
+        await asyncio.sleep(max(0.0, begun + LASTING + 1.0 - monotonic()))
         after = await service.get("mt_goodafter" + "0" * 32)
         counts = await service.counts()
     billed, distinct = (counts[name] - before[name] for name in ("calls", "distinct"))
@@ -52,17 +53,16 @@ async def overload(times: float, seconds: float = 15.0, **behaviour: Any) -> lis
     return [
         Figure(
             what="goodput / capacity",
-            seen=goodput(new, begun, 1.0, seconds) / capacity,
+            seen=goodput(new, begun, 1.0, LASTING) / capacity,
             at_least=0.95,
         ),
         Figure(what="billed / distinct", seen=billed / distinct, at_most=1.02),
         Figure(what="refusals, p99 (ms)", seen=p99(refused), at_most=50),
         *_known_figures(known),
         Figure(
-            what="a new token 1 s after the end: status",
-            seen=after.status,
-            at_least=200,
-            at_most=200,
+            what="a new token 1 s after the end is let in",
+            seen=after.status == 200,
+            at_least=1,
         ),
     ]
 

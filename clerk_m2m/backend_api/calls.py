@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     import httpx
 
     from clerk_m2m.clock import ServerClock
+    from clerk_m2m.observe.call_times import CallResult
+    from clerk_m2m.observe.measurements import Upstream
     from clerk_m2m.transport.admission import UnknownRate
     from clerk_m2m.transport.breaker import Breakers
 
@@ -181,6 +183,10 @@ class BackendAPI:
                 for listener in self.listeners:
                     listener(ends)
 
+    def measure(self) -> Upstream:
+        """Tell how the calls stand now."""
+        return self._http.measure()
+
     async def aclose(self) -> None:
         """Close the connections of this event loop; the next call opens new ones."""
         await self._http.aclose()
@@ -200,6 +206,7 @@ def open_api(
     server_clock: ServerClock | None = None,
     on_sent: Callable[[Call], None] | None = None,
     reporter: Reporter | None = None,
+    on_ended: Callable[[Call, CallResult, float], None] | None = None,
     clock: Clock | None = None,
 ) -> BackendAPI:
     """Check keys and address, and give the Backend API behind them.
@@ -228,6 +235,7 @@ def open_api(
         server_clock=server_clock,
         on_sent=on_sent,
         reporter=reporter,
+        on_ended=on_ended,
         transport=transport,
     )
     return BackendAPI(http, instance_key, machine_key, timeout=timeout)

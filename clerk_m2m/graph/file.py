@@ -94,6 +94,10 @@ class FileSource:
         """Look at the file again before the next decision."""
         self._look_at = self._now()
 
+    def age(self) -> float | None:
+        """Give the seconds since the file was last found good."""
+        return self._now() - self._good_at
+
     def _look(self, now: float) -> None:
         try:
             unsettled = self._follow(now)

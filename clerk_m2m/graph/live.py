@@ -44,6 +44,8 @@ class LiveSource:
     ) -> None:
         self._api = api
         self._reporter = reporter or Reporter(clock)
+        self._now = clock.monotonic
+        self._good_at: float | None = None
         self._invalidations = Invalidations(clock)
         # Nothing that was read before an invalidation lives longer than this.
         self._lifetime = ttl + max_stale + MAX_TIMEOUT
@@ -89,6 +91,10 @@ class LiveSource:
         """Read the edges of `caller` again before the next decision."""
         self._invalidations.add(caller, lifetime=self._lifetime)
 
+    def age(self) -> float | None:
+        """Give the seconds since Clerk last told about a caller; None where it never did."""
+        return None if self._good_at is None else self._now() - self._good_at
+
     async def aclose(self) -> None:
         """Cancel the reads under way in this event loop."""
         await self._cache.aclose()
@@ -98,6 +104,7 @@ class LiveSource:
             try:
                 answered = await get_machine(self._api, caller, demand=demand)
             except NotFoundError:
+                self._good_at = self._now()
                 return Answer(value=False)  # a machine that is gone may call nobody
             except OverloadedError:
                 raise  # our own congestion says nothing of the graph
@@ -105,6 +112,7 @@ class LiveSource:
                 self._reporter.fetch_failed("scope graph", exc)
                 raise
             self._reporter.fetched("scope graph")
+            self._good_at = self._now()
             callees = answered.value.scoped_machines
             return Answer(value=any(each.id == callee for each in callees))
 

@@ -260,6 +260,11 @@ class Cache(Generic[K, V]):
         ends_at = max(end, now + min(self._stale_if_error, answer.lifetime))
         return _Entry(answer.value, due, end, ends_at, asked_at)
 
+    def sizes(self) -> dict[str, int]:
+        """Give how many values are kept, the definitive noes apart."""
+        with self._lock:
+            return {"positive": len(self._positive), "negative": len(self._negative)}
+
     def __len__(self) -> int:
         with self._lock:
             return len(self._positive) + len(self._negative)

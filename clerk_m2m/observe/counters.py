@@ -15,8 +15,10 @@ class Stats:
     `shared` waited for a verification that another request had begun, `offline` were good JWTs that
     were checked without a call, `refreshes` were begun ahead of a verdict's end, `stale` were
     answered from a verdict past its lifetime while Clerk was down, `unavailable` could not be
-    answered. `refusals` are the requests that the middleware refused, those of guards included, by
-    code; `would_refuse` are those that it would have refused but for `report_only`.
+    answered. `refused_hits` are the hits that were a refusal, `outcomes` count the verifications
+    that were no hit, by source and outcome. `refusals` are the requests that the middleware
+    refused, those of guards included, by code; `would_refuse` are those that it would have refused
+    but for `report_only`.
     """
 
     hits: int = 0
@@ -27,16 +29,25 @@ class Stats:
     refreshes: int = 0
     stale: int = 0
     unavailable: int = 0
+    refused_hits: int = 0
+    outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
     refusals: Counter[str] = field(default_factory=Counter)
     would_refuse: Counter[str] = field(default_factory=Counter)
 
+    def verifications(self) -> dict[tuple[str, str], int]:
+        """Give all verifications by source and outcome, the hits among them."""
+        hits = {
+            ("cache", "accepted"): self.hits - self.refused_hits,
+            ("cache", "refused"): self.refused_hits,
+        }
+        found = dict(self.outcomes)
+        return found | {key: count + found.get(key, 0) for key, count in hits.items()}
+
     def as_dict(self) -> dict[str, int]:
-        """Give the counters by name, for a metrics exporter; those by code have it after a dot."""
-        found: dict[str, int] = {}
-        for each in fields(self):
-            value = getattr(self, each.name)
-            if isinstance(value, Counter):
-                found |= {f"{each.name}.{code}": count for code, count in value.items()}
-            else:
-                found[each.name] = value
+        """Give the counters by name; those of refusals have the code after a dot."""
+        named = ((each.name, getattr(self, each.name)) for each in fields(self))
+        found = {name: value for name, value in named if isinstance(value, int)}
+        for name in ("refusals", "would_refuse"):
+            by_code: Counter[str] = getattr(self, name)
+            found |= {f"{name}.{code}": count for code, count in by_code.items()}
         return found

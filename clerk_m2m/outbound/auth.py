@@ -21,6 +21,7 @@ from clerk_m2m.environment import (
 )
 from clerk_m2m.errors import ConfigurationError, TokenUnavailableError
 from clerk_m2m.observe.events import OnEvent
+from clerk_m2m.observe.measurements import MintMeasurements
 from clerk_m2m.observe.reporter import Reporter
 from clerk_m2m.outbound.minting import Bearer, SharedToken, TokenMint, TokenOptions
 from clerk_m2m.secret import hidden
@@ -130,6 +131,10 @@ class MachineTokenAuth(httpx.Auth):
     ) -> Generator[httpx.Request, httpx.Response, None]:
         """Refuse: a mint is shared by concurrent calls, which a sync client cannot wait for."""
         raise ConfigurationError("MachineTokenAuth is for httpx.AsyncClient, not httpx.Client.")
+
+    def measure(self) -> MintMeasurements:
+        """Give what was minted, for an exporter; from any thread."""
+        return self._token.measure()
 
     async def aclose(self) -> None:
         """End the mint under way in this event loop; the next call starts another."""

@@ -31,6 +31,7 @@ from clerk_m2m.errors import (
     RateLimitedError,
     TokenUnavailableError,
 )
+from clerk_m2m.observe.measurements import MintMeasurements
 from clerk_m2m.observe.reporter import Reporter
 from clerk_m2m.secret import Secret
 from clerk_m2m.tasks import detached, fork_safe_lock
@@ -162,6 +163,8 @@ class SharedToken:
         self._lock = fork_safe_lock()
         self._bearer: Bearer | None = None
         self._failure: _Failure | None = None
+        self._minted = 0
+        self._mints_failed = 0
         self._flights: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[None]] = (
             WeakKeyDictionary()
         )
@@ -193,6 +196,16 @@ class SharedToken:
         rejected.held = True
         # Clerk still takes the rejected token for a good one, and would give it again.
         self._join(reuse=False)
+
+    def measure(self) -> MintMeasurements:
+        """Give what was minted, and how long the token may still be sent; for any thread."""
+        bearer = self._bearer
+        left = None if bearer is None else max(0.0, bearer.ends_at - self._now())
+        return MintMeasurements(
+            minted=self._minted,
+            failed=self._mints_failed,
+            remaining=None if left == inf else left,
+        )
 
     async def aclose(self) -> None:
         """End the mint under way in this event loop."""
@@ -247,6 +260,7 @@ class SharedToken:
 
     def _keep(self, bearer: Bearer, replaced: Bearer | None) -> None:
         with self._lock:
+            self._minted += 1
             current = self._bearer
             # Another loop may have minted meanwhile: then the one that lives longer stays.
             if current is replaced or current is None or current.ends_at < bearer.ends_at:
@@ -255,6 +269,8 @@ class SharedToken:
 
     def _failed(self, exc: Exception) -> None:
         now = self._now()
+        with self._lock:
+            self._mints_failed += 1
         self._failure = _failure(exc, now)
         self._reporter.mint_failed(exc, self._failure.text)
 

@@ -20,7 +20,8 @@ The instants are parameters (monotonic seconds). `gate` puts this to work in an 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import Final
@@ -100,6 +101,11 @@ class UnknownRate:
             self._count(now)
             return self._rate
 
+    def peek(self, now: float) -> float:
+        """Give the calls that are allowed in a second, and change nothing; for any thread."""
+        counted_at = self._counted_at
+        return self._rate if counted_at is None else self._grown(now - counted_at)
+
     def take(self, now: float, *, returning: bool = False) -> bool:
         """Charge one call; False where there is nothing left for it."""
         with self._lock:
@@ -125,9 +131,13 @@ class UnknownRate:
     def _count(self, now: float) -> None:
         passed = 0.0 if self._counted_at is None else max(0.0, now - self._counted_at)
         self._counted_at = now
-        if self._fixed is None:
-            self._rate = min(MOST_RATE, self._rate + RATE_GROWTH * passed)
+        self._rate = self._grown(passed)
         self._left = min(max(LEAST_BURST, self._rate), self._left + self._rate * passed)
+
+    def _grown(self, passed: float) -> float:
+        if self._fixed is not None:
+            return self._fixed
+        return min(MOST_RATE, self._rate + RATE_GROWTH * max(0.0, passed))
 
 
 class Admission:
@@ -135,15 +145,22 @@ class Admission:
 
     Without an `unknown_rate` there are no strangers, and no slot is kept from anybody. `enter` sets
     the state of the ticket; each method gives the tickets whose state has changed since they wait.
+    `refused` counts refusals by reason: `rate` (above `unknown_rate`) or `room` (too many wait).
     """
 
     def __init__(
-        self, *, slots: int, patience: float, unknown_rate: UnknownRate | None = None
+        self,
+        *,
+        slots: int,
+        patience: float,
+        unknown_rate: UnknownRate | None = None,
+        refused: Counter[str] | None = None,
     ) -> None:
         self._slots = slots
         self._reserved = max(1, slots // 20) if unknown_rate is not None else 0
         self._patience = patience
         self._unknown_rate = unknown_rate
+        self._refused: Counter[str] = Counter() if refused is None else refused
         # Dictionaries as queues: a ticket in the middle leaves in constant time.
         self._queues: tuple[dict[Ticket, None], ...] = tuple({} for _ in Priority)
         self.service_time = FIRST_SERVICE_TIME
@@ -157,6 +174,7 @@ class Admission:
             if not self._unknown_rate.take(now, returning=returning):
                 ticket.refused_by_rate = True
                 ticket.state = State.REFUSED
+                self._refused["rate"] += 1
                 return ()
             ticket.charged = True
         if self.waiting == 0 and self.out < self._slots_for(ticket.priority):
@@ -187,6 +205,10 @@ class Admission:
             self.service_time += (service_time - self.service_time) / self._slots
         return self._settle() if self.waiting else ()
 
+    def queued(self) -> Mapping[str, int]:
+        """Give how many calls wait, by priority."""
+        return {each.name.lower(): len(self._queues[each]) for each in Priority}
+
     def _settle(self) -> Iterable[Ticket]:
         """Send what may go out now, then refuse the newest of the lowest where too many wait."""
         changed = []
@@ -204,6 +226,7 @@ class Admission:
             while queue and self.waiting > room:
                 ticket, _ = queue.popitem()
                 self._end_unsent(ticket, State.REFUSED)
+                self._refused["room"] += 1
                 changed.append(ticket)
         return changed
 

@@ -56,6 +56,13 @@ class Breaker:
         """Whether the last call that ended got no answer, or was asked to come back later."""
         return self._failures > 0 or self._now() < self._silent_until
 
+    @property
+    def state(self) -> str:
+        """What it does now: `closed`, `open` (only probes) or `silent` (Clerk asked for it)."""
+        if self._now() < self._silent_until:
+            return "silent"
+        return "open" if self._failures >= FAILURES_TO_OPEN else "closed"
+
     def check(self) -> None:
         """Raise `RateLimitedError` or `BackendUnavailableError` where no call may go out now."""
         now = self._now()
@@ -134,6 +141,10 @@ class Breakers:
     ) -> None:
         self.known = Breaker(now, side=f"known {upstream}", reporter=reporter)
         self.others = Breaker(now, side=f"other {upstream}", reporter=reporter)
+
+    def states(self) -> dict[str, str]:
+        """Give the state of each by the calls that run under it."""
+        return {"known": self.known.state, "others": self.others.state}
 
     def of(self, priority: Priority) -> Breaker:
         """Give the breaker that a call of this priority runs under."""

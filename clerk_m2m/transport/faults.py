@@ -8,6 +8,9 @@ from typing import Final
 
 import httpx
 
+from clerk_m2m.errors import BackendUnavailableError
+from clerk_m2m.observe.call_times import CallResult
+
 # The kinds of time-out, by what did not end in time.
 _TIMEOUTS: Final[tuple[tuple[type[httpx.TimeoutException], str], ...]] = (
     (httpx.ConnectTimeout, "connecting timed out"),
@@ -37,6 +40,16 @@ def reason_of(exc: Exception) -> str:
 def never_sent(exc: BaseException | None) -> bool:
     """Tell whether a call failed before anything was sent."""
     return isinstance(exc, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
+
+
+def result_of_failure(exc: BackendUnavailableError) -> CallResult:
+    """Tell how a call that got no answer is counted."""
+    match exc.__cause__:
+        case httpx.TimeoutException() | TimeoutError():
+            return CallResult.TIMEOUT
+        case httpx.ConnectError():
+            return CallResult.NO_CONNECTION
+    return CallResult.BAD_ANSWER
 
 
 def _certificate(exc: ssl.SSLCertVerificationError) -> str:

@@ -48,7 +48,7 @@ class Gate:
     """Lets the calls of one event loop out, as `admission` decides."""
 
     def __init__(self, admission: Admission) -> None:
-        self._admission = admission
+        self.admission = admission
         self._turns: dict[Ticket, asyncio.Future[None]] = {}
 
     async def enter(self, operation: str, demand: CallDemand) -> Ticket:
@@ -57,7 +57,7 @@ class Gate:
         Whoever is let in calls `done` with the ticket afterwards.
         """
         ticket = Ticket(demand.priority)
-        others = self._admission.enter(ticket, asyncio.get_running_loop().time())
+        others = self.admission.enter(ticket, asyncio.get_running_loop().time())
         if others:
             self._tell(others)
         if ticket.state is State.WAITING:
@@ -76,7 +76,7 @@ class Gate:
 
     def done(self, ticket: Ticket, *, service_time: float | None) -> None:
         """Give the place of a call back; `service_time` (s) is None where no answer came."""
-        others = self._admission.done(ticket, service_time=service_time)
+        others = self.admission.done(ticket, service_time=service_time)
         if others:
             self._tell(others)
 
@@ -87,7 +87,7 @@ class Gate:
 
     async def _turn(self, ticket: Ticket, demand: CallDemand) -> None:
         if demand.given_up:
-            self._admission.leave(ticket)
+            self.admission.leave(ticket)
             return
         turn = self._turns[ticket] = asyncio.get_running_loop().create_future()
         demand.on_change = lambda: self._changed(ticket, demand)
@@ -109,11 +109,11 @@ class Gate:
         if demand.given_up:
             self._leave(ticket)
         elif demand.priority is not ticket.priority:
-            self._tell(self._admission.change(ticket, demand.priority))
+            self._tell(self.admission.change(ticket, demand.priority))
 
     def _leave(self, ticket: Ticket) -> None:
         if ticket.state is State.WAITING:
-            self._admission.leave(ticket)
+            self.admission.leave(ticket)
             self._tell((ticket,))
 
     def _tell(self, changed: Iterable[Ticket]) -> None:

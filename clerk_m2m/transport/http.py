@@ -20,6 +20,8 @@ from __future__ import annotations
 import asyncio
 import random
 import ssl
+import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -29,16 +31,19 @@ from typing import Any, Final, TypeVar
 import httpx
 
 from clerk_m2m.clock import ServerClock
-from clerk_m2m.errors import AnswerTooLargeError, BackendAPIError, BackendUnavailableError
+from clerk_m2m.errors import BackendAPIError, BackendUnavailableError
+from clerk_m2m.observe.call_times import CallResult, result_of
 from clerk_m2m.observe.events import cleaned
+from clerk_m2m.observe.measurements import Upstream
 from clerk_m2m.observe.reporter import Reporter
 from clerk_m2m.observe.spans import with_span
-from clerk_m2m.tasks import PerLoop, detached
-from clerk_m2m.transport.admission import Admission, UnknownRate
+from clerk_m2m.tasks import PerLoop, current_task, detached
+from clerk_m2m.transport.admission import FIRST_SERVICE_TIME, Admission, UnknownRate
+from clerk_m2m.transport.body import read_body
 from clerk_m2m.transport.breaker import Breaker, Breakers
 from clerk_m2m.transport.call import Call, Received, retry_after
 from clerk_m2m.transport.client import DeadlineTransport, open_client
-from clerk_m2m.transport.faults import never_sent, reason_of
+from clerk_m2m.transport.faults import never_sent, reason_of, result_of_failure
 from clerk_m2m.transport.gate import Alone, CallDemand, Gate
 from clerk_m2m.transport.sockets import set_deadline
 
@@ -68,8 +73,8 @@ class HTTPClient:
     call has three quarters of `timeout` from the moment that it goes out, and only as many calls
     wait for their turn as go out within the other quarter: whoever starts a call sees its end.
     `unknown_rate` bounds the calls about unknown credentials. `server_clock` is told the `Date` of
-    each good answer from `api_url`, `on_sent` of each call that goes out, `reporter` of what came
-    of it. Headers that were put on a request by others (tracing) are not sent.
+    each good answer from `api_url`, `on_sent` of each call that goes out, `on_ended` and `reporter`
+    of what came of it. Headers that were put on a request by others (tracing) are not sent.
     """
 
     def __init__(
@@ -83,6 +88,7 @@ class HTTPClient:
         server_clock: ServerClock | None = None,
         on_sent: Callable[[Call], None] | None = None,
         reporter: Reporter | None = None,
+        on_ended: Callable[[Call, CallResult, float], None] | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._api_url = api_url
@@ -93,6 +99,8 @@ class HTTPClient:
         self._server_clock = server_clock
         self._on_sent = on_sent
         self._reporter = reporter
+        self._on_ended = on_ended
+        self._refused: Counter[str] = Counter(rate=0, room=0)
         self._transport = transport
         self._loops: PerLoop[_LoopState] = PerLoop(self._open)
 
@@ -127,6 +135,21 @@ class HTTPClient:
         """Whether the last call about what is known that ended got no answer, or a 429."""
         return self._breakers is not None and self._breakers.known.last_call_failed
 
+    def measure(self) -> Upstream:
+        """Tell how the calls of all event loops stand now; for any thread."""
+        gates = [state.gate.admission for state in self._loops.values()]
+        rate, breakers, waiting = self._unknown_rate, self._breakers, Counter[str]()
+        for gate in gates:
+            waiting.update(gate.queued())
+        return Upstream(
+            waiting=waiting,
+            out=sum(gate.out for gate in gates),
+            refused=dict(self._refused),
+            service_time=max((gate.service_time for gate in gates), default=FIRST_SERVICE_TIME),
+            unknown_rate=None if rate is None else rate.peek(time.monotonic()),
+            breakers={} if breakers is None else breakers.states(),
+        )
+
     async def aclose(self) -> None:
         """Close the client of this event loop; the next call opens another.
 
@@ -151,6 +174,7 @@ class HTTPClient:
             slots=self._max_inflight,
             patience=inf if self._breakers is None else self._timeout * WAITING_SHARE,
             unknown_rate=self._unknown_rate,
+            refused=self._refused,
         )
         return _LoopState(client, Gate(admission))
 
@@ -175,7 +199,7 @@ class HTTPClient:
         ticket = await state.gate.enter(call.operation, demand)
         now, service_time = asyncio.get_running_loop().time, None
         began_at = now()
-        state.out.add(task := _current_task())
+        state.out.add(task := current_task())
         # The priority may have changed while the call waited.
         breaker = None if breakers is None else breakers.of(ticket.priority)
         try:
@@ -227,6 +251,19 @@ class HTTPClient:
     async def _send(self, client: httpx.AsyncClient, call: Call, deadline: float) -> Received:
         if self._on_sent is not None:
             self._on_sent(call)
+        began_at, result = _now(), CallResult.CANCELLED
+        try:
+            received = await self._exchange(client, call, deadline)
+            result = result_of(received.status)
+            return received
+        except BackendUnavailableError as exc:
+            result = result_of_failure(exc)
+            raise
+        finally:
+            if self._on_ended is not None:
+                self._on_ended(call, result, _now() - began_at)
+
+    async def _exchange(self, client: httpx.AsyncClient, call: Call, deadline: float) -> Received:
         set_deadline(deadline)
         # A transport that is not ours knows no deadline. Ours is never cut off.
         end = None if self._transport is None else deadline + GRACE
@@ -278,13 +315,6 @@ def _may_repeat(pause: float, deadline: float, breaker: Breaker | None) -> bool:
     return _now() + pause < deadline and not (breaker and breaker.last_call_failed)
 
 
-def _current_task() -> asyncio.Task[Any]:
-    task = asyncio.current_task()
-    if task is None:
-        raise RuntimeError("A call is made in a task.")
-    return task
-
-
 async def _send_and_read(client: httpx.AsyncClient, call: Call, deadline: float) -> Received:
     request = client.build_request(
         call.method,
@@ -296,7 +326,7 @@ async def _send_and_read(client: httpx.AsyncClient, call: Call, deadline: float)
     try:
         response = await client.send(request, stream=True)
         try:
-            return await _read(response, call, deadline)
+            return await read_body(response, call, deadline)
         finally:
             await response.aclose()
     except (httpx.HTTPError, OSError) as exc:
@@ -314,28 +344,3 @@ def _now() -> float:
 
 def _jitter() -> float:
     return MAX_PAUSE * random.random()  # noqa: S311  not a secret: it spreads load
-
-
-class _Body(bytearray):
-    """What has been read of an answer; hidden, since it may hold a key."""
-
-    def __repr__(self) -> str:
-        return f"<{len(self)} bytes of an answer>"
-
-
-async def _read(response: httpx.Response, call: Call, deadline: float) -> Received:
-    if response.headers.get("content-encoding", "identity") != "identity":
-        raise BackendUnavailableError(f"{call.operation}: Clerk sent a compressed answer.")
-    body = _Body()
-    async for chunk in response.aiter_bytes():
-        body += chunk
-        del chunk  # tracebacks may show the locals of this frame
-        if len(body) > call.max_bytes:
-            raise AnswerTooLargeError(
-                f"{call.operation}: Clerk's answer is over {call.max_bytes} bytes."
-            )
-        if _now() >= deadline:
-            raise BackendUnavailableError(
-                f"{call.operation}: Clerk's answer took longer than the deadline."
-            )
-    return Received(status=response.status_code, headers=response.headers, body=bytes(body))

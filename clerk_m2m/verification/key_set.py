@@ -49,6 +49,7 @@ class KeySet:
         self._reporter = reporter
         self._now = clock.monotonic
         self._next_attempt_at = -math.inf
+        self._good_at: float | None = None
         self._last_attempt_failed = False
         self._cache: Cache[str, Keys] = Cache(
             ttl=KEY_SET_LIFETIME,
@@ -79,6 +80,10 @@ class KeySet:
             return (self._fixed,)
         keys = self._cache.stale("")
         return () if keys is None or kid is None else keys.get(kid, ())
+
+    def age(self) -> float | None:
+        """Give the seconds since the set was last fetched; None where it never was."""
+        return None if self._good_at is None else self._now() - self._good_at
 
     def _fresh(self) -> Keys | None:
         found = self._cache.read("")
@@ -113,6 +118,7 @@ class KeySet:
             raise
         self._attempted(failed=False)
         self._reporter.fetched("key set")
+        self._good_at = self._now()
         return Answer(value=keys)
 
     def _attempted(self, *, failed: bool) -> None:

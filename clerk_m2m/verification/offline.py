@@ -99,6 +99,10 @@ class OfflineVerification:
             return None
         return claims.expires_at + LEEWAY - self._wall()
 
+    def key_set_age(self) -> float | None:
+        """Give the seconds since the key set was last fetched; None where it never was."""
+        return self._keys.age()
+
     async def aclose(self) -> None:
         """Cancel a fetch of the key set under way in this event loop."""
         await self._keys.aclose()

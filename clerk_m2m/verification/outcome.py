@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -12,6 +13,7 @@ from clerk_m2m.errors import (
     KeyRefusedError,
     KeyUnavailableError,
     RefusalError,
+    TokenInvalidError,
     VerificationUnavailableError,
     VerifierMisconfiguredError,
 )
@@ -19,6 +21,8 @@ from clerk_m2m.identity import Identity
 from clerk_m2m.settings import Settings
 from clerk_m2m.transport.admission import spread
 from clerk_m2m.transport.breaker import MAX_BACK_OFF
+
+logger = logging.getLogger("clerk_m2m")
 
 
 class CredentialVerifier(Protocol):
@@ -58,8 +62,17 @@ class Outcome:
     refusal: RefusalError | None = None
     source: Source | None = None
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """The source and the outcome, as they are counted; "none" where there is no verdict."""
+        source = "none" if self.source is None else self.source.value
+        if self.identity is not None:
+            return source, "accepted"
+        down = isinstance(self.refusal, VerificationUnavailableError)
+        return source, "unavailable" if down else "refused"
 
-def unavailable(exc: BackendAPIError) -> VerificationUnavailableError:
+
+def refusal_of(exc: BackendAPIError) -> VerificationUnavailableError:
     """Give the refusal that a failed call means to the caller; the failure is its cause."""
     retry_after = spread(min(exc.retry_after or 1.0, MAX_BACK_OFF))
     is_misconfigured = isinstance(exc, KeyRefusedError | KeyUnavailableError)
@@ -67,3 +80,11 @@ def unavailable(exc: BackendAPIError) -> VerificationUnavailableError:
     refusal = kind(retry_after=retry_after)
     refusal.__cause__ = exc
     return refusal
+
+
+def source_of(refusal: RefusalError) -> Source | None:
+    """Tell where a refusal came from; None where there was no verdict."""
+    # Only the offline verification knows no class: it was told a JWT.
+    if isinstance(refusal, TokenInvalidError) and refusal.token_class is None:
+        refusal.source = Source.OFFLINE
+    return None if refusal.source is None else Source(refusal.source)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clerk_m2m.backend_api.calls import BackendAPI, open_api
+from clerk_m2m.backend_api.calls import BackendAPI, Revocation, open_api
 from clerk_m2m.backend_api.jwks import get_jwks
 from clerk_m2m.clock import Clock, ServerClock
+from clerk_m2m.credentials import jwt_of
 from clerk_m2m.environment import key_of_file, require_https
 from clerk_m2m.errors import TokenInvalidError
 from clerk_m2m.graph.file import FileSource
@@ -16,9 +18,12 @@ from clerk_m2m.graph.live import LiveSource
 from clerk_m2m.graph.scope_graph import ScopeGraph
 from clerk_m2m.graph.source import GraphSource, StaticSource
 from clerk_m2m.identity import TokenType
+from clerk_m2m.lookups.cache import Cache
 from clerk_m2m.lookups.invalidations import Invalidations, Name
 from clerk_m2m.lookups.verdict import Refused, Verdict
+from clerk_m2m.observe.call_times import CallResult, CallTimes
 from clerk_m2m.observe.counters import Stats
+from clerk_m2m.observe.measurements import Measurements
 from clerk_m2m.observe.reporter import Reporter
 from clerk_m2m.secret import Secret
 from clerk_m2m.settings import Settings
@@ -40,6 +45,7 @@ def backend_api(
     clock: Clock,
     server_clock: ServerClock,
     stats: Stats,
+    call_times: CallTimes,
     reporter: Reporter,
     upstream: str,
 ) -> BackendAPI:
@@ -47,6 +53,9 @@ def backend_api(
 
     def count(call: Call) -> None:
         stats.sent += call.billed
+
+    def record(call: Call, result: CallResult, seconds: float) -> None:
+        call_times.record(call.operation, result, seconds)
 
     return open_api(
         secret_key=settings.secret_key,
@@ -61,6 +70,7 @@ def backend_api(
         server_clock=server_clock,
         on_sent=count,
         reporter=reporter,
+        on_ended=record,
         clock=clock,
     )
 
@@ -130,6 +140,73 @@ def offline_verification(
     )
 
 
+def invalidate_token(
+    invalidations: Invalidations,
+    offline: OfflineVerification | None,
+    token: str,
+    digest: bytes,
+    lifetime: float,
+) -> None:
+    """Void what is known of a token, and deny it where it is a JWT; `lifetime` is in seconds."""
+    jwt = jwt_of(token)
+    if offline is None or jwt is None:
+        invalidations.add(digest, lifetime=lifetime)
+        return
+    left = offline.remaining(jwt)
+    if left is None:
+        invalidations.add_unproven(digest)
+    else:
+        invalidations.add(digest, lifetime=max(left, lifetime))
+
+
+def forget(graph: GraphSource | None, caller: str) -> None:
+    """Have a graph that can do so read the edges of `caller` again."""
+    forget_caller = getattr(graph, "forget", None)
+    if forget_caller is not None:
+        forget_caller(caller)
+
+
+def revoked(
+    invalidate: Callable[..., None], graph: GraphSource | None, revocation: Revocation
+) -> None:
+    """Invalidate what a client has revoked or deleted."""
+    if revocation.token_id is not None:
+        invalidate(token_id=revocation.token_id)
+    if revocation.machine_id is not None:
+        invalidate(machine_id=revocation.machine_id)
+    if revocation.caller is not None:
+        forget(graph, revocation.caller)
+
+
+def measured(
+    *,
+    stats: Stats,
+    call_times: CallTimes,
+    upstreams: Mapping[str, BackendAPI],
+    verdicts: Cache[bytes, Verdict],
+    invalidations: Invalidations,
+    graph: GraphSource | None,
+    offline: OfflineVerification | None,
+    server_clock: ServerClock,
+) -> Measurements:
+    """Read the counters and the state of a verifier's parts."""
+    return Measurements(
+        verifications=stats.verifications(),
+        refusals=dict(stats.refusals),
+        would_refuse=dict(stats.would_refuse),
+        sent=stats.sent,
+        paid=stats.paid,
+        refreshes=stats.refreshes,
+        calls=call_times.read(),
+        upstreams={name: api.measure() for name, api in upstreams.items()},
+        cached=verdicts.sizes(),
+        invalidations=len(invalidations),
+        graph_age=graph.age() if isinstance(graph, FileSource | LiveSource) else None,
+        key_set_age=None if offline is None else offline.key_set_age(),
+        clock_skew=server_clock.skew(),
+    )
+
+
 def require_https_for_keys(settings: Settings) -> None:
     """Refuse a `jwks_url` over plain http: whoever is on the way could forge tokens."""
     key = settings.secret_key
@@ -142,6 +219,22 @@ def require_https_for_keys(settings: Settings) -> None:
             allow_http=settings.allow_http,
             secret_key=key if isinstance(key, Secret) else None,
         )
+
+
+def verdict_cache(
+    settings: Settings, invalidations: Invalidations, clock: Clock
+) -> Cache[bytes, Verdict]:
+    """Make the store of verdicts, by the digest of the credential."""
+    return Cache(
+        ttl=settings.cache_ttl,
+        negative_ttl=settings.negative_ttl,
+        maxsize=settings.cache_size,
+        stale_if_error=settings.stale_if_error,
+        clock=clock,
+        invalidations=invalidations,
+        names=names,
+        has_strangers=True,
+    )
 
 
 def names(digest: bytes, verdict: Verdict) -> tuple[Name, ...]:

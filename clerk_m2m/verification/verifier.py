@@ -17,37 +17,36 @@ from math import inf
 from secrets import token_bytes
 from typing import TYPE_CHECKING, assert_never
 
-from clerk_m2m.backend_api.calls import Revocation
 from clerk_m2m.backend_api.client import ClerkClient
 from clerk_m2m.clock import Clock, ServerClock
-from clerk_m2m.credentials import JWTCredential, OpaqueCredential, jwt_of, parse
+from clerk_m2m.credentials import JWTCredential, OpaqueCredential, parse
 from clerk_m2m.decision import Decision
 from clerk_m2m.errors import (
     BackendAPIError,
     BackendUnavailableError,
-    KeyRefusedError,
-    KeyUnavailableError,
     OverloadedError,
     RateLimitedError,
     RefusalError,
     ScopeDeniedError,
     TokenTypeNotAcceptedError,
     VerificationUnavailableError,
+    VerifierMisconfiguredError,
 )
 from clerk_m2m.graph.source import fetched_edge, known_edge
 from clerk_m2m.identity import Identity
-from clerk_m2m.lookups.cache import Cache
 from clerk_m2m.lookups.invalidations import Invalidations
 from clerk_m2m.lookups.single_flight import Demand
 from clerk_m2m.lookups.verdict import Answer, Refused, Verdict
+from clerk_m2m.observe.call_times import CallTimes, OnCall
 from clerk_m2m.observe.counters import Stats
 from clerk_m2m.observe.events import OnEvent
+from clerk_m2m.observe.measurements import Measurements
 from clerk_m2m.observe.reporter import Reporter
 from clerk_m2m.secret import Secret
 from clerk_m2m.settings import Settings
 from clerk_m2m.verification import parts
 from clerk_m2m.verification.online import Ask
-from clerk_m2m.verification.outcome import Outcome, Source, unavailable
+from clerk_m2m.verification.outcome import Outcome, Source, refusal_of, source_of
 from clerk_m2m.verification.policy import ALLOWED, decide, needs_edge, not_accepted
 
 if TYPE_CHECKING:
@@ -59,9 +58,9 @@ class Verifier:
 
     `MachineAuthMiddleware` makes one; make one yourself to share it between apps, to invalidate, or
     to verify outside of a request. `settings` None reads the environment. `transport` replaces the
-    network and `clock` the time, for tests.
-    `on_event` is called with each `Event`. Raises `ConfigurationError` where the settings cannot
-    work. One verifier serves any number of event loops and threads.
+    network and `clock` the time, for tests. `on_event` is called with each `Event`. Raises
+    `ConfigurationError` where the settings cannot work. One verifier serves any number of event
+    loops and threads.
     """
 
     def __init__(
@@ -73,20 +72,19 @@ class Verifier:
         on_event: OnEvent | None = None,
     ) -> None:
         self.settings = settings = settings or Settings.from_env()
-        self.stats = Stats()
+        self.stats, self._call_times = stats, times = Stats(), CallTimes()
         self._clock = clock = clock or Clock()
         if transport is None:
             parts.require_https_for_keys(settings)
         self.reporter = reporter = Reporter(clock, on_event=on_event)
         self._server_clock = server_clock = ServerClock(clock, reporter.skew)
-        self._api = parts.backend_api(
-            settings, transport, clock, server_clock, self.stats, reporter, "credentials"
+        open_api = partial(
+            parts.backend_api, settings, transport, clock, server_clock, stats, times, reporter
         )
+        self._api = open_api("credentials")
         # The key set has a breaker of its own: `jwks_url` is another host, and whether it answers
         # says nothing of the endpoints.
-        self._key_api = parts.backend_api(
-            settings, transport, clock, server_clock, self.stats, reporter, "keys"
-        )
+        self._key_api = open_api("keys")
         self._graph = parts.graph_source(settings, self._api, clock, reporter)
         self._callee = settings.machine_id
         self._not_accepted = not_accepted(settings)
@@ -95,17 +93,10 @@ class Verifier:
             settings, self._key_api, invalidations, clock, server_clock, reporter
         )
         self._ask: Ask = parts.online_verification(settings, self._api, clock, self.stats)
-        self._verdicts: Cache[bytes, Verdict] = Cache(
-            ttl=settings.cache_ttl,
-            negative_ttl=settings.negative_ttl,
-            maxsize=settings.cache_size,
-            stale_if_error=settings.stale_if_error,
-            clock=clock,
-            invalidations=invalidations,
-            names=parts.names,
-            has_strangers=True,
-        )
+        self._verdicts = parts.verdict_cache(settings, invalidations, clock)
         self._digest_key = token_bytes(32)
+        # How long a verdict on an opaque token may live that is asked for now, in seconds.
+        self._opaque_lifetime = settings.timeout + max(settings.cache_ttl, settings.stale_if_error)
 
     async def verify(
         self, token: str, *, while_waiting: AbstractAsyncContextManager[None] | None = None
@@ -124,13 +115,19 @@ class Verifier:
                 verdict, due = found
                 if due:
                     self._refresh(digest, Secret(token))
-                self.stats.hits += 1
-                identity = self._admit(verdict)
+                try:
+                    identity = self._admit(verdict)
+                except RefusalError:
+                    self.stats.hits += 1
+                    self.stats.refused_hits += 1
+                    raise
                 if identity is not None:
+                    self.stats.hits += 1
                     return identity
             # From here on the token is in no local of a frame, which tracebacks may show.
             async with while_waiting or nullcontext():
                 outcome = await self._find_out(digest, Secret(token))
+            self.stats.outcomes[outcome.key] += 1
             if outcome.identity is None:
                 raise outcome.refusal or VerificationUnavailableError()
             return outcome.identity
@@ -147,11 +144,12 @@ class Verifier:
             return Outcome(refusal=refusal)
         except BackendAPIError as exc:
             self.stats.unavailable += 1
-            if isinstance(exc, KeyRefusedError | KeyUnavailableError):
+            unavailable = refusal_of(exc)
+            if isinstance(unavailable, VerifierMisconfiguredError):
                 self.reporter.key_refused(exc)
-            return Outcome(refusal=unavailable(exc))
+            return Outcome(refusal=unavailable)
         except RefusalError as refusal:
-            return Outcome(refusal=refusal)
+            return Outcome(refusal=refusal, source=source_of(refusal))
 
     async def _verify_and_authorize(self, digest: bytes, token: Secret) -> Outcome:
         loop = asyncio.get_running_loop()
@@ -279,7 +277,13 @@ class Verifier:
         by `machine_id` those minted until now (and for 5 s more, the leeway for clocks).
         """
         if token is not None and token_id is None and machine_id is None:
-            self._invalidate_token(token)
+            parts.invalidate_token(
+                self._invalidations,
+                self._offline,
+                token,
+                self._digest(token),
+                self._opaque_lifetime,
+            )
         elif token_id is not None and token is None and machine_id is None:
             never_a_jwt = self._offline is None or token_id.startswith("ak_")
             self._invalidations.add(
@@ -291,23 +295,31 @@ class Verifier:
                 lifetime=self._opaque_lifetime if self._offline is None else inf,
                 instant=self._server_clock.latest(),
             )
-            self._forget(machine_id)
+            parts.forget(self._graph, machine_id)
         else:
             raise TypeError("invalidate() takes exactly one of token, token_id and machine_id")
         self.reporter.invalidated(token_id=token_id, machine_id=machine_id)
 
     def watch(self, client: ClerkClient) -> None:
         """Invalidate whatever `client` revokes or deletes from now on."""
+        client.on_revocation(partial(parts.revoked, self.invalidate, self._graph))
 
-        def invalidate(revocation: Revocation) -> None:
-            if revocation.token_id is not None:
-                self.invalidate(token_id=revocation.token_id)
-            if revocation.machine_id is not None:
-                self.invalidate(machine_id=revocation.machine_id)
-            if revocation.caller is not None:
-                self._forget(revocation.caller)
+    def measure(self) -> Measurements:
+        """Give what was counted and how things stand now, for an exporter; from any thread."""
+        return parts.measured(
+            stats=self.stats,
+            call_times=self._call_times,
+            upstreams={"backend_api": self._api, "key_set": self._key_api},
+            verdicts=self._verdicts,
+            invalidations=self._invalidations,
+            graph=self._graph,
+            offline=self._offline,
+            server_clock=self._server_clock,
+        )
 
-        client.on_revocation(invalidate)
+    def on_call(self, listener: OnCall) -> None:
+        """Call `listener(operation, result, seconds)` after each call to Clerk from now on."""
+        self._call_times.on_call(listener)
 
     async def aclose(self) -> None:
         """Close the connections of this event loop; calls that are out have `timeout` to end."""
@@ -319,28 +331,6 @@ class Verifier:
         if (close_graph := getattr(self._graph, "aclose", None)) is not None:
             await close_graph()
         self.reporter.flush()
-
-    def _invalidate_token(self, token: str) -> None:
-        digest, lifetime = self._digest(token), self._opaque_lifetime
-        jwt = jwt_of(token)
-        if self._offline is None or jwt is None:
-            self._invalidations.add(digest, lifetime=lifetime)
-            return
-        left = self._offline.remaining(jwt)
-        if left is None:
-            self._invalidations.add_unproven(digest)
-        else:
-            self._invalidations.add(digest, lifetime=max(left, lifetime))
-
-    @property
-    def _opaque_lifetime(self) -> float:
-        """How long an opaque token's verdict may live that was asked for before now, in seconds."""
-        return max(self.settings.cache_ttl, self.settings.stale_if_error) + self.settings.timeout
-
-    def _forget(self, caller: str) -> None:
-        forget = getattr(self._graph, "forget", None)
-        if forget is not None:
-            forget(caller)
 
     def _digest(self, token: str) -> bytes:
         # The class of a credential is a function of its text, so equal digests mean equal classes.

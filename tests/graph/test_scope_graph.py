@@ -151,6 +151,7 @@ def test_counters_can_be_read_by_name() -> None:
         "refreshes": 0,
         "stale": 0,
         "unavailable": 0,
+        "refused_hits": 0,
     }
 
 
