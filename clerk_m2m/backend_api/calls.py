@@ -107,9 +107,10 @@ class BackendAPI:
         *,
         timeout: float,
     ) -> None:
-        self._http = http
+        # The keys first: pickle follows this order, and a key says best why it cannot be pickled.
         self._secret_key = secret_key
         self._machine_secret_key = machine_secret_key
+        self._http = http
         self._timeout = timeout
         self.listeners: list[Callable[[Revocation], None]] = []
 
