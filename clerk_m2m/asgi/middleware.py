@@ -113,8 +113,7 @@ class MachineAuthMiddleware:
         if scope["type"] == "lifespan":
             await self._lifespan(scope, receive, send)
             return
-        exchange = Exchange(scope, receive, send)
-        exchange.verifier = self.verifier
+        exchange = Exchange(scope, receive, send, self.verifier)
         current = None
         admitted = False
         try:

@@ -44,7 +44,6 @@ class Exchange:
 
     __slots__ = (
         "_outer",
-        "_receive",
         "_scope",
         "_send",
         "_state",
@@ -54,15 +53,16 @@ class Exchange:
         "has_own_state",
         "held",
         "identity",
+        "receive",
         "refusal",
         "reported",
         "status",
         "verifier",
     )
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, verifier: Any = None) -> None:
         self._scope = scope
-        self._receive = receive
+        self.receive = receive
         self._watch: Watch | None = None
         self._send = send
         # Another MachineAuthMiddleware may stand further out on the same connection.
@@ -75,7 +75,7 @@ class Exchange:
         self.status = 0
         # What `report_only` has let pass, and whose decision it was.
         self.reported: RefusalError | None = None
-        self.verifier: Any = None
+        self.verifier = verifier
         self.has_own_state = False
         self._state: dict[str, Any] | None = None
         self._state_shared = False
@@ -108,7 +108,8 @@ class Exchange:
 
     async def __aenter__(self) -> None:
         """While the verification waits, notice that the client has gone."""
-        self._watch = Watch(self._scope, self._receive)
+        self._watch = Watch(self._scope, self.receive)
+        self.receive = self._watch.receive
         self._watch.start()
 
     async def __aexit__(
@@ -119,11 +120,6 @@ class Exchange:
     ) -> None:
         if self._watch is not None:
             self._watch.stop(exc)
-
-    @property
-    def receive(self) -> Receive:
-        """The `receive` that the app gets."""
-        return self._receive if self._watch is None else self._watch.receive
 
     def close(self) -> None:
         """Take this exchange out of the scope and the state again, when the app has returned.

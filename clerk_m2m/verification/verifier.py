@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, assert_never
 from clerk_m2m.backend_api.client import ClerkClient
 from clerk_m2m.clock import Clock, ServerClock
 from clerk_m2m.credentials import JWTCredential, OpaqueCredential, parse
-from clerk_m2m.decision import Decision
+from clerk_m2m.decision import Decision, Reason
 from clerk_m2m.errors import (
     BackendAPIError,
     BackendUnavailableError,
@@ -169,7 +169,10 @@ class Verifier:
                     )
                     if number != self._invalidations.number:
                         continue  # something was invalidated while the graph was read
-            return Outcome(identity=self._authorize(verdict, edge, source), source=source)
+            reason = decide(verdict, self._callee, edge)
+            if reason is not ALLOWED:
+                raise self._denied(verdict, reason, source)
+            return Outcome(identity=verdict, source=source)
 
     async def _verdict(
         self, digest: bytes, token: Secret, *, timeout: float
@@ -250,17 +253,17 @@ class Verifier:
             edge = known_edge(self._graph.allows(verdict.subject, self._callee))
             if edge is None:
                 return None
-        return self._authorize(verdict, edge, Source.CACHE)
-
-    def _authorize(self, identity: Identity, edge: bool | None, source: Source) -> Identity:
-        reason = decide(identity, self._callee, edge)
+        reason = decide(verdict, self._callee, edge)
         if reason is ALLOWED:
-            return identity
+            return verdict
+        raise self._denied(verdict, reason, Source.CACHE)
+
+    def _denied(self, identity: Identity, reason: Reason, source: Source) -> ScopeDeniedError:
         refusal = ScopeDeniedError(
             Decision(caller=identity.subject, callee=self._callee, reason=reason)
         )
         refusal.holder, refusal.source = identity, source
-        raise refusal
+        return refusal
 
     def invalidate(
         self,
