@@ -83,7 +83,7 @@ class Reporter:
 
         def text() -> str:
             cause = f" ({fields['cause']})" if fields["cause"] else ""
-            client, agent = fields["client"] or "unknown", fields["user_agent"]
+            client, agent = fields["client"] or "unknown", fields["user_agent"] or "unknown"
             return (
                 f"{did} {fields['method']} {fields['path']!r} with {status} {refusal.code}: "
                 f"{fields['detail']}{cause} [client {client}, user agent {agent!r}]"

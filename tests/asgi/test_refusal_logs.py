@@ -25,12 +25,12 @@ async def test_a_refusal_is_logged_in_one_line_without_the_credential(
         (
             "INFO",
             "Refused GET '/aFAKE line' with 401 token_invalid: The credential is unknown to Clerk, "
-            "or minted without access to this service. [client unknown, user agent None]",
+            "or minted without access to this service. [client unknown, user agent 'unknown']",
         ),
         (
             "INFO",
             "Refused WEBSOCKET '/ws' with 401 token_invalid: The credential is unknown to Clerk, "
-            "or minted without access to this service. [client unknown, user agent None]",
+            "or minted without access to this service. [client unknown, user agent 'unknown']",
         ),
     ]
 
