@@ -196,3 +196,23 @@ async def test_workers_forked_after_construction_each_verify_by_themselves(
 
     assert err.decode() == ""
     assert out.decode().split() == ["2", "2", "2"]  # verifications that each has paid for
+
+
+def test_unknown_rate_holds_for_all_event_loops_of_a_verifier_together(
+    clerk_emulator: ClerkEmulator, callee: EmulatedMachine, mint: Callable[[], str]
+) -> None:
+    # So low a rate that nothing is added to it while the test runs: one call may go out at all.
+    verifier = clerk_emulator.verifier(callee, unknown_rate=0.001)
+
+    async def codes() -> list[str]:
+        answers = await asyncio.gather(
+            *(verifier.verify(mint()) for _ in range(5)), return_exceptions=True
+        )
+        await verifier.aclose()
+        return [getattr(each, "code", "accepted") for each in answers]
+
+    first, second = asyncio.run(codes()), asyncio.run(codes())
+
+    assert sorted(first) == ["accepted", *["verification_unavailable"] * 4]
+    assert second == ["verification_unavailable"] * 5
+    assert clerk_emulator.calls["verifyM2MToken"] == 1
