@@ -96,13 +96,7 @@ class UnknownRate:
         self._lock = fork_safe_lock()
 
     def rate(self, now: float) -> float:
-        """Give the calls that are allowed in a second."""
-        with self._lock:
-            self._count(now)
-            return self._rate
-
-    def peek(self, now: float) -> float:
-        """Give the calls that are allowed in a second, and change nothing; for any thread."""
+        """Give the calls that are allowed in a second; changes nothing, for any thread."""
         counted_at = self._counted_at
         return self._rate if counted_at is None else self._grown(now - counted_at)
 

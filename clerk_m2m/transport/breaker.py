@@ -98,8 +98,7 @@ class Breaker:
         self._report(exc)
 
     def _report(self, exc: BackendAPIError | None) -> None:
-        now = self._now()
-        is_open = self._failures >= FAILURES_TO_OPEN or now < self._silent_until
+        now, is_open = self._now(), self.state != "closed"
         if is_open and self._opened_at is None and exc is not None:
             self._opened_at = now
             if self._reporter is not None:

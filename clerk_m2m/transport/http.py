@@ -146,7 +146,7 @@ class HTTPClient:
             out=sum(gate.out for gate in gates),
             refused=dict(self._refused),
             service_time=max((gate.service_time for gate in gates), default=FIRST_SERVICE_TIME),
-            unknown_rate=None if rate is None else rate.peek(time.monotonic()),
+            unknown_rate=None if rate is None else rate.rate(time.monotonic()),
             breakers={} if breakers is None else breakers.states(),
         )
 
@@ -251,50 +251,47 @@ class HTTPClient:
     async def _send(self, client: httpx.AsyncClient, call: Call, deadline: float) -> Received:
         if self._on_sent is not None:
             self._on_sent(call)
-        began_at, result = _now(), CallResult.CANCELLED
+        began_at = _now()
         try:
             received = await self._exchange(client, call, deadline)
-            result = result_of(received.status)
-            return received
         except BackendUnavailableError as exc:
-            result = result_of_failure(exc)
+            self._tell(call, result_of_failure(exc), began_at, failure=exc)
             raise
-        finally:
+        except asyncio.CancelledError:
             if self._on_ended is not None:
-                self._on_ended(call, result, _now() - began_at)
+                self._on_ended(call, CallResult.CANCELLED, _now() - began_at)
+            raise
+        self._tell(call, result_of(received.status), began_at, status=received.status)
+        return received
 
     async def _exchange(self, client: httpx.AsyncClient, call: Call, deadline: float) -> Received:
         set_deadline(deadline)
         # A transport that is not ours knows no deadline. Ours is never cut off.
         end = None if self._transport is None else deadline + GRACE
-        began_at = _now()
         try:
             async with asyncio.timeout_at(end):
-                received = await _send_and_read(client, call, deadline)
+                return await _send_and_read(client, call, deadline)
         except TimeoutError as exc:
-            failure = BackendUnavailableError(
+            raise BackendUnavailableError(
                 f"{call.operation}: the transport outlived the deadline."
-            )
-            self._report(call, began_at, failure=failure)
-            raise failure from exc
-        except BackendUnavailableError as exc:
-            self._report(call, began_at, failure=exc)
-            raise
-        self._report(call, began_at, status=received.status)
-        return received
+            ) from exc
 
-    def _report(
+    def _tell(
         self,
         call: Call,
+        result: CallResult,
         began_at: float,
         *,
         status: int | None = None,
         failure: BackendUnavailableError | None = None,
     ) -> None:
+        seconds = _now() - began_at
+        if self._on_ended is not None:
+            self._on_ended(call, result, seconds)
         if self._reporter is not None:
             self._reporter.called(
                 call.operation,
-                seconds=_now() - began_at,
+                seconds=seconds,
                 status=status,
                 error=None if failure is None else cleaned(failure),
                 sent=failure is None or not never_sent(failure.__cause__),

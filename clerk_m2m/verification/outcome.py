@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -21,8 +20,6 @@ from clerk_m2m.identity import Identity
 from clerk_m2m.settings import Settings
 from clerk_m2m.transport.admission import spread
 from clerk_m2m.transport.breaker import MAX_BACK_OFF
-
-logger = logging.getLogger("clerk_m2m")
 
 
 class CredentialVerifier(Protocol):
