@@ -209,7 +209,7 @@ class Cache(Generic[K, V]):
             try:
                 answer = await load(demand)
             except OverloadedError:
-                if demand.waiters:
+                if demand.waiters and self._recent is not None:
                     self._refused.add(key)
                 raise
             self.put(key, answer, asked_at=demand.asked_at)
