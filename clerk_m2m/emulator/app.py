@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import threading
+import time
 from collections import Counter
 from dataclasses import replace
 from email.utils import formatdate
@@ -26,13 +28,14 @@ from clerk_m2m.emulator.responses import (
     InvalidField,
     Refusal,
     Response,
+    error_response,
     invalid_field_response,
     refusal_response,
 )
+from clerk_m2m.emulator.store import is_busy
 
 if TYPE_CHECKING:
-    import sqlite3
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from starlette.types import Receive, Scope, Send
 
@@ -44,8 +47,10 @@ OPERATIONS = (
     *oauth_token_operations.OPERATIONS,
 )
 
-# What Clerk bills for, by operationId.
-BILLED = ("verifyM2MToken", "verifyApiKey", "verifyOAuthAccessToken")
+# How long a request waits, without holding up others, for a process that holds the database; and
+# how often it looks. Seconds.
+LOCKED_SECONDS = 1.0
+RETRY_SECONDS = 0.01
 
 # RFC 9110 section 15: these have no content, whatever a scripted fault says.
 _WITHOUT_CONTENT = (204, 304)
@@ -83,7 +88,7 @@ class Application:
 
     async def _serve(self, request: Request, server: Any, receive: Receive, send: Send) -> None:
         if request.path == "/_emulator" or request.path.startswith("/_emulator/"):
-            await self._send(send, self._script(request, server))
+            await self._send(send, await self._script(request, server))
             return
         try:
             operation, given = self._routes.find(request.method, _bare(request.path))
@@ -93,28 +98,45 @@ class Application:
         with self._counting:
             self.calls[operation.id] += 1
 
-        def perform() -> Response:
-            return self._perform(operation, given, request)
+        async def perform() -> Response:
+            return await self._answer(lambda: self._perform(operation, given, request))
 
         fault = self._faults.take(operation.id)
         if fault is None:
-            await self._send(send, perform())
+            await self._send(send, await perform())
         else:
             await self._strike(fault, perform, receive, send)
 
-    def _script(self, request: Request, server: Any) -> Response:
+    async def _script(self, request: Request, server: Any) -> Response:
         try:
             refuse_web_pages(request, server, self._allowed_hosts)
         except Refusal as refusal:
             return refusal_response(refusal)
-        return self._scripting(request)
+        return await self._answer(lambda: self._scripting(request))
+
+    async def _answer(self, attempt: Callable[[], Response]) -> Response:
+        """What `attempt` answers, repeated while another process holds the database; else 503."""
+        deadline = time.monotonic() + LOCKED_SECONDS
+        while True:
+            try:
+                with self._instance.store.without_waiting():
+                    return attempt()
+            except sqlite3.Error as exc:
+                if not is_busy(exc) or time.monotonic() >= deadline:
+                    message = f"The emulator cannot use its database: {exc}"
+                    return error_response(503, "database_unavailable", message)
+            await asyncio.sleep(RETRY_SECONDS)
 
     async def _strike(
-        self, fault: Fault, perform: Callable[[], Response], receive: Receive, send: Send
+        self,
+        fault: Fault,
+        perform: Callable[[], Awaitable[Response]],
+        receive: Receive,
+        send: Send,
     ) -> None:
         epoch = self._faults.epoch
         await asyncio.sleep(fault.delay)
-        response = spoilt_answer(fault, perform)
+        response = await spoilt_answer(fault, perform)
         if fault.kind == "hang":
             while self._faults.epoch == epoch and not await _is_gone(receive, 0.05):
                 pass
@@ -162,11 +184,13 @@ class Application:
         store = self._instance.store
         try:
             with store.writing() if operation.writes else store.reading() as db:
-                return operation.run(self._checked(operation, given, request, db))
+                response = operation.run(self._checked(operation, given, request, db))
         except InvalidField as invalid:
             return invalid_field_response(invalid, operation.invalid_status)
         except Refusal as refusal:
             return refusal_response(refusal)
+        store.write_last_uses()
+        return response
 
     def _checked(
         self, operation: Operation, given: dict[str, str], request: Request, db: sqlite3.Connection

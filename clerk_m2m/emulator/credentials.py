@@ -86,14 +86,14 @@ def revoke(
 def record_use(
     db: sqlite3.Connection, instance: Instance, credential: TrackedT, now: int
 ) -> TrackedT:
-    """Note that a verification was asked for; refuses a dead credential as `refuse_dead` does."""
+    """Note that a verification was asked for; refuses a dead credential as `refuse_dead` does.
+
+    The note is written after the answer is known, so that it cannot make a verification fail.
+    """
     refuse_dead(instance, credential, now)
     if not credential.is_live(now):
         return credential
-    db.execute(
-        f"UPDATE {credential.table} SET last_used_at = ? WHERE id = ?",  # noqa: S608 - as above
-        (now, credential.id),
-    )
+    instance.store.note_last_use(credential.table, credential.id, now)
     return replace(credential, last_used_at=now)
 
 

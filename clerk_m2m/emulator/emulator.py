@@ -6,11 +6,12 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
-from clerk_m2m.emulator.app import BILLED, OPERATIONS, Application
+from clerk_m2m.emulator.app import OPERATIONS, Application
 from clerk_m2m.emulator.credentials import LAST_INSTANT_MS
 from clerk_m2m.emulator.faults import Fault, FaultBook, FaultKind, implied_kind
 from clerk_m2m.emulator.hosts import read_allowed_hosts
 from clerk_m2m.emulator.instance import AS_ERROR, SECONDS, DeadTokenAnswer, Instance, OAuthInstants
+from clerk_m2m.emulator.operations import VERIFICATIONS
 from clerk_m2m.emulator.python_api import PythonAPI
 from clerk_m2m.emulator.scripting import answer_control
 from clerk_m2m.emulator.seed import apply_seed, read_seed
@@ -100,7 +101,7 @@ class Emulator(PythonAPI):
     @property
     def verifications(self) -> int:
         """How many of the `calls` were verifications, which Clerk bills."""
-        return sum(self.calls[operation] for operation in BILLED)
+        return sum(self.calls[operation] for operation in VERIFICATIONS)
 
     def reset(self) -> None:
         """Empty the state, take back faults, calls and travel, and seed again.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from clerk_m2m.emulator.responses import Headers, Response, error_response, json_response
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
 FaultKind = Literal[
     "status",
@@ -77,9 +77,9 @@ class Fault:
         }
 
 
-def spoilt_answer(fault: Fault, perform: Callable[[], Response]) -> Response:
+async def spoilt_answer(fault: Fault, perform: Callable[[], Awaitable[Response]]) -> Response:
     """The answer to send instead of the operation's own."""
-    response = perform() if fault.performed or fault.kind in _NEEDS_RESPONSE else None
+    response = await perform() if fault.performed or fault.kind in _NEEDS_RESPONSE else None
     spoilt = _SPOILT[fault.kind](fault, response or json_response({}))
     return replace(spoilt, headers=(*spoilt.headers, *_extra_headers(fault)))
 

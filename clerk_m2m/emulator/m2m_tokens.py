@@ -13,7 +13,7 @@ from clerk_m2m.emulator.ids import M2M_TOKEN_ID, random_hex, random_secret
 from clerk_m2m.emulator.instance import ISSUER, JWT, OPAQUE, Instance, TokenFormat
 from clerk_m2m.emulator.machines import MachineRow, callee_ids, find_machine
 from clerk_m2m.emulator.responses import InvalidField
-from clerk_m2m.emulator.signing import CATEGORY_M2M, sign, verified
+from clerk_m2m.emulator.signing import CATEGORY_M2M, made_signing_keys, sign, verified
 from clerk_m2m.emulator.store import count, insert, select, select_one
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def _signed(
 
 def read_jwt(db: sqlite3.Connection, instance: Instance, token: str) -> M2MTokenRow | None:
     """What a live M2M JWT of this instance says; the scopes are none, for nobody attests any."""
-    checked = verified(token, instance.keys(db), instance.now())
+    checked = verified(token, made_signing_keys(db), instance.now())
     if checked is None:
         return None
     header, claims = checked

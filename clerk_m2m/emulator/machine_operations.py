@@ -166,7 +166,6 @@ OPERATIONS = (
         path="/jwks",
         key="instance",
         run=get_jwks,
-        makes_keys=True,
     ),
     Operation(
         id="GetFrontendJWKS",
@@ -174,7 +173,6 @@ OPERATIONS = (
         path="/.well-known/jwks.json",
         key="none",
         run=get_jwks,
-        makes_keys=True,
     ),
     Operation(
         id="ListMachines",

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 KeyRule = Literal["instance", "machine", "either", "none"]
 
+# The operations that verify a credential, which Clerk bills for.
+VERIFICATIONS = ("verifyM2MToken", "verifyApiKey", "verifyOAuthAccessToken")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
@@ -30,13 +33,11 @@ class Operation:
     body: Body | None = None
     # Machines answer 422 to a value that breaks a rule; tokens and keys list only 400.
     invalid_status: int = 400
-    # The key set is made when it is first asked for, so a GET may write too.
-    makes_keys: bool = False
 
     @property
     def writes(self) -> bool:
-        """Whether the operation may change the state."""
-        return self.method != "GET" or self.makes_keys
+        """Whether the operation changes the state; a verification only reads it."""
+        return self.method != "GET" and self.id not in VERIFICATIONS
 
 
 class Routes:

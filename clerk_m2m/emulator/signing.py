@@ -57,12 +57,15 @@ class SigningKey:
         }
 
 
+def made_signing_keys(db: sqlite3.Connection) -> list[SigningKey]:
+    """The key pairs that there are, the one that signs now first."""
+    rows = db.execute("SELECT kid, pem FROM signing_keys ORDER BY seq DESC").fetchall()
+    return [SigningKey(*row) for row in rows]
+
+
 def signing_keys(db: sqlite3.Connection, instance_id: str) -> list[SigningKey]:
     """All key pairs, the one that signs now first; made when they are first asked for."""
-    rows = db.execute("SELECT kid, pem FROM signing_keys ORDER BY seq DESC").fetchall()
-    if rows:
-        return [SigningKey(*row) for row in rows]
-    return [add_signing_key(db, instance_id, None)]
+    return made_signing_keys(db) or [add_signing_key(db, instance_id, None)]
 
 
 def add_signing_key(db: sqlite3.Connection, kid: str, pem: str | None) -> SigningKey:

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
-BUSY_SECONDS = 30.0
+# How long a transaction of this process waits for one of another, and how often it looks.
+BUSY_SECONDS = 5.0
+RETRY_SECONDS = 0.01
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -122,13 +124,16 @@ _RESOURCE_TABLES = (
 class Store:
     """One connection, one lock: transactions of this process take turns.
 
-    Between processes SQLite's own locks do the same; a writer waits up to 30 seconds.
+    Between processes SQLite's own locks do the same. A transaction that has to wait for another
+    process gives the lock of this one back meanwhile.
     """
 
     def __init__(self, database: str | Path) -> None:
         self._lock = threading.RLock()
+        self._thread = threading.local()
+        self._last_uses: dict[tuple[str, str], int] = {}
         self._db = sqlite3.connect(
-            str(database), timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            str(database), timeout=0, isolation_level=None, check_same_thread=False
         )
         # First of all, so that the connection is closed even when the rest of this method raises
         # or a test forgets to close its emulator: Python 3.13 warns of one that is left open.
@@ -151,12 +156,15 @@ class Store:
             except sqlite3.OperationalError:
                 if time.monotonic() > deadline:
                     raise
-                time.sleep(0.01)
+                time.sleep(RETRY_SECONDS)
         self._db.execute("PRAGMA synchronous = NORMAL")
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """A transaction that only reads: one consistent view."""
+        """A transaction that reads, also while another process writes: one consistent view.
+
+        It may write all the same; then it fails while another process does.
+        """
         with self._transaction("BEGIN") as db:
             yield db
 
@@ -164,23 +172,79 @@ class Store:
     def writing(self) -> Iterator[sqlite3.Connection]:
         """A transaction that writes: all of it or, when the block raises, none."""
         with self._transaction("BEGIN IMMEDIATE") as db:
+            noted = self._last_uses.copy()
+            for (table, id), used_at in noted.items():
+                update = f"UPDATE {table} SET last_used_at = ? WHERE id = ?"  # noqa: S608 - a name from the code
+                db.execute(update, (used_at, id))
             yield db
+        for use, used_at in noted.items():
+            if self._last_uses.get(use) == used_at:
+                del self._last_uses[use]
+
+    def note_last_use(self, table: str, id: str, used_at: int) -> None:
+        """Have `last_used_at` of this row written with the next transaction that can write."""
+        self._last_uses[table, id] = used_at
+
+    def write_last_uses(self) -> None:
+        """Write the uses that were noted; those that cannot be written now are kept."""
+        if not self._last_uses:
+            return
+        try:
+            with self.writing():
+                pass
+        except sqlite3.Error:  # locked or full: a verification does not fail for its bookkeeping
+            pass
+
+    @contextmanager
+    def without_waiting(self) -> Iterator[None]:
+        """In this block of this thread, a transaction that would wait fails (`is_busy`)."""
+        self._thread.waits = False
+        try:
+            yield
+        finally:
+            self._thread.waits = True
 
     @contextmanager
     def _transaction(self, begin: str) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            self._db.execute(begin)
-            try:
-                yield self._db
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
+        self._begin(begin)
+        try:
+            yield self._db
             self._db.execute("COMMIT")
+        except BaseException:
+            # SQLite has ended the transaction by itself after some errors, as of a full disk.
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
+        finally:
+            self._lock.release()
+
+    def _begin(self, statement: str) -> None:
+        """Take the lock and begin a transaction; without one, the lock is given back."""
+        waits = getattr(self._thread, "waits", True)
+        deadline = time.monotonic() + (BUSY_SECONDS if waits else 0)
+        while True:
+            self._lock.acquire()
+            try:
+                self._db.execute(statement)
+                return
+            except sqlite3.Error as exc:
+                self._lock.release()
+                if not is_busy(exc) or time.monotonic() >= deadline:
+                    raise
+            time.sleep(RETRY_SECONDS)
 
     def close(self) -> None:
         """Close the connection; the state in memory is gone, a file stays."""
+        self.write_last_uses()
         with self._lock:
             self._db.close()
+
+
+def is_busy(error: sqlite3.Error) -> bool:
+    """Whether another process holds the database; trying again may succeed."""
+    # The extended codes, which say why, carry the plain code in their low byte.
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+    return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def _add_missing_columns(db: sqlite3.Connection) -> None:
