@@ -139,17 +139,19 @@ async def _introduction(emulated: Emulator, address: str, *, kept_in: Path | Non
 _CREATE_MACHINES: Final = """\
 No machine yet. Create a service, and paste its id and secret_key from the answer:
   curl "$CLERK_API_URL/v1/machines" -H "Authorization: Bearer $CLERK_SECRET_KEY" \\
-    --json '{"name": "orders"}'
+    -H "Content-Type: application/json" -d '{"name": "orders"}'
   export CLERK_MACHINE_ID=mch_… CLERK_MACHINE_SECRET_KEY=ak_…
 
 Create a caller that may call it:
   curl "$CLERK_API_URL/v1/machines" -H "Authorization: Bearer $CLERK_SECRET_KEY" \\
-    --json "{\\"name\\": \\"billing\\", \\"scoped_machines\\": [\\"$CLERK_MACHINE_ID\\"]}"
+    -H "Content-Type: application/json" \\
+    -d "{\\"name\\": \\"billing\\", \\"scoped_machines\\": [\\"$CLERK_MACHINE_ID\\"]}"
 """
 
 _MINT_A_TOKEN: Final = """\
 Mint a token with the CALLER's secret_key (it keeps the scopes that it is minted with):
-  curl "$CLERK_API_URL/v1/m2m_tokens" --json {} -H "Authorization: Bearer ak_…"
+  curl "$CLERK_API_URL/v1/m2m_tokens" -H "Authorization: Bearer ak_…" \\
+    -H "Content-Type: application/json" -d {}
 
 Let another caller in:  POST   /v1/machines/<caller>/scopes  {"to_machine_id": "<callee>"}
 Cut an edge:            DELETE /v1/machines/<caller>/scopes/<callee>"""

@@ -21,7 +21,7 @@ API_KEY_ID = re.compile(r"(ak|api_key)_[0-9A-Fa-f]{32}")
 
 def random_word(prefix: str, length: int = SUBJECT_LENGTH) -> str:
     """A fresh identifier or secret: the prefix and so many letters and digits."""
-    return prefix + "".join(secrets.choice(ALPHABET) for _ in range(length))
+    return prefix + _letters(secrets.randbits(512), length)
 
 
 def random_secret(prefix: str) -> str:
@@ -36,12 +36,16 @@ def random_hex(prefix: str) -> str:
 
 def derived_word(prefix: str, *parts: str, length: int = SUBJECT_LENGTH) -> str:
     """The same word for the same parts, on every machine and in every run."""
-    number = int.from_bytes(_digest(prefix, *parts), "big")
+    return prefix + _letters(int.from_bytes(_digest(prefix, *parts), "big"), length)
+
+
+def _letters(number: int, length: int) -> str:
+    """The last so many digits of the number, in the base of the alphabet."""
     letters = []
     for _ in range(length):
         number, index = divmod(number, len(ALPHABET))
         letters.append(ALPHABET[index])
-    return prefix + "".join(letters)
+    return "".join(letters)
 
 
 def derived_hex(prefix: str, *parts: str) -> str:

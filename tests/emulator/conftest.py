@@ -87,6 +87,8 @@ class _Server(uvicorn.Server):
 def serving(app: Any, **options: Any) -> Iterator[str]:
     """Serve an application on a free port of the loopback; gives its address."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
+        # asyncio does this only for sockets of its own: without it, an answer waits 40 ms.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         config = uvicorn.Config(app, log_level="error", http="h11", ws="none", **options)
         server = _Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -26,8 +24,7 @@ def test_every_block_is_of_a_language_that_is_run() -> None:
 
 @pytest.mark.parametrize("code", blocks("python"))
 def test_a_python_block_runs(code: str) -> None:
-    root = Path(sys.modules[Emulator.__module__].__file__ or "").parents[2]
-    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=root, timeout=60)
+    exec(compile(code, str(PAGE), "exec"), {"__name__": "__main__"})
 
 
 @pytest.mark.parametrize("code", blocks("toml"))
@@ -42,6 +39,22 @@ def test_every_kind_of_fault_that_the_page_names_exists() -> None:
     assert len(kinds) == 13
     for kind in kinds:
         emulator.fail(kind=kind, status=500, body="x")
+    emulator.close()
+
+
+def test_the_statuses_that_only_a_fault_gives_can_be_scripted() -> None:
+    table = (
+        PAGE.read_text(encoding="utf-8")
+        .partition("| `status` | `operation`")[2]
+        .partition("\n\n")[0]
+    )
+    rows = re.findall(r"^\| ([0-9, ]+) \| (.*?) \|", table, re.M)
+    assert len(rows) == 5
+    emulator = Emulator()
+    for statuses, operations in rows:
+        for status in statuses.split(", "):
+            for operation in re.findall(r"`(\w+)`", operations) or ["*"]:
+                emulator.fail(operation, status=int(status))
     emulator.close()
 
 

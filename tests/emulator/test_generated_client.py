@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 
 import httpx
 import jwt
 import pytest
+import pytest_asyncio
 from clerk_backend_api import Clerk, models
+from clerk_backend_api.security import (
+    AuthenticateRequestOptions,
+    TokenVerificationError,
+    VerifyTokenOptions,
+    authenticate_request,
+    verify_token_async,
+)
 
 from clerk_m2m.emulator import Emulator
+from harness import SIGNING_KEY, serve
 
 USER = "user_" + "u" * 27
 
@@ -159,3 +169,55 @@ def test_the_key_set(api: Clerk, emulator: Emulator) -> None:
     assert found.keys
     (key,) = found.keys
     assert (key.kid, key.kty, key.alg) == (emulator.instance_id, "RSA", "RS256")
+
+
+@pytest_asyncio.fixture
+async def own() -> AsyncIterator[tuple[Emulator, VerifyTokenOptions]]:
+    """A served emulator in real time, by which Clerk's helper goes, and the helper's options."""
+    emulator = Emulator(signing_key=SIGNING_KEY)
+    async with serve(emulator) as address:
+        yield emulator, VerifyTokenOptions(secret_key=emulator.secret_key, api_url=address)
+    emulator.close()
+
+
+async def test_clerks_helper_verifies_api_keys_oauth_tokens_and_jwts(
+    own: tuple[Emulator, VerifyTokenOptions],
+) -> None:
+    emulator, options = own
+    orders = emulator.add_machine("orders")
+    key = emulator.add_api_key("reporting", subject=USER)
+    oauth = emulator.add_oauth_token(subject=USER)
+    signed = emulator.mint_m2m_token(orders, token_format="jwt")
+
+    assert (await verify_token_async(key.secret, options))["id"] == key.id
+    assert (await verify_token_async(oauth.token, options))["id"] == oauth.id
+    assert (await verify_token_async(signed.token, options))["jti"] == signed.id
+
+
+async def test_clerks_helper_sends_an_opaque_m2m_token_in_a_property_that_the_contract_refuses(
+    own: tuple[Emulator, VerifyTokenOptions],
+) -> None:
+    emulator, options = own
+    token = emulator.mint_m2m_token(emulator.add_machine("orders")).token
+
+    with pytest.raises(TokenVerificationError):
+        await verify_token_async(token, options)
+    async with httpx.AsyncClient() as client:
+        answer = await client.post(
+            f"{options.api_url}/m2m_tokens/verify",
+            json={"secret": token},
+            headers={"Authorization": f"Bearer {emulator.secret_key}"},
+        )
+    assert answer.status_code == 400
+    assert answer.json()["errors"][0]["code"] == "form_param_missing"
+
+
+def test_clerks_authenticate_request_reaches_no_other_address_but_reads_a_jwt_with_a_key() -> None:
+    emulator = Emulator(signing_key=SIGNING_KEY)
+    signed = emulator.mint_m2m_token(emulator.add_machine("orders"), token_format="jwt")
+    request = httpx.Request("GET", "http://a.test", headers={"Authorization": signed.token})
+    options = AuthenticateRequestOptions(jwt_key=emulator.public_key_pem())
+
+    assert authenticate_request(request, options).is_signed_in
+    assert "api_url" not in {field.name for field in fields(AuthenticateRequestOptions)}
+    emulator.close()
