@@ -56,13 +56,15 @@ def little_memory() -> Iterator[None]:
     assert kept < MOST_MEMORY
 
 
-async def flood(world: World, *, garbage: int) -> None:
+async def flood(world: World, *, garbage: int, cache_size: int = 10_000) -> None:
     """Send so many different tokens in crowds while 100 others stay in use."""
     known = [f"mt_known{number:040}" for number in range(IN_USE)]
     clerk = Clerk(world, known)
     # A crowd waits for its turn as long as it takes: how long that is depends on the machine.
     verifier = Verifier(
-        world.settings(timeout=20.0), transport=httpx.MockTransport(clerk), clock=world.time.clock
+        world.settings(timeout=20.0, cache_size=cache_size),
+        transport=httpx.MockTransport(clerk),
+        clock=world.time.clock,
     )
     world.verifiers.append(verifier)
     await _use(verifier, known)

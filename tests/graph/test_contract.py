@@ -69,7 +69,11 @@ async def test_only_a_caller_with_an_edge_is_admitted(
         assert refused.value.code == "scope_denied"
 
 
-@pytest.mark.parametrize("answer", [1, "yes", object(), [True], "coroutine"], ids=str)
+@pytest.mark.parametrize(
+    "answer",
+    [1, "yes", object(), [True], "coroutine"],
+    ids=["number", "text", "object", "list", "coroutine"],
+)
 @pytest.mark.parametrize("wrong", ["allows", "fetch"])
 async def test_an_answer_other_than_true_or_false_admits_nobody(
     world: World, answer: Any, wrong: str

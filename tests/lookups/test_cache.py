@@ -257,7 +257,7 @@ async def test_a_handler_that_changes_an_identity_changes_no_other_request(world
 
 
 async def test_garbage_costs_the_callers_in_use_nothing(world: World) -> None:
-    await flood(world, garbage=10_000)
+    await flood(world, garbage=2_000, cache_size=1_000)
 
 
 def test_a_cache_of_the_default_size_full_of_garbage_holds_less_than_20_megabytes() -> None:

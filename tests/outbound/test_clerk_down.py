@@ -183,11 +183,11 @@ async def test_a_failing_renewal_leaves_no_error_behind(
 
 async def test_closing_ends_a_mint_that_is_under_way(world: World) -> None:
     world.emulator.fail(MINT, kind="hang")
-    async with outbound(world) as auth, Callee().client(auth) as client:
+    async with outbound(world, timeout=0.5) as auth, Callee().client(auth) as client:
         call = asyncio.create_task(client.get("/"))
         await eventually(lambda: mints(world) == 1)
         await auth.aclose()
-        with pytest.raises(TokenUnavailableError) as unavailable:
+        with pytest.raises(TokenUnavailableError, match="its minting was ended") as unavailable:
             await call
         world.emulator.clear_faults()
         again = await client.get("/")

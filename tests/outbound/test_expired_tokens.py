@@ -15,14 +15,14 @@ from clerk_m2m import Clock, TokenUnavailableError
 from harness import World
 
 
-async def test_no_call_is_ever_sent_with_an_expired_token_in_a_thousand_schedules(
+async def test_no_call_is_ever_sent_with_an_expired_token_in_hundreds_of_schedules(
     world: World,
 ) -> None:
     sent = 0
-    for seed in range(1000):
+    for seed in range(300):
         sent += await Schedule(world, seed).run()
 
-    assert sent > 3000
+    assert sent > 2000
 
 
 class Schedule(httpx.AsyncBaseTransport):

@@ -198,7 +198,7 @@ async def test_an_upstream_that_is_not_there_is_tried_twice_and_told_as_unavaila
 
 
 async def test_requests_dropped_in_flight_cost_no_connection(world: World) -> None:
-    await drop_requests(world, rounds=400)
+    await drop_requests(world, rounds=100)
 
 
 @pytest.mark.parametrize("cancellations", [1, 2])
