@@ -163,6 +163,8 @@ def checked_count(name: str, value: object, *, least: int = 1) -> int:
 
 
 def _url(name: str, value: str) -> str:
+    if not isinstance(value, str):
+        raise ConfigurationError(f"{name} must be text.")
     try:
         parts = urlsplit(value)
         usable = bool(parts.hostname) and parts.port != 0  # reading an impossible port raises
@@ -178,8 +180,9 @@ def _url(name: str, value: str) -> str:
 
 
 def bare_origin(value: str) -> str:
-    """Give the origin of the Backend API, without a slash at its end."""
-    origin = _url("api_url", value).rstrip("/")
+    """Give the origin of the Backend API, without a slash or a `/v1` at its end."""
+    # Clerk's documents give the address with `/v1`, which each path here begins with.
+    origin = _url("api_url", value).rstrip("/").removesuffix("/v1").rstrip("/")
     if not _ORIGIN.fullmatch(origin):
         raise ConfigurationError(
             f"api_url (CLERK_API_URL) is the bare origin, such as {DEFAULT_API_URL}, with no path."

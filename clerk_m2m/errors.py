@@ -1,7 +1,7 @@
 """Everything that this package raises, in one tree.
 
     ClerkM2MError
-    ├── ConfigurationError                 the settings cannot work; the text says what to set
+    ├── ConfigurationError                 a setting or an argument cannot work; the text says why
     ├── MiddlewareMissingError             a guard ran where no MachineAuthMiddleware did
     ├── RefusalError                       a request is refused; one class per row of the answers
     │   ├── TokenMissingError              401  token_missing
@@ -79,7 +79,9 @@ class ClerkM2MError(Exception):
 
 
 class ConfigurationError(ClerkM2MError, ValueError):
-    """The settings cannot work; raised at construction, and the text says what to set.
+    """A setting or an argument cannot work; the text says what to give instead.
+
+    Settings are checked at construction, and arguments before anything is sent.
 
     The text may quote a value. One that has the form of a Clerk key or token is cut down to its
     beginning: a key is easily pasted into the wrong setting.
@@ -224,7 +226,7 @@ class BackendAPIError(ClerkM2MError):
 
     `status` is the HTTP status of the answer (or the one that the error means, when there was no
     answer), `errors` is what Clerk said field by field, `clerk_trace_id` is what Clerk's support
-    asks for.
+    asks for; the text has it too, and the name of the operation in Clerk's OpenAPI document.
     """
 
     code = "backend_api_error"
@@ -304,7 +306,10 @@ class OverloadedError(BackendAPIError):
 
 
 class BackendUnavailableError(BackendAPIError):
-    """Clerk timed out, could not be reached, answered 5xx, or answered nonsense."""
+    """Clerk timed out, could not be reached, answered 5xx, or answered nonsense.
+
+    Also raised where the client was closed, or its certificates cannot be read: the text says so.
+    """
 
     code = "backend_unavailable"
     status = 503

@@ -73,9 +73,11 @@ OWNERS = {
 ANNOTATED = {
     "cryptography": {"verification.signature", "verification.key_set"},
     "httpx": {
-        "backend_api.calls",
         "backend_api.client",
+        "backend_api.opening",
         "transport.body",
+        "transport.http",
+        "transport.sockets",
         "verification.parts",
         "verification.verifier",
     },

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from copy import copy
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
-from clerk_m2m.backend_api.key_source import KeySource, key_source
+from clerk_m2m.backend_api.arguments import check_json, check_text, query_text
+from clerk_m2m.backend_api.key_source import KeySource
 from clerk_m2m.backend_api.parsing import Document, read_document
 from clerk_m2m.backend_api.problems import error_of
 from clerk_m2m.backend_api.resources import Page
-from clerk_m2m.clock import Clock
 from clerk_m2m.environment import (
-    SecretKey,
-    bare_origin,
-    checked_flag,
-    require_https,
+    checked_count,
+    checked_seconds,
 )
 from clerk_m2m.errors import (
     AnswerTooLargeError,
@@ -29,26 +28,20 @@ from clerk_m2m.errors import (
     KeyUnavailableError,
     RateLimitedError,
 )
-from clerk_m2m.observe.reporter import Reporter
-from clerk_m2m.secret import Secret, hidden
-from clerk_m2m.transport.call import MAX_ANSWER, Call, Received
+from clerk_m2m.secret import Secret
+from clerk_m2m.transport.call import MAX_ANSWER, RETRIES, Budget, Call, Received
 from clerk_m2m.transport.gate import CallDemand
 from clerk_m2m.transport.http import HTTPClient
 
 if TYPE_CHECKING:
-    import httpx
-
-    from clerk_m2m.clock import ServerClock
-    from clerk_m2m.observe.call_times import CallResult
     from clerk_m2m.observe.measurements import Upstream
-    from clerk_m2m.transport.admission import UnknownRate
-    from clerk_m2m.transport.breaker import Breakers
 
 T = TypeVar("T")
 
 # The most that one item of an answer may take, in bytes: a machine of 150 edges is 34 kB.
 MAX_ITEM: Final = 64 * 1024
 MAX_PAGE_SIZE: Final = 500
+_ID: Final = re.compile("[A-Za-z0-9_]+")
 
 _NOTHING_DONE: Final = (
     InvalidRequestError,
@@ -96,7 +89,8 @@ class Keyed:
 class BackendAPI:
     """The Backend API with the keys of one caller, and who wants to hear of revocations.
 
-    `timeout` is that of `http`, in seconds.
+    `timeout` is the total deadline of a call, in seconds: it covers the wait for a key and for a
+    turn, the call, its `retries`, and the repeat with another key.
     """
 
     def __init__(
@@ -106,13 +100,27 @@ class BackendAPI:
         machine_secret_key: KeySource | None,
         *,
         timeout: float,
+        retries: int = RETRIES,
     ) -> None:
         # The keys first: pickle follows this order, and a key says best why it cannot be pickled.
         self._secret_key = secret_key
         self._machine_secret_key = machine_secret_key
         self._http = http
         self._timeout = timeout
+        self._retries = retries
         self.listeners: list[Callable[[Revocation], None]] = []
+
+    def with_options(self, *, timeout: float | None, retries: int | None) -> BackendAPI:
+        """Give one with another timeout or other retries that shares everything else.
+
+        None leaves an option as it is. Raises `ConfigurationError`.
+        """
+        other = copy(self)
+        if timeout is not None:
+            other._timeout = checked_timeout(timeout)
+        if retries is not None:
+            other._retries = checked_retries(retries)
+        return other
 
     def is_outage(self, exc: Exception) -> bool:
         """Tell an outage of Clerk's, in which stale values may count, from our own congestion.
@@ -158,12 +166,15 @@ class BackendAPI:
         def answered(call: Call, received: Received) -> Answered[T]:
             return Answered(value=read(document_of(call, received)), headers=received.headers)
 
+        budget = Budget.from_now(self._timeout, self._retries)
+
         async def send(key: Secret | None) -> Answered[T]:
-            return await self._http.call(replace(keyed.call, key=key), answered, demand=demand)
+            call = replace(keyed.call, key=key)
+            return await self._http.call(call, answered, demand=demand, budget=budget)
 
         if keyed.key is None:
             return await send(None)
-        return await keyed.key.use(keyed.call.operation, send, timeout=self._timeout)
+        return await keyed.key.use(keyed.call.operation, send, timeout=budget.timeout)
 
     async def run(
         self, call: Keyed, read: Callable[[Document], T], *, ends: Revocation | None = None
@@ -193,57 +204,14 @@ class BackendAPI:
         await self._http.aclose()
 
 
-def open_api(
-    *,
-    secret_key: SecretKey | None,
-    machine_secret_key: SecretKey | None,
-    api_url: str,
-    allow_http: bool,
-    timeout: float,
-    max_inflight: int,
-    transport: httpx.AsyncBaseTransport | None,
-    breakers: Breakers | None = None,
-    unknown_rate: UnknownRate | None = None,
-    server_clock: ServerClock | None = None,
-    on_sent: Callable[[Call], None] | None = None,
-    reporter: Reporter | None = None,
-    on_ended: Callable[[Call, CallResult, float], None] | None = None,
-    clock: Clock | None = None,
-) -> BackendAPI:
-    """Check keys and address, and give the Backend API behind them.
-
-    With `breakers`, a call that Clerk asks to wait fails at once; without them it waits, if it may
-    be repeated. Raises `ConfigurationError`.
-    """
-    # First of all: tracebacks may show the locals of this frame.
-    secret_key, machine_secret_key = hidden(secret_key), hidden(machine_secret_key)
-    origin = bare_origin(api_url)
-    allow_http = checked_flag("allow_http", allow_http)
-    check = None
-    if transport is None:
-        check = partial(_require_https, origin, allow_http)
-    clock = clock or Clock()
-    instance_key = key_source("secret_key", "sk_", secret_key, clock=clock, check=check)
-    machine_key = key_source("machine_secret_key", "ak_", machine_secret_key, clock=clock)
-    if transport is None:
-        require_https("api_url", origin, allow_http=allow_http)
-    http = HTTPClient(
-        api_url=origin,
-        timeout=timeout,
-        max_inflight=max_inflight,
-        breakers=breakers,
-        unknown_rate=unknown_rate,
-        server_clock=server_clock,
-        on_sent=on_sent,
-        reporter=reporter,
-        on_ended=on_ended,
-        transport=transport,
-    )
-    return BackendAPI(http, instance_key, machine_key, timeout=timeout)
+def checked_timeout(value: object) -> float:
+    """Give the total deadline of a call, in seconds; raises `ConfigurationError` for none."""
+    return checked_seconds("timeout", value, least=0.01)
 
 
-def _require_https(origin: str, allow_http: bool, secret_key: Secret) -> None:
-    require_https("api_url", origin, allow_http=allow_http, secret_key=secret_key)
+def checked_retries(value: object) -> int:
+    """Give how often a call may be sent again; raises `ConfigurationError` for what is no count."""
+    return checked_count("retries", value, least=0)
 
 
 def reading(
@@ -254,12 +222,16 @@ def reading(
     *,
     items: int = 1,
 ) -> Keyed:
-    """Make a call that only reads; its answer holds at most `items` items."""
+    """Make a call that only reads; its answer holds at most `items` items.
+
+    Raises `ConfigurationError` for a query that cannot be sent.
+    """
+    check_text(operation, query or {})
     call = Call(
         operation=operation,
         method="GET",
         url=url,
-        query=_query(query or {}) or None,
+        query=query_text(query or {}) or None,
         repeatable=True,
         max_bytes=MAX_ANSWER + items * MAX_ITEM,
     )
@@ -269,13 +241,19 @@ def reading(
 def writing(
     operation: str, method: str, url: str, key: KeySource, body: Mapping[str, Any] | None = None
 ) -> Keyed:
-    """Make a call that changes something; what is UNSET in `body` is left out."""
+    """Make a call that changes something; what is UNSET in `body` is left out.
+
+    Raises `ConfigurationError` for a body that JSON cannot hold.
+    """
     sent = None if body is None else {k: v for k, v in body.items() if v is not UNSET}
+    if sent is not None:
+        check_json(operation, sent)
     return Keyed(call=Call(operation=operation, method=method, url=url, body=sent), key=key)
 
 
 def verifying(operation: str, url: str, key: KeySource, body: Mapping[str, Secret]) -> Keyed:
     """Make a call that asks about a credential: a POST that may be repeated."""
+    check_text(operation, body)
     call = Call(
         operation=operation, method="POST", url=url, body=body, repeatable=True, billed=True
     )
@@ -300,15 +278,6 @@ async def walk(page: Callable[[int, int], Awaitable[Page[T]]], page_size: int) -
             return
 
 
-def _query(values: Mapping[str, Any]) -> dict[str, str]:
-    """Booleans as JSON writes them; what is None is left out."""
-    return {
-        name: str(value).lower() if isinstance(value, bool) else str(value)
-        for name, value in values.items()
-        if value is not None
-    }
-
-
 def items(name: str, values: Iterable[str]) -> list[str]:
     """Give a list to send; `ConfigurationError` for one string, which would be its letters."""
     if isinstance(values, str | bytes):
@@ -316,10 +285,10 @@ def items(name: str, values: Iterable[str]) -> list[str]:
     return list(values)
 
 
-def segment(identifier: str) -> str:
-    """Give an id as a segment of a path, only where it cannot change the path."""
-    if not identifier or not all(char.isalnum() or char == "_" for char in identifier):
-        raise ValueError("An id of Clerk's holds letters, digits and underscores only.")
+def segment(identifier: object) -> str:
+    """Give an id as a segment of a path; `ConfigurationError` where it could change the path."""
+    if not isinstance(identifier, str) or not _ID.fullmatch(identifier):
+        raise ConfigurationError("An id of Clerk's is text of letters, digits and underscores.")
     return identifier
 
 

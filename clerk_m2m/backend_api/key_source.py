@@ -32,7 +32,6 @@ from clerk_m2m.backend_api.key_pauses import KeyPauses
 from clerk_m2m.clock import Clock
 from clerk_m2m.environment import SecretKey, checked_key, checked_secret_key, key_of_file
 from clerk_m2m.errors import (
-    BackendUnavailableError,
     ConfigurationError,
     ConflictError,
     InvalidRequestError,
@@ -117,12 +116,13 @@ class KeySource:
     ) -> T:
         """Run `call` with the newest key, and once more with another where Clerk refuses that one.
 
-        `timeout` bounds the wait for the source and a repeated call together, in seconds. Raises
-        what `call` raises, `KeyRefusedError` at once while the key pauses (`retry_after` is what is
-        left of the pause), and `KeyUnavailableError` where the source has given no key yet.
+        `timeout` bounds the waits for the source, in seconds; `call` keeps its own deadline.
+
+        Raises what `call` raises, `KeyRefusedError` at once while the key pauses (`retry_after` is
+        what is left of the pause), and `KeyUnavailableError` where the source has given no key yet.
         """
         deadline = asyncio.get_running_loop().time() + timeout
-        key = self._at_hand(operation) or await self._first(deadline)
+        key = self._at_hand(operation) or await self._first(operation, deadline)
         sent_at = self._now()
         try:
             return await self._send(operation, key, call)
@@ -133,7 +133,7 @@ class KeySource:
             if other is None:
                 exc.retry_after = min(self._pauses.left(operation, each) for each in self._keys)
                 raise
-        return await self._send_again(operation, other, call, deadline)
+        return await self._send_again(operation, other, call)
 
     # Sending
 
@@ -147,22 +147,11 @@ class KeySource:
         return value
 
     async def _send_again(
-        self,
-        operation: str,
-        key: Secret,
-        call: Callable[[Secret], Awaitable[T]],
-        deadline: float,
+        self, operation: str, key: Secret, call: Callable[[Secret], Awaitable[T]]
     ) -> T:
         sent_at = self._now()
-        # A task of its own, since a call that is out must not be cancelled.
-        task = detached(self._send(operation, key, call))
-        await _wait(task, deadline)
-        if not task.done():
-            raise BackendUnavailableError(
-                f"{operation}: Clerk refused a key, and with another it did not answer in time."
-            )
         try:
-            return task.result()
+            return await self._send(operation, key, call)
         except KeyRefusedError as exc:
             self._pauses.refused(operation, key, exc, sent_at=sent_at)
             exc.retry_after = self._pauses.left(operation, key)
@@ -178,7 +167,7 @@ class KeySource:
         self._look(operation)
         if not self._keys:
             if self._calls_at_once:
-                raise self._unavailable()
+                raise self._unavailable(operation)
             return None
         key = self._admitted(operation)
         if key is None:
@@ -207,13 +196,13 @@ class KeySource:
             if age >= (READ_AGAIN if pauses else READ_EVERY):
                 self._begin_read()
 
-    async def _first(self, deadline: float) -> Secret:
+    async def _first(self, operation: str, deadline: float) -> Secret:
         """Wait for the first key; raises `KeyUnavailableError` where there is none."""
         under_way = self._readings.get().under_way()
         if under_way is not None or self._fault is None or not self._was_just_read():
             await _wait(under_way or self._begin_read(), deadline)
         if not self._keys:
-            raise self._unavailable()
+            raise self._unavailable(operation)
         return self._keys[0]
 
     async def _read_after_refusal(self, operation: str, refused: Secret, deadline: float) -> None:
@@ -322,9 +311,9 @@ class KeySource:
     def _was_just_read(self) -> bool:
         return self._now() - self._read_at < READ_AGAIN
 
-    def _unavailable(self) -> KeyUnavailableError:
+    def _unavailable(self, operation: str) -> KeyUnavailableError:
         fault = self._fault or f"{self._name}: its source has given no key in time."
-        return KeyUnavailableError(fault, retry_after=READ_AGAIN)
+        return KeyUnavailableError(f"{operation}: {fault}", retry_after=READ_AGAIN)
 
 
 def key_source(

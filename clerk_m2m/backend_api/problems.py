@@ -22,9 +22,11 @@ from clerk_m2m.errors import (
     NotFoundError,
     RateLimitedError,
 )
+from clerk_m2m.observe.events import cleaned
 from clerk_m2m.transport.call import Call, Received, retry_after
 
 PIECE: Final = 12
+MAX_TRACE_ID: Final = 64
 
 _ERRORS: Final[Mapping[int, type[BackendAPIError]]] = {
     400: InvalidRequestError,
@@ -54,11 +56,15 @@ def error_of(call: Call, received: Received) -> BackendAPIError:
     errors = tuple(_without(secrets, error) for error in problem.errors) if problem else ()
     said = " ".join(error.message for error in errors)
     trace_id = problem.clerk_trace_id if problem else None
+    if trace_id is not None and _repeats(secrets, trace_id):
+        trace_id = None
+    # Before what Clerk said: log lines are cut at their end.
+    trace = f" (clerk_trace_id {cleaned(trace_id, MAX_TRACE_ID)})" if trace_id else ""
     return kind(
-        f"{call.operation}: Clerk answered {status}. {said}".rstrip(),
+        f"{call.operation}: Clerk answered {status}{trace}. {said}".rstrip(),
         status=status,
         errors=errors,
-        clerk_trace_id=None if _repeats(secrets, trace_id or "") else trace_id,
+        clerk_trace_id=trace_id,
         retry_after=_retry_after(received),
     )
 

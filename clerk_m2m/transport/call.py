@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,8 @@ from typing import Any, Final
 from clerk_m2m.secret import Secret
 
 MAX_ANSWER: Final = 64 * 1024
+# How often a call is sent again, where nothing else is said.
+RETRIES: Final = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +48,28 @@ class Call:
         if self.body is None:
             return None
         return {k: v.reveal() if isinstance(v, Secret) else v for k, v in self.body.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """What one call may take: `timeout` seconds in all, and `retries` after the first attempt.
+
+    The time ends at `ends_at`, on the clock of the event loop.
+    """
+
+    timeout: float
+    retries: int
+    ends_at: float
+
+    @classmethod
+    def from_now(cls, timeout: float, retries: int = RETRIES) -> Budget:
+        """Give the budget of a call that begins now."""
+        ends_at = asyncio.get_running_loop().time() + timeout
+        return cls(timeout=timeout, retries=retries, ends_at=ends_at)
+
+    def left(self) -> float:
+        """Give the seconds that are left, below 0 where the time is over."""
+        return self.ends_at - asyncio.get_running_loop().time()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,13 @@ _TIMEOUTS: Final[tuple[tuple[type[httpx.TimeoutException], str], ...]] = (
     (httpx.WriteTimeout, "writing the request timed out"),
     (httpx.PoolTimeout, "waiting for a free connection timed out"),
 )
+# A proxy's error is about the connection that it was asked for (CONNECT, SOCKS).
+_NEVER_SENT: Final = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.ProxyError,
+)
 # The codes of X509_STORE_CTX_get_error (OpenSSL, x509_vfy.h).
 _EXPIRED: Final = 10
 _NOT_YET_VALID: Final = 9
@@ -29,6 +36,10 @@ def reason_of(exc: Exception) -> str:
     for kind, reason in _TIMEOUTS:
         if isinstance(exc, kind):
             return f"{reason}: {kind.__name__}"
+    if isinstance(exc, httpx.ProxyError):
+        # httpx begins its text with the status of the proxy's answer, where there is one.
+        status = str(exc)[:3]
+        return f"ProxyError: the proxy answered {status if status.isdigit() else 'with an error'}"
     for each in _chain(exc):
         if isinstance(each, ssl.SSLCertVerificationError):
             return f"{type(exc).__name__}: {_certificate(each)}"
@@ -38,8 +49,13 @@ def reason_of(exc: Exception) -> str:
 
 
 def never_sent(exc: BaseException | None) -> bool:
-    """Tell whether a call failed before anything was sent."""
-    return isinstance(exc, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
+    """Tell whether a call failed before anything of it was sent."""
+    return isinstance(exc, _NEVER_SENT)
+
+
+def was_dropped(exc: BaseException | None) -> bool:
+    """Tell whether the connection ended under a call: whether it was carried out is not known."""
+    return isinstance(exc, httpx.NetworkError | httpx.RemoteProtocolError)
 
 
 def result_of_failure(exc: BackendUnavailableError) -> CallResult:
@@ -47,7 +63,7 @@ def result_of_failure(exc: BackendUnavailableError) -> CallResult:
     match exc.__cause__:
         case httpx.TimeoutException() | TimeoutError():
             return CallResult.TIMEOUT
-        case httpx.ConnectError():
+        case httpx.ConnectError() | httpx.ProxyError():
             return CallResult.NO_CONNECTION
     return CallResult.BAD_ANSWER
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
-from clerk_m2m.errors import OverloadedError
+from clerk_m2m.errors import BackendUnavailableError, OverloadedError
 from clerk_m2m.transport.admission import Admission, Priority, State, Ticket
 
 # Whoever comes back within 15 s goes before those who come for the first time.
@@ -16,7 +16,8 @@ RETRY_AFTER: Final = 1.0
 class CallDemand(Protocol):
     """Who wants a call. It stays up to date while the call waits for its turn.
 
-    `on_change` is set while the call waits. It is called when `priority` or `given_up` changes.
+    `on_change` is set while the call waits, for its turn or before it is repeated. It is called
+    when `priority` or `given_up` changes.
     `given_up` says that nobody wants the answer any longer.
     """
 
@@ -44,17 +45,30 @@ class Alone:
             self.on_change()
 
 
+def nobody_waits(operation: str) -> OverloadedError:
+    """Give the error of a call that is not sent, since whoever wanted it has gone."""
+    return OverloadedError(f"{operation}: not sent, because nobody waits for the answer any more.")
+
+
+def client_closed(operation: str) -> BackendUnavailableError:
+    """Give the error of a call that is not sent, since the client was closed."""
+    return BackendUnavailableError(f"{operation}: not sent, because the client was closed.")
+
+
 class Gate:
     """Lets the calls of one event loop out, as `admission` decides."""
 
     def __init__(self, admission: Admission) -> None:
         self.admission = admission
         self._turns: dict[Ticket, asyncio.Future[None]] = {}
+        self._pauses: set[asyncio.Event] = set()
+        self._closed = False
 
     async def enter(self, operation: str, demand: CallDemand) -> Ticket:
         """Wait for a turn; raises `OverloadedError` where the call must not be sent.
 
-        Whoever is let in calls `done` with the ticket afterwards.
+        Where the client was closed meanwhile, raises `BackendUnavailableError`. Whoever is let in
+        calls `done` with the ticket afterwards.
         """
         ticket = Ticket(demand.priority)
         others = self.admission.enter(ticket, asyncio.get_running_loop().time())
@@ -65,8 +79,10 @@ class Gate:
         match ticket.state:
             case State.OUT:
                 return ticket
+            case State.LEFT if self._closed:
+                raise client_closed(operation)
             case State.LEFT:
-                raise OverloadedError(f"{operation}: nobody waits for the answer any longer.")
+                raise nobody_waits(operation)
         reason = (
             "more unknown credentials come than unknown_rate allows"
             if ticket.refused_by_rate
@@ -80,10 +96,33 @@ class Gate:
         if others:
             self._tell(others)
 
-    def refuse_waiting(self) -> None:
-        """Refuse all that wait."""
+    async def pause(self, demand: CallDemand, seconds: float) -> bool:
+        """Wait before a call is repeated; False where it must not be.
+
+        That is as soon as nobody waits for the answer any longer, or the client is closed.
+        """
+        changed = asyncio.Event()
+        self._pauses.add(changed)
+        demand.on_change = changed.set
+        try:
+            async with asyncio.timeout(seconds):
+                while not (demand.given_up or self._closed):
+                    changed.clear()
+                    await changed.wait()
+        except TimeoutError:
+            pass
+        finally:
+            demand.on_change = None
+            self._pauses.discard(changed)
+        return not (demand.given_up or self._closed)
+
+    def close(self) -> None:
+        """Refuse all that wait for their turn; what is out is not repeated any more."""
+        self._closed = True
         for ticket in list(self._turns):
             self._leave(ticket)
+        for changed in self._pauses:
+            changed.set()
 
     async def _turn(self, ticket: Ticket, demand: CallDemand) -> None:
         if demand.given_up:

@@ -1,10 +1,10 @@
-"""One pooled HTTP client to the Backend API: deadlines, retries, slots.
+"""One pooled HTTP client to the Backend API: deadlines, slots, event loops.
 
 Rules of this file:
 
 - A call is a task of its own that nobody cancels: httpx loses pool slots for good when a request
   in flight is cancelled (encode/httpcore#1093). Whoever waits may leave; a call that is out goes
-  on to its deadline, and one that waits for its turn is not sent.
+  on to its deadline, and one that waits for its turn, or to be repeated, is not sent.
 - The deadline is total. Every socket operation gets what is left of it, so one byte a second cannot
   hold a connection for longer. (An injected transport knows no deadline: it is cut off soon after.)
 - Redirects are not followed, compressed answers are refused, sizes are bounded.
@@ -18,7 +18,6 @@ Sole owner of `httpx` (with `outbound`).
 from __future__ import annotations
 
 import asyncio
-import random
 import ssl
 import time
 from collections import Counter
@@ -26,32 +25,33 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import inf
-from typing import Any, Final, TypeVar
-
-import httpx
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from clerk_m2m.clock import ServerClock
 from clerk_m2m.errors import BackendAPIError, BackendUnavailableError
-from clerk_m2m.observe.call_times import CallResult, result_of
-from clerk_m2m.observe.events import cleaned
+from clerk_m2m.observe.call_times import CallResult
 from clerk_m2m.observe.measurements import Upstream
 from clerk_m2m.observe.reporter import Reporter
 from clerk_m2m.observe.spans import with_span
 from clerk_m2m.tasks import PerLoop, current_task, detached
 from clerk_m2m.transport.admission import FIRST_SERVICE_TIME, Admission, UnknownRate
-from clerk_m2m.transport.body import read_body
-from clerk_m2m.transport.breaker import Breaker, Breakers
-from clerk_m2m.transport.call import Call, Received, retry_after
-from clerk_m2m.transport.client import DeadlineTransport, open_client
-from clerk_m2m.transport.faults import never_sent, reason_of, result_of_failure
-from clerk_m2m.transport.gate import Alone, CallDemand, Gate
-from clerk_m2m.transport.sockets import set_deadline
+from clerk_m2m.transport.attempts import Attempts
+from clerk_m2m.transport.breaker import Breakers
+from clerk_m2m.transport.call import Budget, Call, Received
+from clerk_m2m.transport.client import (
+    DeadlineTransport,
+    LentTransport,
+    open_client,
+    trusted_certificates,
+)
+from clerk_m2m.transport.gate import Alone, CallDemand, Gate, client_closed, nobody_waits
+from clerk_m2m.transport.proxies import environment_proxies
+
+if TYPE_CHECKING:
+    import httpx
 
 T = TypeVar("T")
 
-RETRIED_STATUS: Final = frozenset({502, 503, 504})
-MAX_PAUSE: Final = 0.1
-GRACE: Final = 0.25
 # The part of `timeout` that a call may wait for its turn; the other part is for the call itself.
 WAITING_SHARE: Final = 0.25
 
@@ -62,19 +62,26 @@ class _LoopState:
 
     client: httpx.AsyncClient
     gate: Gate
+    attempts: Attempts
+    closed: bool = False
     out: set[asyncio.Task[Any]] = field(default_factory=set)
 
 
 class HTTPClient:
     """Sends calls to `api_url`, at most `max_inflight` at once in each event loop.
 
-    Without `breakers`, `timeout` is the total deadline of a call, in seconds: a call waits for its
-    turn, and a repeatable one for a `Retry-After`, as long as its deadline allows. With them, a
-    call has three quarters of `timeout` from the moment that it goes out, and only as many calls
-    wait for their turn as go out within the other quarter: whoever starts a call sees its end.
+    Without `breakers`, the timeout of a call is its total deadline, in seconds: it waits for its
+    turn, and for a `Retry-After`, as long as its deadline allows. With them, a call
+    has three quarters of `timeout` from the moment that it goes out, and only as many calls wait
+    for their turn as go out within the other quarter: whoever starts a call sees its end.
+
     `unknown_rate` bounds the calls about unknown credentials. `server_clock` is told the `Date` of
     each good answer from `api_url`, `on_sent` of each call that goes out, `on_ended` and `reporter`
     of what came of it. Headers that were put on a request by others (tracing) are not sent.
+
+    Proxies and certificates are those of the environment (`transport.proxies`), unless `transport`
+    replaces the network; whoever gives one closes it. Raises `ConfigurationError` for a proxy
+    that cannot be used.
     """
 
     def __init__(
@@ -101,34 +108,57 @@ class HTTPClient:
         self._reporter = reporter
         self._on_ended = on_ended
         self._refused: Counter[str] = Counter(rate=0, room=0)
-        self._transport = transport
+        self._transport = None if transport is None else LentTransport(transport)
+        self._proxies = environment_proxies(api_url) if transport is None else {}
         self._loops: PerLoop[_LoopState] = PerLoop(self._open)
 
     async def call(
-        self, call: Call, read: Callable[[Call, Received], T], *, demand: CallDemand | None = None
+        self,
+        call: Call,
+        read: Callable[[Call, Received], T],
+        *,
+        demand: CallDemand | None = None,
+        budget: Budget | None = None,
     ) -> T:
         """Send a call and give what `read` makes of the answer.
 
         `read` raises the `BackendAPIError` that an answer means; no answer raises one here. With a
-        `demand`, the caller of this method is a task that nobody cancels.
+        `demand`, the caller of this method is a task that nobody cancels. Without a `budget`, the
+        call has the timeout of this client.
         """
         state = self._loops.get()
-        deadline = asyncio.get_running_loop().time() + self._timeout
+        budget = budget or Budget.from_now(self._timeout)
         if demand is not None:
-            return await self._run(state, call, read, demand, deadline)
-        caller = Alone()
-        task: asyncio.Task[T] = detached(with_span(self._run(state, call, read, caller, deadline)))
-        try:
-            await asyncio.wait({task}, timeout=self._timeout)
-        finally:
-            waits = caller.on_change is not None  # in the queue for its turn
-            caller.leave()
-        if not task.done() or task.cancelled():
-            what = "it was not its turn" if waits else "no answer came"
+            return await self._run(state, call, read, demand, budget)
+        if budget.left() <= 0:
             raise BackendUnavailableError(
-                f"{call.operation}: {what} within the deadline of {self._timeout:g} s."
+                f"{call.operation}: not sent, because its timeout of {budget.timeout:g} s was over."
             )
-        return task.result()
+        caller = Alone()
+        task: asyncio.Task[T] = detached(with_span(self._run(state, call, read, caller, budget)))
+        try:
+            await asyncio.wait({task}, timeout=budget.left())
+        finally:
+            caller.leave()
+        if task.done() and not task.cancelled():
+            return task.result()
+        reason = self._why_unanswered(state, task, budget)
+        raise BackendUnavailableError(f"{call.operation}: {reason}")
+
+    def _why_unanswered(self, state: _LoopState, task: asyncio.Task[Any], budget: Budget) -> str:
+        if task.cancelled() and state.closed:
+            return (
+                "the client was closed before the answer came. "
+                "Clerk may have carried out the call, or not."
+            )
+        if task.cancelled():
+            return "the call was cancelled before the answer came, as its event loop stopped."
+        if task in state.out:
+            return f"no answer came within the timeout of {budget.timeout:g} s."
+        return (
+            f"not sent, because {self._max_inflight} other calls were out (max_inflight) during "
+            f"the whole timeout of {budget.timeout:g} s."
+        )
 
     @property
     def last_known_call_failed(self) -> bool:
@@ -159,7 +189,8 @@ class HTTPClient:
         state = self._loops.pop()
         if state is None:
             return
-        state.gate.refuse_waiting()
+        state.closed = True
+        state.gate.close()
         if state.out:
             _, unfinished = await asyncio.wait(state.out, timeout=self._timeout)
             for task in unfinished:
@@ -168,20 +199,38 @@ class HTTPClient:
         await state.client.aclose()
 
     def _open(self) -> _LoopState:
-        transport = self._transport or DeadlineTransport(self._ssl_context, self._max_inflight)
-        client = open_client(self._api_url, transport, timeout=self._timeout)
+        client = self._open_client()
         admission = Admission(
             slots=self._max_inflight,
             patience=inf if self._breakers is None else self._timeout * WAITING_SHARE,
             unknown_rate=self._unknown_rate,
             refused=self._refused,
         )
-        return _LoopState(client, Gate(admission))
+        gate = Gate(admission)
+        attempts = Attempts(
+            client,
+            gate,
+            cut_off=self._transport is not None,
+            on_sent=self._on_sent,
+            on_ended=self._on_ended,
+            reporter=self._reporter,
+        )
+        return _LoopState(client, gate, attempts)
+
+    def _open_client(self) -> httpx.AsyncClient:
+        if self._transport is not None:
+            return open_client(self._api_url, self._transport, {})
+        certificates, most = self._certificates, self._max_inflight
+        proxies: dict[str, httpx.AsyncBaseTransport | None] = {
+            pattern: None if proxy is None else DeadlineTransport(certificates, most, proxy)
+            for pattern, proxy in self._proxies.items()
+        }
+        return open_client(self._api_url, DeadlineTransport(certificates, most), proxies)
 
     @cached_property
-    def _ssl_context(self) -> ssl.SSLContext:
-        # Reading the certificates takes some 30 ms: once per process, not once per event loop.
-        return httpx.create_ssl_context()
+    def _certificates(self) -> ssl.SSLContext:
+        # Reading them takes some 30 ms: once per process, not once per event loop.
+        return trusted_certificates()
 
     # One call, in its own task
 
@@ -191,23 +240,30 @@ class HTTPClient:
         call: Call,
         read: Callable[[Call, Received], T],
         demand: CallDemand,
-        deadline: float,
+        budget: Budget,
     ) -> T:
         breakers = self._breakers
         if breakers is not None:
             breakers.of(demand.priority).check()  # at once, not after a wait for a turn
         ticket = await state.gate.enter(call.operation, demand)
         now, service_time = asyncio.get_running_loop().time, None
-        began_at = now()
+        began_at, deadline = now(), budget.ends_at
         state.out.add(task := current_task())
         # The priority may have changed while the call waited.
         breaker = None if breakers is None else breakers.of(ticket.priority)
         try:
+            # Much may have happened since the turn was given.
+            if state.closed:
+                raise client_closed(call.operation)
+            if demand.given_up:
+                raise nobody_waits(call.operation)
             if breaker is not None:
                 breaker.enter()
-                deadline = began_at + self._timeout * (1 - WAITING_SHARE)
+                deadline = began_at + budget.timeout * (1 - WAITING_SHARE)
             try:
-                received = await self._attempts(state.client, call, deadline, breaker)
+                received = await state.attempts.send(
+                    call, demand, deadline=deadline, retries=budget.retries, breaker=breaker
+                )
                 if received.status == 429 and self._unknown_rate is not None:
                     self._unknown_rate.slow_down(now())
                 elif received.status < 500:
@@ -227,117 +283,3 @@ class HTTPClient:
         finally:
             state.out.discard(task)
             state.gate.done(ticket, service_time=service_time)
-
-    async def _attempts(
-        self, client: httpx.AsyncClient, call: Call, deadline: float, breaker: Breaker | None
-    ) -> Received:
-        try:
-            received = await self._send(client, call, deadline)
-        except BackendUnavailableError as exc:
-            # Nothing was sent, so nothing can happen twice.
-            unsent = isinstance(exc.__cause__, httpx.ConnectError | httpx.ConnectTimeout)
-            pause = _jitter() if unsent else inf
-            if not _may_repeat(pause, deadline, breaker):
-                raise
-        else:
-            if received.status < 400:
-                return received
-            pause = self._pause(call, received)
-            if not _may_repeat(pause, deadline, breaker):
-                return received
-        await asyncio.sleep(pause)
-        return await self._send(client, call, deadline)
-
-    async def _send(self, client: httpx.AsyncClient, call: Call, deadline: float) -> Received:
-        if self._on_sent is not None:
-            self._on_sent(call)
-        began_at = _now()
-        try:
-            received = await self._exchange(client, call, deadline)
-        except BackendUnavailableError as exc:
-            self._tell(call, result_of_failure(exc), began_at, failure=exc)
-            raise
-        except asyncio.CancelledError:
-            if self._on_ended is not None:
-                self._on_ended(call, CallResult.CANCELLED, _now() - began_at)
-            raise
-        self._tell(call, result_of(received.status), began_at, status=received.status)
-        return received
-
-    async def _exchange(self, client: httpx.AsyncClient, call: Call, deadline: float) -> Received:
-        set_deadline(deadline)
-        # A transport that is not ours knows no deadline. Ours is never cut off.
-        end = None if self._transport is None else deadline + GRACE
-        try:
-            async with asyncio.timeout_at(end):
-                return await _send_and_read(client, call, deadline)
-        except TimeoutError as exc:
-            raise BackendUnavailableError(
-                f"{call.operation}: the transport outlived the deadline."
-            ) from exc
-
-    def _tell(
-        self,
-        call: Call,
-        result: CallResult,
-        began_at: float,
-        *,
-        status: int | None = None,
-        failure: BackendUnavailableError | None = None,
-    ) -> None:
-        seconds = _now() - began_at
-        if self._on_ended is not None:
-            self._on_ended(call, result, seconds)
-        if self._reporter is not None:
-            self._reporter.called(
-                call.operation,
-                seconds=seconds,
-                status=status,
-                error=None if failure is None else cleaned(failure),
-                sent=failure is None or not never_sent(failure.__cause__),
-            )
-
-    def _pause(self, call: Call, received: Received) -> float:
-        """Seconds to wait before the one retry; infinite where there is none."""
-        if not call.repeatable:
-            return inf
-        if received.status == 429 or (received.status == 503 and "retry-after" in received.headers):
-            return inf if self._breakers else retry_after(received.headers) + _jitter()
-        return _jitter() if received.status in RETRIED_STATUS else inf
-
-
-def _may_repeat(pause: float, deadline: float, breaker: Breaker | None) -> bool:
-    """Tell whether a call may be sent again after `pause` seconds."""
-    # While the breaker is open a probe is one call.
-    return _now() + pause < deadline and not (breaker and breaker.last_call_failed)
-
-
-async def _send_and_read(client: httpx.AsyncClient, call: Call, deadline: float) -> Received:
-    request = client.build_request(
-        call.method,
-        call.url,
-        json=call.content(),
-        params=call.query,
-        headers={"Authorization": f"Bearer {call.key.reveal()}"} if call.key else None,
-    )
-    try:
-        response = await client.send(request, stream=True)
-        try:
-            return await read_body(response, call, deadline)
-        finally:
-            await response.aclose()
-    except (httpx.HTTPError, OSError) as exc:
-        reason = reason_of(exc)
-        if _now() >= deadline:
-            reason += ", at the deadline of the call"
-        raise BackendUnavailableError(
-            f"{call.operation}: Clerk did not answer ({reason})."
-        ) from exc
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()
-
-
-def _jitter() -> float:
-    return MAX_PAUSE * random.random()  # noqa: S311  not a secret: it spreads load

@@ -14,9 +14,12 @@ import ssl
 from collections.abc import Iterable
 from contextvars import ContextVar
 from math import inf
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import httpcore
+
+if TYPE_CHECKING:
+    import httpx
 
 # What a call to Clerk is sent with. Tracing puts more on every request of httpx (`traceparent`,
 # `baggage` with whatever the service keeps in it), which is nobody's business outside.
@@ -39,11 +42,15 @@ def own_headers(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, byt
 
 
 def deadline_pool(
-    ssl_context: ssl.SSLContext, max_connections: int
+    ssl_context: ssl.SSLContext, max_connections: int, proxy: httpx.Proxy | None = None
 ) -> httpcore.AsyncConnectionPool:
-    """Open a connection pool whose sockets keep the deadline."""
+    """Open a connection pool whose sockets keep the deadline, through a proxy where there is one.
+
+    A proxy that is reached over TLS is checked against the same certificates as Clerk.
+    """
     return _Pool(
         ssl_context=ssl_context,
+        proxy=None if proxy is None else _httpcore_proxy(proxy, ssl_context),
         max_connections=max_connections,
         max_keepalive_connections=max_connections,
         keepalive_expiry=30.0,
@@ -54,6 +61,14 @@ def deadline_pool(
 def _left(timeout: float | None) -> float:
     left = _deadline.get() - asyncio.get_running_loop().time()
     return max(0.0, left if timeout is None else min(timeout, left))
+
+
+def _httpcore_proxy(proxy: httpx.Proxy, ssl_context: ssl.SSLContext) -> httpcore.Proxy:
+    url = httpcore.URL(
+        scheme=proxy.url.raw_scheme, host=proxy.url.raw_host, port=proxy.url.port, target=b"/"
+    )
+    over_tls = ssl_context if proxy.url.scheme == "https" else None
+    return httpcore.Proxy(url, auth=proxy.raw_auth, ssl_context=over_tls)
 
 
 class _Pool(httpcore.AsyncConnectionPool):

@@ -7,8 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clerk_m2m.backend_api.calls import BackendAPI, Revocation, open_api
+from clerk_m2m.backend_api.calls import BackendAPI, Revocation
 from clerk_m2m.backend_api.jwks import get_jwks
+from clerk_m2m.backend_api.opening import open_api
 from clerk_m2m.clock import Clock, ServerClock
 from clerk_m2m.credentials import jwt_of
 from clerk_m2m.environment import key_of_file, require_https

@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from clerk_m2m import BackendAPIError, BackendUnavailableError, KeyRefusedError, RateLimitedError
-from clerk_m2m.backend_api.calls import open_api
+from clerk_m2m.backend_api.opening import open_api
 from clerk_m2m.graph.live import LiveSource
 from harness import API_URL, World
 
