@@ -137,7 +137,7 @@ def test_an_address_is_kept_without_its_last_slash_and_a_header_in_lower_case() 
         ({"api_url": "https://a b"}, "api_url must be an http or https address"),
         ({"api_url": "https://a\x01b"}, "api_url must be an http or https address"),
         ({"api_url": "https://a\nb"}, "api_url must be an http or https address"),
-        ({"api_url": "https://api.clerk.com/v1"}, "the bare origin, .* with no path"),
+        ({"api_url": "https://api.clerk.com/v2"}, "the bare origin, .* with no path"),
         ({"api_url": "https://api.clerk.com?a"}, "the bare origin, .* with no path"),
         ({"api_url": "https://api.clerk.com#a"}, "the bare origin, .* with no path"),
         ({"jwks_url": "clerk.test/jwks", "graph": GRAPH}, "jwks_url must be an http or https"),

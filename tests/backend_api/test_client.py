@@ -67,11 +67,13 @@ async def test_every_call_names_the_version_of_the_api_and_asks_for_plain_json(
     assert headers["user-agent"] == "clerk-m2m"
 
 
-@pytest.mark.parametrize("identifier", ["", "../machines", "mch_1?x", "mch_1/scopes", "mch 1", "."])
+@pytest.mark.parametrize(
+    "identifier", ["", "../machines", "mch_1?x", "mch_1/scopes", "mch 1", ".", "é", None]
+)
 async def test_an_id_cannot_change_the_path(
-    world: World, clerk: ClerkClient, identifier: str
+    world: World, clerk: ClerkClient, identifier: Any
 ) -> None:
-    with pytest.raises(ValueError, match="letters, digits and underscores"):
+    with pytest.raises(ConfigurationError, match="letters, digits and underscores"):
         await clerk.machines.get(identifier)
 
     assert not world.upstream.requests

@@ -169,7 +169,7 @@ async def test_a_callable_that_raises_is_named_and_its_text_is_not(world: World)
         {"claims": [1]},
         {"timeout": 0},
         {"timeout": 61},
-        {"api_url": "https://api.clerk.com/v1"},
+        {"api_url": "https://api.clerk.com/v2"},
         {"hosts": "callee.test"},
         {"hosts": []},
         {"hosts": ["ftp://callee.test"]},

@@ -85,7 +85,9 @@ class Schedule(httpx.AsyncBaseTransport):
     async def _answer_mint(self, request: httpx.Request) -> httpx.Response:
         self._pass(self._dice.choice([0, 0, 0.1, 2]))
         if self._dice.random() < 0.2:
-            return httpx.Response(self._dice.choice([500, 429, 401]))
+            # A rate limit for longer than the timeout of a mint, which is not waited for.
+            later = {"Retry-After": "20"}
+            return httpx.Response(self._dice.choice([500, 429, 401]), headers=later)
         answer = await self._clerk.handle_async_request(request)
         body = json.loads(await answer.aread())
         self._ends_at[body["token"]] = body["expiration"] / 1000

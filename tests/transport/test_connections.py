@@ -24,8 +24,9 @@ from upstreams import (
 from clerk_m2m import ClerkClient, VerificationUnavailableError
 from clerk_m2m.backend_api.calls import document_of
 from clerk_m2m.backend_api.parsing import Document
-from clerk_m2m.errors import BackendUnavailableError, OverloadedError, RateLimitedError
+from clerk_m2m.errors import BackendUnavailableError, RateLimitedError
 from clerk_m2m.transport.breaker import Breakers
+from clerk_m2m.transport.call import Budget
 from clerk_m2m.transport.http import HTTPClient
 from harness import API_URL, World
 
@@ -75,6 +76,10 @@ async def test_a_call_that_found_no_slot_in_time_is_never_sent() -> None:
         *(client.call(QUESTION, document_of) for _ in range(10)), return_exceptions=True
     )
     assert all(isinstance(answer, BackendUnavailableError) for answer in answers)
+    assert [str(answer) for answer in answers[2:]] == [
+        "verifyM2MToken: not sent, because 2 other calls were out (max_inflight) during the whole "
+        "timeout of 0.1 s."
+    ] * 8
     gate.opened.set()
     await quiet(known)
 
@@ -129,13 +134,38 @@ async def test_closing_ends_what_outlives_its_time_and_whoever_waits_is_told() -
     await eventually(lambda: gate.out == 1)
     await client.aclose()
 
-    with pytest.raises(BackendUnavailableError) as failed:
+    with pytest.raises(BackendUnavailableError, match="within the timeout of 0.1 s"):
         await call
-    assert failed.value.code == "backend_unavailable"
     await quiet(known)
     gate.opened.set()
     assert await client.call(QUESTION, document_of) == Document({})  # it opens again by itself
     await client.aclose()
+
+
+async def test_a_call_with_more_time_than_its_client_is_told_that_the_client_was_closed() -> None:
+    gate = Gate()
+    client = gated(gate, timeout=0.01)
+    budget = Budget.from_now(30.0)
+    call = asyncio.create_task(client.call(QUESTION, document_of, budget=budget))
+    await eventually(lambda: gate.out == 1)
+    await client.aclose()
+
+    with pytest.raises(BackendUnavailableError, match="the client was closed before the answer"):
+        await call
+
+
+async def test_a_call_that_has_not_begun_when_the_client_is_closed_is_not_sent() -> None:
+    gate = Gate()
+    client = gated(gate)
+    gate.opened.set()
+    await client.call(QUESTION, document_of)
+    call = asyncio.create_task(client.call(QUESTION, document_of))
+    await asyncio.sleep(0)  # its own task exists and has not run
+    await client.aclose()
+
+    with pytest.raises(BackendUnavailableError, match="not sent, because the client was closed"):
+        await call
+    assert gate.calls == 1
 
 
 async def test_closing_refuses_what_waits_for_its_turn() -> None:
@@ -145,9 +175,8 @@ async def test_closing_refuses_what_waits_for_its_turn() -> None:
     await eventually(lambda: gate.out == 1)
     closing = asyncio.create_task(client.aclose())
 
-    with pytest.raises(OverloadedError) as refused:
+    with pytest.raises(BackendUnavailableError, match="not sent, because the client was closed"):
         await calls[1]
-    assert refused.value.code == "overloaded"
     gate.opened.set()
     await closing
     assert await calls[0] == Document({})

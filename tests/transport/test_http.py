@@ -82,7 +82,20 @@ async def test_only_a_good_answer_from_the_api_tells_clerks_time() -> None:
 # Retries
 
 
-@pytest.mark.parametrize("first", [502, 503, 504, httpx.ConnectError(""), httpx.ConnectTimeout("")])
+@pytest.mark.parametrize(
+    "first",
+    [
+        502,
+        503,
+        504,
+        httpx.ConnectError(""),
+        httpx.ConnectTimeout(""),
+        httpx.ReadError(""),
+        httpx.WriteError(""),
+        httpx.RemoteProtocolError(""),
+    ],
+    ids=repr,
+)
 async def test_a_call_that_may_be_repeated_is_repeated_once_after_a_pause(
     first: int | Exception,
 ) -> None:
@@ -113,9 +126,7 @@ async def test_there_is_no_second_retry(status: int) -> None:
         401,
         404,
         302,
-        httpx.ReadError(""),
         httpx.ReadTimeout(""),
-        httpx.WriteError(""),
     ],
     ids=repr,
 )
@@ -128,9 +139,11 @@ async def test_nothing_else_is_repeated(first: int | Exception) -> None:
     assert len(script.requests) == 1
 
 
-@pytest.mark.parametrize("status", [502, 503, 504])
-async def test_what_changes_something_is_never_sent_twice(status: int) -> None:
-    script = Script(status, 200)
+@pytest.mark.parametrize(
+    "first", [502, 503, 504, httpx.ReadError(""), httpx.RemoteProtocolError("")], ids=repr
+)
+async def test_what_changes_something_is_never_sent_twice(first: int | Exception) -> None:
+    script = Script(first, 200)
     async with http_client(script) as client:
         with pytest.raises(BackendUnavailableError):
             await client.call(CHANGE, document_of)
@@ -138,8 +151,19 @@ async def test_what_changes_something_is_never_sent_twice(status: int) -> None:
     assert len(script.requests) == 1
 
 
-async def test_what_changes_something_is_sent_again_where_it_was_never_sent() -> None:
-    script = Script(httpx.ConnectError(""), 200)
+@pytest.mark.parametrize(
+    "first",
+    [
+        httpx.ConnectError(""),
+        httpx.ProxyError("502 Bad Gateway"),
+        httpx.Response(429, headers={"Retry-After": "0"}),
+    ],
+    ids=repr,
+)
+async def test_what_changes_something_is_sent_again_where_nothing_was_done(
+    first: Exception | httpx.Response,
+) -> None:
+    script = Script(first, 200)
     async with http_client(script) as client:
         assert await client.call(CHANGE, document_of) == Document({})
 
