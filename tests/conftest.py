@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pytest_asyncio
@@ -18,6 +18,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("soak"):
             item.add_marker(pytest.mark.timeout(SOAK_SECONDS))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_proxy_of_this_host() -> Iterator[None]:
+    """Keep the calls of all tests off a proxy that the environment names."""
+    with pytest.MonkeyPatch.context() as environment:
+        for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+            environment.delenv(name, raising=False)
+            environment.delenv(name.upper(), raising=False)
+        yield
 
 
 @pytest_asyncio.fixture

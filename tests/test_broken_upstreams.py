@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
-import ssl
 import time
 from pathlib import Path
 
 import httpx
 import pytest
 from answers import TOKEN, ask, assert_not_found_out
+from certificates import certificates
 from upstreams import (
     Handler,
     answering,
@@ -22,7 +22,7 @@ from upstreams import (
     record,
 )
 
-from harness import SIGNING_KEY, World
+from harness import World
 
 # Over real sockets
 
@@ -118,37 +118,12 @@ async def test_a_redirect_is_not_followed_and_never_answered_with_the_key(world:
 async def test_an_upstream_whose_certificate_nobody_vouches_for_learns_nothing(
     world: World, tmp_path: Path
 ) -> None:
-    async with raw_upstream(
-        answering(http_answer(record(world))), tls=self_signed(tmp_path)
-    ) as upstream:
+    tls = certificates(tmp_path, host="localhost").server_context()
+    async with raw_upstream(answering(http_answer(record(world))), tls=tls) as upstream:
         verifier = over_sockets(world, upstream.origin, timeout=2.0)
         assert_not_found_out(await ask(verifier, TOKEN))
 
         assert upstream.requests == 0
-
-
-def self_signed(directory: Path) -> ssl.SSLContext:
-    from datetime import UTC, datetime, timedelta
-
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
-
-    key = serialization.load_pem_private_key(SIGNING_KEY.encode(), None)
-    assert isinstance(key, RSAPrivateKey)
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .sign(key, hashes.SHA256())
-    )
-    pem = directory / "server.pem"
-    pem.write_bytes(certificate.public_bytes(serialization.Encoding.PEM) + SIGNING_KEY.encode())
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(pem)
-    return context
 
 
 # An upstream that takes its time, over real sockets: `timeout` is 0.3 s in these tests

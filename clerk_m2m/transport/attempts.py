@@ -181,7 +181,7 @@ async def _send_and_read(client: httpx.AsyncClient, call: Call, deadline: float)
 
 def _pause_after_failure(call: Call, exc: BackendUnavailableError, retry: int) -> float:
     may_repeat = never_sent(exc.__cause__) or (call.repeatable and was_dropped(exc.__cause__))
-    return _jitter(retry) if may_repeat else inf
+    return backoff(retry) if may_repeat else inf
 
 
 def _pause_after_answer(call: Call, received: Received, retry: int, *, waits: bool) -> float:
@@ -192,11 +192,12 @@ def _pause_after_answer(call: Call, received: Received, retry: int, *, waits: bo
     if not (call.repeatable or received.status == 429):
         return inf
     if asks_for_a_pause:
-        return retry_after(received.headers) + _jitter(retry) if waits else inf
-    return _jitter(retry) if received.status in RETRIED_STATUS else inf
+        return retry_after(received.headers) + backoff(retry) if waits else inf
+    return backoff(retry) if received.status in RETRIED_STATUS else inf
 
 
-def _jitter(retry: int) -> float:
+def backoff(retry: int) -> float:
+    """Give a pause before a retry; `retry` counts from 0."""
     longest = min(MAX_PAUSE, FIRST_PAUSE * 2.0 ** min(retry, 10))
     return longest * random.random()  # noqa: S311  not a secret: it spreads load
 

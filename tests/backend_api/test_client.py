@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import httpx
 import pytest
 from api_clients import UNKNOWN_KEY, answering, open_client
 
-from clerk_m2m import BackendAPIError, ClerkClient, ConfigurationError, Secret
+from clerk_m2m import (
+    BackendAPIError,
+    BackendUnavailableError,
+    ClerkClient,
+    ConfigurationError,
+    Secret,
+)
 from clerk_m2m.backend_api import Revocation
 from clerk_m2m.backend_api.resources import Machine, Page
-from harness import USER_ID, World
+from harness import API_URL, USER_ID, World
 
 # Keys
 
@@ -79,6 +87,123 @@ async def test_an_id_cannot_change_the_path(
     assert not world.upstream.requests
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"timeout": float("nan")},
+        {"timeout": 0},
+        {"timeout": "5"},
+        {"max_inflight": 0},
+        {"retries": -1},
+        {"retries": True},
+        {"api_url": None},
+        {"api_url": "https://clerk.test/v2"},
+        {"transport": httpx.HTTPTransport()},
+    ],
+    ids=str,
+)
+async def test_settings_that_cannot_work_are_refused_at_construction(given: Any) -> None:
+    (name,) = given
+    with pytest.raises(ConfigurationError, match=name):
+        ClerkClient(secret_key="sk_test_hidden", **given)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (
+            lambda clerk: clerk.api_keys.create("n", subject=USER_ID, claims={"n": float("nan")}),
+            "createApiKey: .* JSON: Out of range float",
+        ),
+        (
+            lambda clerk: clerk.api_keys.create("n", subject=USER_ID, claims={"n": {1, 2}}),
+            "createApiKey: .* JSON: Object of type set",
+        ),
+        (lambda clerk: clerk.machines.create("hidden\ud800"), "CreateMachine: .* JSON"),
+        (lambda clerk: clerk.machines.list(query="\ud800"), "ListMachines: query"),
+        (lambda clerk: clerk.m2m_tokens.verify("hidden\ud800"), "verifyM2MToken: token"),
+        (lambda clerk: clerk.jwks.get_public("http://keys.test:port"), "GetJWKS: the address"),
+    ],
+)
+async def test_an_argument_that_cannot_be_sent_is_told_of_with_the_operation(
+    world: World,
+    clerk: ClerkClient,
+    call: Callable[[ClerkClient], Awaitable[object]],
+    said: str,
+) -> None:
+    with pytest.raises(ConfigurationError, match=said) as refused:
+        await call(clerk)
+
+    assert "hidden" not in repr(refused.value)
+    assert not world.upstream.requests
+
+
+@pytest.mark.parametrize("end", ["/v1", "/v1/", "/"])
+async def test_an_address_may_end_in_v1(world: World, end: str) -> None:
+    async with ClerkClient(
+        secret_key=world.emulator.secret_key, api_url=f"{API_URL}{end}", transport=world.upstream
+    ) as clerk:
+        await clerk.machines.list()
+
+    assert world.upstream.requests[0].url.path == "/v1/machines"
+
+
+# Options of a call
+
+
+async def test_a_client_with_other_options_shares_keys_slots_and_listeners(world: World) -> None:
+    told: list[Revocation] = []
+    world.emulator.fail("ListMachines", delay=0.2)
+    async with open_client(
+        world, secret_key=world.emulator.secret_key, max_inflight=1, timeout=5.0
+    ) as clerk:
+        hurried = clerk.with_options(timeout=0.05)
+        hurried.on_revocation(told.append)
+        other = asyncio.create_task(clerk.machines.list())
+        await asyncio.sleep(0)
+        with pytest.raises(BackendUnavailableError, match=r"not sent.*timeout of 0\.05 s"):
+            await hurried.machines.get(world.caller.id)
+        assert (await other).total_count == 3
+        await clerk.machines.delete(world.stranger.id)
+
+    assert told == [Revocation(machine_id=world.stranger.id)]
+    assert world.emulator.calls == {"ListMachines": 1, "DeleteMachine": 1}
+
+
+async def test_options_are_changed_one_by_one_and_leave_the_first_client_as_it_is(
+    world: World, clerk: ClerkClient
+) -> None:
+    world.emulator.fail("ListMachines", status=503)
+    asked = []
+    for each in (clerk.with_options(retries=0).with_options(timeout=2.0), clerk):
+        with pytest.raises(BackendUnavailableError):
+            await each.machines.list()
+        asked.append(world.emulator.calls["ListMachines"])
+
+    assert asked == [1, 1 + 3]
+    with pytest.raises(ConfigurationError, match="retries"):
+        clerk.with_options(retries=-1)
+    with pytest.raises(ConfigurationError, match="timeout"):
+        clerk.with_options(timeout=float("inf"))
+
+
+async def test_waiting_for_the_key_counts_against_the_timeout(world: World) -> None:
+    async def fetch() -> str:
+        await asyncio.sleep(0.2)
+        return world.emulator.secret_key
+
+    world.emulator.fail("ListMachines", kind="hang")
+    async with open_client(world, secret_key=fetch, timeout=0.3) as clerk:
+        begun = time.monotonic()
+        with pytest.raises(BackendUnavailableError, match=r"within the timeout of 0\.3 s"):
+            await clerk.machines.list()
+        took = time.monotonic() - begun
+        world.emulator.clear_faults()
+
+    assert 0.3 <= took < 0.45
+    assert world.emulator.calls == {"ListMachines": 1}
+
+
 # Revocations
 
 
@@ -110,7 +235,7 @@ async def test_whoever_listens_is_told_of_every_revocation_once_it_is_done(
         ({"status": 400}, False),
         ({"status": 401}, False),
         ({"status": 409}, False),
-        ({"status": 429}, False),
+        ({"status": 429, "retry_after": 60}, False),
         ({"status": 404}, True),  # gone already, maybe by a call whose answer was lost
         ({"status": 504}, True),  # carried out, or not: nobody knows
         ({"kind": "malformed_json", "performed": True}, True),
@@ -149,6 +274,21 @@ def test_one_client_serves_one_event_loop_after_the_other() -> None:
         assert asyncio.run(clerk.jwks.get()) == {"keys": []}
 
     assert len(asked) == 3
+
+
+async def test_a_transport_of_the_users_own_is_left_open(world: World) -> None:
+    closed = []
+
+    class Own(httpx.ASGITransport):
+        async def aclose(self) -> None:
+            closed.append(self)
+
+    own = Own(app=world.emulator)
+    key = world.emulator.secret_key
+    async with ClerkClient(secret_key=key, api_url=API_URL, transport=own) as clerk:
+        await clerk.machines.list()
+
+    assert not closed
 
 
 # Secrets and pages

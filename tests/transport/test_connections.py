@@ -134,7 +134,7 @@ async def test_closing_ends_what_outlives_its_time_and_whoever_waits_is_told() -
     await eventually(lambda: gate.out == 1)
     await client.aclose()
 
-    with pytest.raises(BackendUnavailableError, match="within the timeout of 0.1 s"):
+    with pytest.raises(BackendUnavailableError, match=r"within the timeout of 0\.1 s"):
         await call
     await quiet(known)
     gate.opened.set()

@@ -22,6 +22,7 @@ from clerk_m2m.errors import (
     RateLimitedError,
 )
 from clerk_m2m.secret import Secret
+from clerk_m2m.transport.attempts import backoff
 from clerk_m2m.transport.call import Call
 from clerk_m2m.transport.http import HTTPClient
 from harness import API_URL, FakeTime
@@ -178,6 +179,12 @@ async def test_the_pause_before_a_retry_differs_from_call_to_call() -> None:
 
     assert len(pauses) > 1
     assert max(pauses) < 0.5
+
+
+def test_pauses_double_with_each_retry_up_to_five_seconds() -> None:
+    longest = [max(backoff(retry) for _ in range(300)) for retry in (0, 1, 2, 3, 10, 5000)]
+
+    assert longest == pytest.approx([0.1, 0.2, 0.4, 0.8, 5.0, 5.0], rel=0.1)
 
 
 async def test_a_retry_happens_within_the_deadline_or_not_at_all() -> None:
