@@ -58,7 +58,9 @@ class Verifier:
 
     `MachineAuthMiddleware` makes one; make one yourself to share it between apps, to invalidate, or
     to verify outside of a request. `settings` None reads the environment. `transport` replaces the
-    network and `clock` the time, for tests. `on_event` is called with each `Event`. Raises
+    network, for client certificates (mTLS) or for tests: you close it, and it must work in each
+    event loop. Without one, proxies and certificates are those of the environment, as in httpx
+    (see `ClerkClient`). `clock` replaces the time, for tests. `on_event` is called with each `Event`. Raises
     `ConfigurationError` where the settings cannot work. One verifier serves any number of event
     loops and threads.
     """

@@ -181,6 +181,8 @@ async def test_options_are_changed_one_by_one_and_leave_the_first_client_as_it_i
         asked.append(world.emulator.calls["ListMachines"])
 
     assert asked == [1, 1 + 3]
+    bounds = world.upstream.requests[0].extensions["timeout"]
+    assert 1.0 < bounds["read"] <= 2.0
     with pytest.raises(ConfigurationError, match="retries"):
         clerk.with_options(retries=-1)
     with pytest.raises(ConfigurationError, match="timeout"):

@@ -39,7 +39,8 @@ async def test_calls_that_queue_are_not_sent_after_their_task_group_has_failed(
     async with client(world, origin) as clerk:
         with pytest.raises(ExceptionGroup) as failed:
             await create_machines(clerk, 300)
-    # Closing has waited for those that were out; the first one's slot went to one more.
+        await eventually(lambda: clerk._api.measure().out == 0)
+    # The first one's slot went to one more, before its error reached the group.
     assert SLOTS <= world.emulator.calls["CreateMachine"] <= SLOTS + 1
     assert failed.group_contains(ConflictError)
 
@@ -60,6 +61,7 @@ async def test_calls_that_queue_are_not_sent_after_they_are_cancelled(
         calls.cancel()
         with pytest.raises(asyncio.CancelledError):
             await calls
+        await eventually(lambda: clerk._api.measure().out == 0)
     assert world.emulator.calls["CreateMachine"] == SLOTS
 
 

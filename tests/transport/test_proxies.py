@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import pytest
 import pytest_asyncio
 from certificates import Certificates, certificates
 from connect_proxy import connect_proxy
-from upstreams import over_sockets
+from upstreams import eventually, over_sockets, raw_upstream
 
 from clerk_m2m import BackendUnavailableError, ClerkClient, ConfigurationError
 from harness import World, serve
@@ -131,6 +132,26 @@ async def test_the_deadline_of_a_call_holds_for_what_its_proxy_does(
             assert time.monotonic() - begun < 1.0
     assert failed.value.code == "backend_unavailable"
     assert len(proxy.heads) == 1
+
+
+async def test_the_deadline_of_a_call_holds_inside_of_the_tunnel(
+    world: World, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def drip(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\n")
+        while True:
+            writer.write(b"x")
+            await writer.drain()
+            await asyncio.sleep(0.02)
+
+    async with raw_upstream(drip, tls=served.files.server_context()) as upstream:
+        async with connect_proxy(urlsplit(upstream.origin).port or 0) as proxy:
+            monkeypatch.setenv("HTTPS_PROXY", f"http://{proxy.address}")
+            async with client(world, timeout=0.3) as clerk:
+                with pytest.raises(BackendUnavailableError):
+                    await clerk.machines.list()
+                await eventually(lambda: clerk._api.measure().out == 0, within=0.2)
+        assert upstream.requests == 1
 
 
 @pytest.mark.parametrize(

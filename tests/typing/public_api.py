@@ -217,6 +217,7 @@ async def operations(clerk: ClerkClient) -> None:
     assert_type(await clerk.oauth_access_tokens.verify("oat_"), OAuthAccessToken | None)
     assert_type(await clerk.jwks.get(), Mapping[str, Any])
     await clerk.m2m_tokens.create(token_format="paseto")  # type: ignore[arg-type]  # no such one
+    assert_type(clerk.with_options(timeout=2.0, retries=0), ClerkClient)
     async with clerk as opened:
         assert_type(opened, ClerkClient)
 
