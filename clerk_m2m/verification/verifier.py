@@ -60,9 +60,9 @@ class Verifier:
     to verify outside of a request. `settings` None reads the environment. `transport` replaces the
     network, for client certificates (mTLS) or for tests: you close it, and it must work in each
     event loop. Without one, proxies and certificates are those of the environment, as in httpx
-    (see `ClerkClient`). `clock` replaces the time, for tests. `on_event` is called with each `Event`. Raises
-    `ConfigurationError` where the settings cannot work. One verifier serves any number of event
-    loops and threads.
+    (see `ClerkClient`). `clock` replaces the time, for tests. `on_event` is called with each
+    `Event`. Raises `ConfigurationError` where the settings cannot work. One verifier serves any
+    number of event loops and threads.
     """
 
     def __init__(

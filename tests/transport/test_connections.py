@@ -114,6 +114,26 @@ async def test_an_injected_transport_that_never_ends_is_cut_off_and_its_slot_is_
     await client.aclose()
 
 
+async def test_a_call_that_is_cancelled_in_the_step_that_gives_it_a_slot_is_not_sent() -> None:
+    gate = Gate()
+    calls: list[asyncio.Task[Document]] = []
+
+    def cancel_next(*_: object) -> None:
+        calls[1].cancel()  # in this step, the first call's slot goes to the second
+
+    client = gated(gate, max_inflight=1, on_ended=cancel_next)
+    calls += [asyncio.create_task(client.call(QUESTION, document_of)) for _ in range(2)]
+    await eventually(lambda: client.measure().waiting["recent"] == 1)
+    gate.opened.set()
+    await calls[0]
+    with pytest.raises(asyncio.CancelledError):
+        await calls[1]
+    await eventually(lambda: client.measure().out == 0)
+
+    assert gate.calls == 1
+    await client.aclose()
+
+
 async def test_closing_waits_for_what_is_out() -> None:
     gate = Gate()
     client = gated(gate, timeout=10.0)
