@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
 from ipaddress import IPv6Address, ip_address
 from math import inf, isfinite
 from pathlib import Path
@@ -20,6 +21,11 @@ from clerk_m2m.secret import KeyAnswer, Secret, SecretCallable, hidden
 # How a key of ours may be given: as text, as a callable that gives it, or as a file that holds it.
 SecretKey: TypeAlias = str | Secret | Callable[[], KeyAnswer] | os.PathLike[str]
 
+# The keys of `Settings`, `ClerkClient` and `MachineTokenAuth`, and where each is read from.
+KEY_VARIABLES: Final = {
+    "machine_secret_key": "CLERK_MACHINE_SECRET_KEY",
+    "secret_key": "CLERK_SECRET_KEY",
+}
 DEFAULT_API_URL: Final = "https://api.clerk.com"
 _URL: Final = re.compile(r"(?i:https?)://[A-Za-z0-9.\-_:\[\]]+([/?#][\x21-\x7e]*)?")
 _ORIGIN: Final = re.compile(r"[A-Za-z]+://[^/?#]+")
@@ -50,6 +56,24 @@ def allow_http_from_env(environ: Mapping[str, str] | None = None) -> bool:
     text = _variable(environ, variable)
     del environ  # it holds keys, and tracebacks may show the locals of this frame
     return _flag_from_text(variable, text) if text else False
+
+
+def unknown_variables(
+    known: Iterable[str], environ: Mapping[str, str] | None = None
+) -> dict[str, str | None]:
+    """Give each variable that begins with CLERK_M2M_ and is not `known`, and the nearest known."""
+    names = [name for name in (os.environ if environ is None else environ) if _is_ours(name)]
+    del environ  # it holds keys, and tracebacks may show the locals of this frame
+    return {name: nearest(name, known) for name in sorted(set(names).difference(known))}
+
+
+def _is_ours(variable: str) -> bool:
+    return variable.startswith("CLERK_M2M_")
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Give the known name that `name` was probably meant to be, or None."""
+    return next(iter(get_close_matches(name, list(known), 1, 0.8)), None)
 
 
 def _flag_from_text(variable: str, text: Secret) -> bool:
@@ -111,19 +135,23 @@ def checked_key(name: str, prefix: str, value: str | Secret | None) -> Secret | 
     """Give a key that can stand in a header and is of its kind; None for none."""
     if not value:
         return None
-    value = Secret(value)
-    if not _is_key(value, prefix):
-        raise ConfigurationError(
-            f"{name} does not look like one: it starts with {prefix} and holds no spaces. "
-            "(Is it another of Clerk's keys?)"
-        )
+    # A key that was read from a file or pasted often ends with a line break.
+    value = Secret(Secret(value).reveal().strip())
+    fault = _fault_of(value, prefix)
+    if fault:
+        variable = f" ({KEY_VARIABLES[name]})" if name in KEY_VARIABLES else ""
+        raise ConfigurationError(f"{name}{variable} does not look like one: {fault}")
     return value
 
 
-def _is_key(key: Secret, prefix: str) -> bool:
+def _fault_of(key: Secret, prefix: str) -> str | None:
     # The key is part of a header: what cannot stand there would fail at the first request.
     text = key.reveal()
-    return text.startswith(prefix) and text.isascii() and text.isprintable() and " " not in text
+    if not text.startswith(prefix):
+        return f"it starts with {prefix}. (Is it another of Clerk's keys?)"
+    if not (text.isascii() and text.isprintable()) or " " in text:
+        return "it holds no spaces, no line breaks and only ASCII characters. Copy it again."
+    return None
 
 
 def checked_flag(name: str, value: object) -> bool:

@@ -32,7 +32,7 @@ LIVE: Final = "live"
 
 Graph: TypeAlias = ScopeGraph | GraphSource | Mapping[str, Iterable[str]] | str | os.PathLike[str]
 
-_ENVIRONMENT: Final = {
+ENVIRONMENT: Final = {
     "machine_id": "CLERK_MACHINE_ID",
     "machine_secret_key": "CLERK_MACHINE_SECRET_KEY",
     "secret_key": "CLERK_SECRET_KEY",
@@ -176,23 +176,23 @@ class Settings:
             name: hidden(value) if name in _SECRET_KEYS else value for name, value in given.items()
         }
         texts = {
-            name: _variable(environ, _ENVIRONMENT[name])
-            for name in _ENVIRONMENT.keys() - _SECRET_KEYS
+            name: _variable(environ, ENVIRONMENT[name])
+            for name in ENVIRONMENT.keys() - _SECRET_KEYS
         }
         keys = {
-            name: key_from_env(_ENVIRONMENT[name], environ) for name in _SECRET_KEYS - given.keys()
+            name: key_from_env(ENVIRONMENT[name], environ) for name in _SECRET_KEYS - given.keys()
         }
         del environ  # it holds keys, and tracebacks may show the locals of this frame
         read = {
-            name: _from_text(name, _ENVIRONMENT[name], text) for name, text in texts.items() if text
+            name: _from_text(name, ENVIRONMENT[name], text) for name, text in texts.items() if text
         } | {name: key for name, key in keys.items() if key}
         try:
             return cls(**(read | given))
         except ConfigurationError as exc:
             name = str(exc).partition(" ")[0]
-            if name in read and name not in given and _ENVIRONMENT[name] not in str(exc):
+            if name in read and name not in given and ENVIRONMENT[name] not in str(exc):
                 file = "_FILE" if isinstance(keys.get(name), Path) else ""
-                raise ConfigurationError(f"{_ENVIRONMENT[name]}{file}: {exc}") from exc
+                raise ConfigurationError(f"{ENVIRONMENT[name]}{file}: {exc}") from exc
             raise
 
     @property

@@ -13,9 +13,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clerk_m2m.asgi.current import MACHINE
 from clerk_m2m.asgi.disconnect import ClientGoneError
+from clerk_m2m.asgi.excluded import ExcludedPath, ExcludedPaths
 from clerk_m2m.asgi.openapi import describe_refusals
 from clerk_m2m.asgi.refusals import EXCHANGE, Exchange, answer
-from clerk_m2m.asgi.report_only import warning
+from clerk_m2m.asgi.starting import warnings
 from clerk_m2m.clock import Clock
 from clerk_m2m.credentials import extract
 from clerk_m2m.errors import (
@@ -25,6 +26,7 @@ from clerk_m2m.errors import (
     TokenInvalidError,
     TokenMissingError,
     TokenTypeNotAcceptedError,
+    VerifierMisconfiguredError,
 )
 from clerk_m2m.identity import Identity, TokenClass
 from clerk_m2m.observe.counters import Stats
@@ -49,14 +51,21 @@ _LIFESPAN_STATE = (
     "The lifespan state has an entry `machine`, which is where MachineAuthMiddleware puts the "
     "caller's identity. Rename the entry."
 )
+_NO_DENIAL = (
+    "This server cannot answer a WebSocket with a status (the ASGI extension "
+    "websocket.http.response): one that is refused is closed with code 1008 before it is accepted, "
+    "which its caller sees as a bare 403. uvicorn and hypercorn have the extension."
+)
 
 
 class MachineAuthMiddleware:
     """Puts the caller's identity into `request.state.machine`, or refuses the request.
 
     `settings` None reads the environment; give a `verifier` instead to share one. `required=True`
-    refuses a request with no machine credential, save on the `exclude`d paths, which are compared
-    with the request's whole path exactly. `required=False` lets it pass with
+    refuses a request with no machine credential, save on the `exclude`d paths: `"/healthz"` whole,
+    `"/static/*"` with all that is below, `("GET", "/healthz")` for one method (GET includes HEAD);
+    without a method, every method and WebSockets. They are compared with the path that the app
+    routes by, without `root_path`. `required=False` lets it pass with
     `request.state.machine = None`, for guards to decide; a machine credential that is invalid is
     refused either way. `on_error(connection, refusal)` is told of every refusal and may give
     another answer; None keeps the standard one. `on_event` is called
@@ -65,8 +74,12 @@ class MachineAuthMiddleware:
     passes this middleware; what it would refuse is reported, and `request.state.machine` is
     None. What an exception handler of the app answers to a
     guard's refusal is kept. Refusals of guards and those that a handler raises by hand are answered
-    too; one from a `Verifier.verify` that the app calls is the app's own error. Raises
-    `ConfigurationError`, when the app starts also for a lifespan state with a `machine`.
+    too; one from a `Verifier.verify` that the app calls is the app's own error.
+
+    Servers hide what is raised while middleware is made. So settings or arguments that cannot work
+    raise nothing here: the start of the service fails with the `ConfigurationError`, as it does for
+    a lifespan state with a `machine`. Where the server runs no lifespan, every request is answered
+    with 503 `verifier_misconfigured`.
     """
 
     def __init__(
@@ -76,40 +89,52 @@ class MachineAuthMiddleware:
         *,
         verifier: CredentialVerifier | None = None,
         required: bool = True,
-        exclude: Iterable[str] = (),
+        exclude: Iterable[ExcludedPath] = (),
         on_error: OnError | None = None,
         on_event: OnEvent | None = None,
         report_only: bool = False,
     ) -> None:
-        if settings is not None and verifier is not None:
-            raise ConfigurationError("Give MachineAuthMiddleware settings or a verifier, not both.")
         self.app = app
-        self.verifier: CredentialVerifier = verifier or _verifier(settings, on_event)
         self._required = required
-        self._exclude = _paths(exclude)
-        self._on_error = _synchronous(on_error)
         self._report_only = report_only
-        self._stats: Stats = getattr(self.verifier, "stats", None) or Stats()
-        shared = getattr(self.verifier, "reporter", None)
-        self._reporter: Reporter = (
-            Reporter(Clock(), on_event=on_event)
-            if shared is None or (verifier is not None and on_event is not None)
-            else shared
-        )
-        header = self.verifier.settings.api_key_header
-        self._api_key_header = header.encode("ascii") if header else None
-        self._described = False
+        self._on_error: OnError | None = None
+        self._stats = Stats()
+        self._reporter = Reporter(Clock())
+        self._started = False
         self._state_shared = False
+        self._said: set[str] = set()
+        # What is wrong with the settings or the arguments. Text: an exception would keep frames.
+        self._fault: str | None = None
+        try:
+            if settings is not None and verifier is not None:
+                raise ConfigurationError(
+                    "Give MachineAuthMiddleware settings or a verifier, not both."
+                )
+            self._exclude = ExcludedPaths(exclude)
+            self._verify_by(verifier or Verifier(settings, on_event=on_event))
+            if verifier is not None and on_event is not None:
+                self._reporter = Reporter(Clock(), on_event=on_event)
+            self._on_error = _synchronous(on_error)
+        except ConfigurationError as exc:
+            self._fault = str(exc)
+
+    def _verify_by(self, verifier: CredentialVerifier) -> None:
+        self.verifier = verifier
+        self._stats = getattr(verifier, "stats", None) or self._stats
+        self._reporter = getattr(verifier, "reporter", None) or self._reporter
+        header = verifier.settings.api_key_header
+        self._api_key_header = header.encode("ascii") if header else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the connection on with an identity, or answer it with a refusal."""
-        if not self._described:
+        if self._fault is not None:
+            await self._refuse_to_serve(self._fault, scope, receive, send)
+            return
+        if not self._started:
             # Here, not at construction: only a scope knows which application this stands in, unless
             # it stands around one.
-            self._described = True
-            describe_refusals(scope.get("app", self.app))
-            if self._report_only:
-                logger.warning("%s", warning(scope.get("app", self.app)))
+            self._started = True
+            self._start(scope.get("app", self.app))
         if scope["type"] == "lifespan":
             await self._lifespan(scope, receive, send)
             return
@@ -146,7 +171,7 @@ class MachineAuthMiddleware:
                 await exchange.release()
 
     async def _identify(self, scope: Scope, exchange: Exchange) -> Identity | None:
-        if scope["path"] in self._exclude:
+        if self._exclude.exempt(scope):
             return None
         try:
             token = extract(scope["headers"], api_key_header=self._api_key_header)
@@ -171,6 +196,8 @@ class MachineAuthMiddleware:
         send = exchange.instead()
         denial = "websocket.http.response" in scope.get("extensions", {}) and not exchange.begun
         if scope["type"] == "websocket" and not denial:
+            if not exchange.begun:
+                self._say_once(logging.WARNING, _NO_DENIAL)
             await send({"type": "websocket.close", "code": 1008})
         else:
             await response(scope, exchange.receive, send)
@@ -187,12 +214,54 @@ class MachineAuthMiddleware:
     ) -> Response | None:
         self._stats.refusals[refusal.code] += 1
         self._reporter.refused(refusal, _request(scope), status=status, identity=identity)
-        return self._on_error(HTTPConnection(scope), refusal) if self._on_error else None
+        if self._on_error is None:
+            return None
+        given: object = self._on_error(HTTPConnection(scope), refusal)
+        if given is None or isinstance(given, Response):
+            return given
+        if inspect.iscoroutine(given):
+            given.close()
+        self._say_once(
+            logging.ERROR,
+            f"on_error gave {type(given).__name__}. It must be a plain function that gives a "
+            "starlette Response, or None to keep the standard answer. What it gave is not used.",
+        )
+        return None
+
+    def _start(self, app: Any) -> None:
+        describe_refusals(app)
+        for text in warnings(app, self.verifier.settings, report_only=self._report_only):
+            logger.warning("%s", text)
+
+    async def _refuse_to_serve(
+        self, fault: str, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Have the start fail, or refuse every request where the server runs no lifespan."""
+        if scope["type"] == "lifespan":
+            await receive()
+            logger.critical("This service cannot start: %s", fault)
+            # Only after this message does every server stop, and show the reason.
+            await send({"type": "lifespan.startup.failed", "message": fault})
+            raise ConfigurationError(fault)
+        self._say_once(
+            logging.ERROR,
+            f"Every request is refused with 503 verifier_misconfigured, until this is mended: "
+            f"{fault}",
+        )
+        exchange = Exchange(scope, receive, send)
+        try:
+            await self._refuse(VerifierMisconfiguredError(), scope, exchange)
+        finally:
+            exchange.close()
+
+    def _say_once(self, level: int, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            logger.log(level, "%s", text)
 
     def _note_shared_state(self) -> None:
-        if not self._state_shared:
-            self._state_shared = True
-            logger.warning(_SHARED_STATE)
+        self._state_shared = True
+        self._say_once(logging.WARNING, _SHARED_STATE)
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         state: dict[str, Any] = scope.get("state", {})
@@ -216,15 +285,6 @@ class MachineAuthMiddleware:
         await self.app(scope, receive, watching_send)
 
 
-def _verifier(settings: Settings | None, on_event: OnEvent | None) -> Verifier:
-    try:
-        return Verifier(settings, on_event=on_event)
-    except ConfigurationError as exc:
-        # Starlette builds middleware when the server starts, where uvicorn may hide what is raised.
-        logger.critical("This service cannot start: %s", exc)
-        raise
-
-
 def _is_not_ours(refusal: RefusalError) -> bool:
     kinds = TokenInvalidError | TokenTypeNotAcceptedError
     return isinstance(refusal, kinds) and refusal.token_class in _NOT_OURS
@@ -234,16 +294,6 @@ def _synchronous(on_error: OnError | None) -> OnError | None:
     if inspect.iscoroutinefunction(on_error):
         raise ConfigurationError("on_error must be a plain function, not a coroutine function.")
     return on_error
-
-
-def _paths(exclude: Iterable[str]) -> frozenset[str]:
-    if isinstance(exclude, str):
-        raise ConfigurationError("exclude must be a list of paths, not one string.")
-    paths = frozenset(exclude)
-    for path in paths:
-        if not path.startswith("/"):
-            raise ConfigurationError(f"exclude: the path {path!r} must begin with a slash.")
-    return paths
 
 
 def _request(scope: Scope) -> Request:
@@ -262,7 +312,8 @@ def verifier_of(place: Any) -> CredentialVerifier:
     """Give the verifier of a request's innermost `MachineAuthMiddleware`, or of an app's.
 
     `place` is a connection that is being handled, the middleware itself, or an app after its first
-    event (a lifespan will do). Raises `MiddlewareMissingError` where there is none.
+    event (a lifespan will do). Raises `MiddlewareMissingError` where there is none, and
+    `ConfigurationError` where its settings cannot work.
     """
     if isinstance(place, HTTPConnection):
         exchange: Exchange | None = place.scope.get(EXCHANGE)
@@ -272,6 +323,8 @@ def verifier_of(place: Any) -> CredentialVerifier:
         place = place.scope.get("app")
     while place is not None:
         if isinstance(place, MachineAuthMiddleware):
+            if place._fault is not None:
+                raise ConfigurationError(place._fault)
             return place.verifier
         place = getattr(place, "middleware_stack", None) or getattr(place, "app", None)
     raise MiddlewareMissingError(

@@ -41,6 +41,12 @@ class ScopeGraph:
         same file; the tables that speak only to it are passed over here. Raises
         `ConfigurationError` naming the entry at fault.
         """
+        if not isinstance(text, str) or _is_path(text):
+            raise ConfigurationError(
+                "ScopeGraph.from_toml takes the text, not the path of a file. Give the path as "
+                "Settings(graph=path), which reads the file again when it changes, or read it "
+                'once: ScopeGraph.from_toml(Path(path).read_text("utf-8")).'
+            )
         document = _document(text)
         machines = document.get("machines")
         if not isinstance(machines, dict):
@@ -59,6 +65,12 @@ class ScopeGraph:
                 for name, table in machines.items()
             }
         )
+
+    @property
+    def machines(self) -> frozenset[str]:
+        """The machines that are caller or callee of at least one edge."""
+        callers = (caller for caller, callees in self._callees.items() if callees)
+        return frozenset(callers).union(*self._callees.values())
 
     def callees(self, caller: str) -> frozenset[str]:
         """Give the machines that `caller` may call; empty for an unknown caller."""
@@ -83,6 +95,10 @@ class ScopeGraph:
     def __repr__(self) -> str:
         edges = sum(map(len, self._callees.values()))
         return f"<ScopeGraph: {len(self._callees)} callers, {edges} edges>"
+
+
+def _is_path(text: str) -> bool:
+    return text.endswith(".toml") and "\n" not in text
 
 
 def _document(text: str) -> dict[str, Any]:

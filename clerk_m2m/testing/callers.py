@@ -20,6 +20,7 @@ from clerk_m2m.identity import (
     Identity,
     MachineIdentity,
     OAuthIdentity,
+    TokenType,
     freeze,
 )
 from clerk_m2m.settings import Settings
@@ -125,7 +126,12 @@ class _FixedVerifier:
     """A `CredentialVerifier` that asks nobody."""
 
     def __init__(self, answer: Identity | RefusalError) -> None:
-        self.settings = Settings(machine_id=CALLEE_ID, machine_secret_key="ak_made_up")
+        self.settings = Settings(
+            machine_id=CALLEE_ID,
+            machine_secret_key="ak_made_up",
+            secret_key="sk_test_made_up",
+            accepts=TokenType,  # whatever guards want, a caller can be made for them
+        )
         self._answer = answer
 
     async def verify(

@@ -1,0 +1,138 @@
+"""The paths that `exclude` exempts from the check, compared with the path that the app routes by.
+
+Rules of this file:
+
+- An entry is a path, compared whole, or a prefix: `"/static/*"` is everything below `/static/`.
+- A doubt means that the request is not exempt. A server, a middleware or an app may decode or
+  normalize a path once more than the others. So a prefix matches only a path that has one reading:
+  no `.`, `..` or empty segment, no backslash, `%` or control character after decoding, and no slash
+  that was sent encoded. Only `raw_path` shows the last, so without it a prefix never matches.
+- A whole path needs none of this: no other spelling equals it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from http import HTTPMethod
+from typing import Final, TypeAlias
+from urllib.parse import unquote
+
+from starlette.types import Scope
+
+from clerk_m2m.errors import ConfigurationError
+
+# A path, or a method and a path.
+ExcludedPath: TypeAlias = str | tuple[str, str]
+
+_AMBIGUOUS: Final = re.compile(r"[\\%\x00-\x1f\x7f]")
+_DOT_SEGMENTS: Final = frozenset({"", ".", ".."})
+# A path's entry without a method exempts every method, and WebSockets, which have none.
+_ANY: Final = ""
+
+
+class ExcludedPaths:
+    """Tells whether a request is exempt; raises `ConfigurationError` for what never could be."""
+
+    def __init__(self, exclude: Iterable[ExcludedPath]) -> None:
+        if isinstance(exclude, str):
+            raise ConfigurationError("exclude must be a list of paths, not one string.")
+        entries = [_entry(each) for each in exclude]
+        self._whole = frozenset(entry for entry in entries if not entry[1].endswith("*"))
+        self._prefixes = tuple(
+            (method, path.removesuffix("*")) for method, path in entries if path.endswith("*")
+        )
+        self._is_empty = not entries
+
+    def exempt(self, scope: Scope) -> bool:
+        """Tell whether an HTTP request or a WebSocket is let through without a credential."""
+        if self._is_empty:
+            return False
+        path = route_path(scope)
+        methods = _methods(scope)
+        if any((method, path) in self._whole for method in methods):
+            return True
+        return any(
+            method in methods and path.startswith(prefix) for method, prefix in self._prefixes
+        ) and _has_one_reading(path, scope)
+
+
+def route_path(scope: Scope) -> str:
+    """Give the path that the app routes by: `path` without `root_path` in front of it.
+
+    The rule is that of `get_route_path` in starlette/_utils.py (private there), which its routes
+    and mounts use: ASGI's `path` begins with `root_path`, and a server that leaves it out is
+    believed too. It is taken off at a slash only.
+    """
+    path: str = scope["path"]
+    root_path: str = scope.get("root_path", "")
+    if not root_path or not path.startswith(root_path):
+        return path
+    rest = path[len(root_path) :]
+    return rest if rest[:1] in ("", "/") else path
+
+
+def _methods(scope: Scope) -> tuple[str, ...]:
+    method: str = scope.get("method", _ANY)
+    # Whoever may GET may ask for the head alone (RFC 9110 section 9.3.2).
+    return (_ANY, method, "GET") if method == "HEAD" else (_ANY, method)
+
+
+def _has_one_reading(path: str, scope: Scope) -> bool:
+    whole: str = scope["path"]
+    raw: bytes | None = scope.get("raw_path")
+    if raw is None or _AMBIGUOUS.search(whole) or not _DOT_SEGMENTS.isdisjoint(_segments(path)):
+        return False
+    # Apps differ in what they do with a path that is not below `root_path`.
+    if scope.get("root_path") and path == whole:
+        return False
+    text = raw.decode("latin-1")
+    return "%2f" not in text.lower() and unquote(text) == whole
+
+
+def _segments(path: str) -> list[str]:
+    return path.split("/")[1:]
+
+
+def _entry(given: ExcludedPath) -> tuple[str, str]:
+    match given:
+        case str():
+            method, path = _ANY, given
+        case (str(method), str(path)):
+            method = _method(method)
+        case _:
+            raise ConfigurationError(
+                f'exclude: {given!r} must be a path, or a method and a path: ("GET", "/healthz").'
+            )
+    if not path.startswith("/"):
+        raise ConfigurationError(f"exclude: the path {path!r} must begin with a slash.")
+    _refuse_unmatchable(path)
+    return method, path
+
+
+def _method(name: str) -> str:
+    if name.upper() not in HTTPMethod.__members__:
+        raise ConfigurationError(f"exclude: {name!r} is not an HTTP method.")
+    return name.upper()
+
+
+def _refuse_unmatchable(path: str) -> None:
+    if "?" in path or "#" in path:
+        raise ConfigurationError(f"exclude: {path!r} must be a path only, without ? or #.")
+    if "*" not in path:
+        return
+    prefix = path.removesuffix("/*")
+    if prefix == path or "*" in prefix:
+        raise ConfigurationError(
+            f"exclude: {path!r} has a * elsewhere than at its end, after a slash. Only a prefix "
+            'such as "/static/*" is possible.'
+        )
+    if not prefix:
+        raise ConfigurationError(
+            'exclude: "/*" would exempt everything. To let guards decide, set required=False.'
+        )
+    if _AMBIGUOUS.search(prefix) or not _DOT_SEGMENTS.isdisjoint(_segments(prefix)):
+        raise ConfigurationError(
+            f"exclude: the prefix {path!r} can match nothing: no segment of a path below a prefix "
+            "is empty, . or .., and none holds a backslash, a % or a control character."
+        )
