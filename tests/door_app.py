@@ -1,6 +1,6 @@
 """The service that `test_servers` puts behind real servers; granian imports it by name.
 
-One path is open and gives a good token away. Every other path, however it is spelled, is inside.
+One path is open and gives a good token away, and what is below `/files/` is open. Every other path, however it is spelled, is inside.
 """
 
 from __future__ import annotations
@@ -33,6 +33,10 @@ def build() -> Starlette:
         identity = request.state.machine
         return JSONResponse({"route": "inside", "subject": identity.subject if identity else None})
 
+    async def file(request: Request) -> JSONResponse:
+        identity = request.state.machine
+        return JSONResponse({"route": "file", "subject": identity.subject if identity else None})
+
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         yield
@@ -40,12 +44,17 @@ def build() -> Starlette:
 
     app = Starlette(
         lifespan=lifespan,
-        routes=[Route(OPEN_PATH, give_away), Route("/{path:path}", inside), Route("/", inside)],
+        routes=[
+            Route(OPEN_PATH, give_away),
+            Route("/files/{path:path}", file),
+            Route("/{path:path}", inside),
+            Route("/", inside),
+        ],
     )
     app.router.redirect_slashes = False
     app.add_middleware(
         MachineAuthMiddleware,
         verifier=emulator.verifier(callee),
-        exclude=[OPEN_PATH],
+        exclude=[OPEN_PATH, "/files/*"],
     )
     return app

@@ -92,3 +92,20 @@ TARGETS = [
     ("an asterisk", b"*"),
     ("no slash", b"open"),
 ]
+
+# What no prefix in `exclude` matches, of an app whose files are open.
+NO_FILES = [
+    b"/files",
+    b"/files/",
+    b"/files//a",
+    b"/files/./a",
+    b"/files/../secret",
+    b"/files/%2e%2e/secret",
+    b"/files/..%2fsecret",
+    b"/files/..%5csecret",
+    b"/files/..\\secret",
+    b"/files/%252e%252e/secret",
+    b"/files%2fa",
+    b"//files/a",
+    b"/files/a%00",
+]

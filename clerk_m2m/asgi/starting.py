@@ -103,7 +103,8 @@ def _token_types(guard: Any) -> set[TokenType]:
 
 
 def _guarded(app: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-    for route in getattr(app, "routes", None) or ():
+    routes = getattr(app, "routes", None)
+    for route in routes if isinstance(routes, list) else ():
         path = f"{prefix}{getattr(route, 'path', '')}"
         dependant = getattr(route, "dependant", None)
         if dependant is not None:

@@ -41,7 +41,7 @@ class ScopeGraph:
         same file; the tables that speak only to it are passed over here. Raises
         `ConfigurationError` naming the entry at fault.
         """
-        if not isinstance(text, str) or _is_path(text):
+        if _is_path(text):
             raise ConfigurationError(
                 "ScopeGraph.from_toml takes the text, not the path of a file. Give the path as "
                 "Settings(graph=path), which reads the file again when it changes, or read it "
@@ -97,8 +97,8 @@ class ScopeGraph:
         return f"<ScopeGraph: {len(self._callees)} callers, {edges} edges>"
 
 
-def _is_path(text: str) -> bool:
-    return text.endswith(".toml") and "\n" not in text
+def _is_path(text: object) -> bool:
+    return not isinstance(text, str) or (text.endswith(".toml") and "\n" not in text)
 
 
 def _document(text: str) -> dict[str, Any]:

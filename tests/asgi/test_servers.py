@@ -17,7 +17,7 @@ import hypercorn.asyncio
 import hypercorn.config
 import pytest
 import pytest_asyncio
-from odd_requests import FIELDS, GOOD, TARGETS
+from odd_requests import FIELDS, GOOD, NO_FILES, TARGETS
 from raw_http import Reply, exchange, get
 
 from harness import serve
@@ -142,6 +142,16 @@ async def test_a_server_opens_nothing_but_the_excluded_path(door: Door, target: 
         assert reply.json["route"] == "open"
     else:
         assert reply.status in (400, 401, 404, 405, None)
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_server_opens_what_is_below_a_prefix_and_no_other_spelling(door: Door) -> None:
+    opened = [await door.knock([], target) for target in (b"/files/a.js", b"/files/a/%C3%A9.js")]
+    closed = [await door.knock([], target) for target in NO_FILES]
+
+    assert [reply.json for reply in opened] == [{"route": "file", "subject": None}] * 2
+    for target, reply in zip(NO_FILES, closed, strict=True):
+        assert reply.status in (400, 401, 404, None), target
 
 
 @pytest.mark.asyncio(loop_scope="module")

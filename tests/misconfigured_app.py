@@ -1,0 +1,10 @@
+"""The service that `test_bad_settings` puts behind real servers, with nothing in the environment."""
+
+from __future__ import annotations
+
+from starlette.applications import Starlette
+
+from clerk_m2m import MachineAuthMiddleware
+
+app = Starlette()
+app.add_middleware(MachineAuthMiddleware)
