@@ -1,6 +1,7 @@
 """The service that `test_servers` puts behind real servers; granian imports it by name.
 
-One path is open and gives a good token away, and what is below `/files/` is open. Every other path, however it is spelled, is inside.
+One path is open and gives a good token away, and what is below `/files/` is open. Every other path,
+however it is spelled, is inside.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The service that `test_bad_settings` puts behind real servers, with nothing in the environment."""
+"""The service that `test_bad_settings` puts behind real servers; nothing is configured."""
 
 from __future__ import annotations
 

@@ -18,7 +18,6 @@ from typer.testing import CliRunner
 from clerk_m2m import (
     ClerkClient,
     ConfigurationError,
-    MachineAuthMiddleware,
     MachineTokenAuth,
     ScopeGraph,
     Secret,
@@ -27,6 +26,7 @@ from clerk_m2m import (
     require_api_key,
     require_machine,
 )
+from clerk_m2m.asgi.excluded import ExcludedPaths
 from clerk_m2m.cli import app
 from clerk_m2m.secret import is_credential, without_credentials
 from harness import USER_ID, World
@@ -230,11 +230,7 @@ MISPLACED: dict[str, Callable[[], Any]] = {
         f'[machines.a]\nid = "{MACHINE_ID}"\n{INSTANCE_KEY} = 1'
     ),
     "hosts": lambda: MachineTokenAuth(MACHINE_KEY, hosts=[f"{INSTANCE_KEY}/"]),
-    "exclude": lambda: MachineAuthMiddleware(
-        lambda *_: None,  # type: ignore[arg-type]
-        settings(),
-        exclude=[INSTANCE_KEY],
-    ),
+    "exclude": lambda: ExcludedPaths([INSTANCE_KEY]),
     "a guard's machine": lambda: require_machine(INSTANCE_KEY),
     "a guard's scope": lambda: require_api_key(scopes=[f'"{INSTANCE_KEY}"']),
 }

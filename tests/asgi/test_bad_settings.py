@@ -23,7 +23,6 @@ from misconfigured_app import app as misconfigured
 from starlette.applications import Starlette
 from starlette.routing import Mount, Route
 from starlette.testclient import TestClient
-from starlette.types import ASGIApp
 
 from clerk_m2m import ConfigurationError, MachineAuthMiddleware, Settings, verifier_of
 from harness import World, bearer, calling, protected, serve, whoami
@@ -166,14 +165,17 @@ async def _uvicorn() -> str:
     server = uvicorn.Server(uvicorn.Config(misconfigured, log_config=None))
     with (
         socket.create_server(("127.0.0.1", 0)) as listener,
-        contextlib.suppress(SystemExit),  # newer versions exit where older ones return
+        contextlib.suppress(SystemExit),  # some versions return
     ):
         await server.serve(sockets=[listener])
     return "it started" if server.started else "it ended"
 
 
 async def _uvicorn_without_lifespan() -> str:
-    async with serve(misconfigured, lifespan="off", log_config=None) as origin, httpx.AsyncClient() as client:
+    async with (
+        serve(misconfigured, lifespan="off", log_config=None) as origin,
+        httpx.AsyncClient() as client,
+    ):
         answer = await client.get(origin)
     return f"{answer.status_code} {answer.json()['code']}"
 

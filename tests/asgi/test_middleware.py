@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 from answers import check_answer
-from asgi_messages import http_scope, play, receive_nothing, send_nowhere
+from asgi_messages import ask, http_scope, play, receive_nothing, send_nowhere
 from starlette.applications import Starlette
 from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from clerk_m2m import ConfigurationError, MachineAuthMiddleware, RefusalError
+from clerk_m2m import MachineAuthMiddleware, RefusalError
 from harness import USER_ID, World, bearer, calling, protected
 
 # Modes
@@ -44,11 +44,6 @@ async def test_the_api_key_header_is_read_where_one_is_named(world: World) -> No
 
 
 # Excluded paths
-
-
-async def test_settings_and_a_verifier_are_not_given_both(world: World) -> None:
-    with pytest.raises(ConfigurationError, match="not both"):
-        MachineAuthMiddleware(Starlette(), world.settings(), verifier=world.verifier())
 
 
 async def test_settings_alone_make_a_verifier(
@@ -165,19 +160,22 @@ async def test_a_dict_that_a_server_shares_between_requests_mixes_no_callers(wor
     assert sorted(seen) == sorted(machine.id for machine in callers)
 
 
-def test_a_coroutine_function_as_on_error_is_refused_at_construction(world: World) -> None:
-    async def on_error(connection: HTTPConnection, refusal: RefusalError) -> None: ...
+class Awaited:
+    """An `on_error` that is asynchronous, and no coroutine function by its type."""
 
-    with pytest.raises(ConfigurationError, match="plain function"):
-        MachineAuthMiddleware(Starlette(), verifier=world.verifier(), on_error=on_error)  # type: ignore[arg-type]
+    async def __call__(self, connection: HTTPConnection, refusal: RefusalError) -> None: ...
 
 
-def test_settings_that_cannot_work_are_logged_where_a_server_hides_the_error(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("on_error", "kind"),
+    [(lambda *_: {"detail": "no"}, "dict"), (lambda *_: True, "bool"), (Awaited(), "coroutine")],
+)
+async def test_an_on_error_that_gives_no_response_is_named_once_and_the_request_still_refused(
+    world: World, caplog: pytest.LogCaptureFixture, on_error: Any, kind: str
 ) -> None:
-    monkeypatch.delenv("CLERK_MACHINE_ID", raising=False)
+    app = protected(world.verifier(), on_error=on_error)
+    answers = [await ask(app, http_scope()) for _ in range(2)]
 
-    with pytest.raises(ConfigurationError, match="Set machine_id"):
-        MachineAuthMiddleware(Starlette())
-
-    assert "This service cannot start: Set machine_id" in caplog.text
+    assert [(status, body["code"]) for status, body in answers] == [(401, "token_missing")] * 2
+    (record,) = [each for each in caplog.records if each.levelname == "ERROR"]
+    assert record.getMessage().startswith(f"on_error gave {kind}. It must be a plain function")

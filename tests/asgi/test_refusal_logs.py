@@ -19,7 +19,7 @@ async def test_a_refusal_is_logged_in_one_line_without_the_credential(
     app = protected(world.verifier())
     await ask(app, http_scope("/a\r\nFAKE line", UNKNOWN))
     world.time.advance(1)
-    await play(app, websocket_scope(UNKNOWN), CONNECT)
+    await play(app, websocket_scope(UNKNOWN, denial=True), CONNECT)
 
     assert [(each.levelname, each.getMessage()) for each in caplog.records] == [
         (

@@ -88,6 +88,22 @@ async def test_a_websocket_is_denied_with_the_answer_of_on_error(world: World) -
     assert (start["status"], json.loads(body["body"])) == (418, {"code": "token_missing"})
 
 
+async def test_a_server_that_cannot_deny_a_websocket_is_named_once(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = socket_app(hello, world.verifier())
+    await play(app, websocket_scope(denial=True), CONNECT)
+    await play(app, websocket_scope(world.token()), CONNECT)
+    assert caplog.records == []
+
+    for _ in range(2):
+        assert await play(app, websocket_scope(), CONNECT) == [CLOSE]
+
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "cannot answer a WebSocket with a status" in record.getMessage()
+
+
 @pytest.mark.parametrize("denial", [False, True])
 async def test_a_guard_on_a_websocket_refuses_before_accept(world: World, denial: bool) -> None:
     app = socket_app(guard_before_accept, world.verifier())

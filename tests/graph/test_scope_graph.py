@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -137,6 +138,21 @@ def test_a_toml_file_that_cannot_be_used_is_refused_naming_the_entry(text: str, 
         ScopeGraph.from_toml(text)
 
     assert refused.value.code == "configuration_invalid"
+
+
+@pytest.mark.parametrize("given", ["graphs/system.toml", Path("graph.toml"), b"[machines]"])
+def test_from_toml_given_a_path_says_what_to_give_instead(given: Any) -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"not the path.*Settings\(graph=path\)"
+    ) as refused:
+        ScopeGraph.from_toml(given)
+
+    assert refused.value.code == "configuration_invalid"
+
+
+def test_the_machines_of_a_graph_are_those_with_an_edge() -> None:
+    assert ScopeGraph({ORDERS: [BILLING], AUDIT: []}).machines == {ORDERS, BILLING}
+    assert ScopeGraph({}).machines == frozenset()
 
 
 def test_counters_can_be_read_by_name() -> None:
