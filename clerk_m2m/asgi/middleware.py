@@ -127,14 +127,14 @@ class MachineAuthMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the connection on with an identity, or answer it with a refusal."""
-        if self._fault is not None:
-            await self._refuse_to_serve(self._fault, scope, receive, send)
-            return
-        if not self._started:
+        if not self._started and self._fault is None:
             # Here, not at construction: only a scope knows which application this stands in, unless
             # it stands around one.
             self._started = True
             self._start(scope.get("app", self.app))
+        if self._fault is not None:
+            await self._refuse_to_serve(self._fault, scope, receive, send)
+            return
         if scope["type"] == "lifespan":
             await self._lifespan(scope, receive, send)
             return
@@ -230,8 +230,11 @@ class MachineAuthMiddleware:
 
     def _start(self, app: Any) -> None:
         describe_refusals(app)
-        for text in warnings(app, self.verifier.settings, report_only=self._report_only):
-            logger.warning("%s", text)
+        try:
+            for text in warnings(app, self.verifier.settings, report_only=self._report_only):
+                logger.warning("%s", text)
+        except ConfigurationError as exc:  # of a guard on a router, which FastAPI reads only now
+            self._fault = str(exc)
 
     async def _refuse_to_serve(
         self, fault: str, scope: Scope, receive: Receive, send: Send

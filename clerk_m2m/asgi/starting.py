@@ -105,11 +105,14 @@ def _token_types(guard: Any) -> set[TokenType]:
 def _guarded(app: Any, prefix: str) -> Iterator[tuple[str, Any]]:
     routes = getattr(app, "routes", None)
     for route in routes if isinstance(routes, list) else ():
-        path = f"{prefix}{getattr(route, 'path', '')}"
-        dependant = getattr(route, "dependant", None)
-        if dependant is not None:
-            yield from ((path, guard) for guard in _guards(dependant))
-        yield from _guarded(route, path)
+        # Newer versions of FastAPI keep an included router whole, and tell its routes by this.
+        included = getattr(route, "effective_route_contexts", None)
+        for each in [route] if included is None else included():
+            path = f"{prefix}{getattr(each, 'path', None) or ''}"
+            dependant = getattr(each, "dependant", None)
+            if dependant is not None:
+                yield from ((path, guard) for guard in _guards(dependant))
+            yield from _guarded(each, path)
 
 
 def _guards(dependant: Any) -> Iterator[Any]:

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, FastAPI
 from starlette.testclient import TestClient
 
 from clerk_m2m import (
+    ConfigurationError,
     MachineAuthMiddleware,
     Settings,
     require_any,
@@ -134,3 +135,15 @@ def test_a_misspelt_variable_is_named_with_the_nearest(
         "meant?",
         "CLERK_M2M_COLOUR is set in the environment, and nothing reads it.",
     ]
+
+
+def test_a_guard_without_parentheses_on_an_included_router_fails_the_start(world: World) -> None:
+    app, router = FastAPI(), APIRouter()
+    router.get("/")(route)
+
+    # Older versions of FastAPI read the guard in `include_router`, newer ones when routes are asked.
+    with pytest.raises(ConfigurationError, match="without parentheses") as refused:
+        app.include_router(router, dependencies=[Depends(require_api_key)])
+        started(app, world)
+
+    assert refused.value.code == "configuration_invalid"
