@@ -24,6 +24,8 @@ LANGUAGES = {
     "README.md": {"python", "console", "toml"},
     "CONTRIBUTING.md": {"python", "console"},  # tests/test_contributing.py
     "calling.md": {"python"},
+    "deployment.md": {"console"},  # tests/test_forks.py, tests/asgi/test_bad_settings.py
+    "guards.md": {"python"},
     "emulator.md": {"python", "toml", "console"},  # tests/emulator/test_docs.py
     "logs.md": {"python"},  # tests/asgi/test_events.py
     "metrics.md": {"python"},
@@ -101,6 +103,33 @@ async def test_the_page_about_calling_runs_as_one_script(instance: Instance) -> 
     process = await asyncio.create_subprocess_exec(sys.executable, "-W", "error", "-c", script)
 
     assert await process.wait() == 0
+
+
+async def test_the_page_about_guards_lets_in_whom_it_says(
+    instance: Instance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for region in ("EU", "US"):
+        monkeypatch.setenv(f"{region}_MACHINE_ID", instance.callee.id)
+        monkeypatch.setenv(f"{region}_MACHINE_SECRET_KEY", instance.callee.secret_key)
+    namespace: dict[str, Any] = {}
+    script = "\n".join(blocks(ROOT / "docs" / "guards.md", "python"))
+    exec(compile(script, "guards.md", "exec"), namespace)
+
+    async with (
+        serve(namespace["app"]) as one,
+        serve(namespace["both"]) as several,
+        httpx.AsyncClient(headers=bearer(instance.token())) as client,
+    ):
+        closed = [
+            await client.get(f"{one}/invoices"),
+            await client.delete(f"{one}/admin/invoices/7"),
+            await client.get(f"{one}/internal/ledger"),
+            await client.get(f"{one}/files/README.md"),
+        ]
+        opened = [await client.get(f"{several}/{region}/orders") for region in ("eu", "us")]
+
+    assert [answer.json()["code"] for answer in closed] == ["permission_denied"] * 4
+    assert [answer.json()["orders_for"] for answer in opened] == [instance.caller.id] * 2
 
 
 async def test_the_page_about_metrics_runs_as_one_script(instance: Instance) -> None:
