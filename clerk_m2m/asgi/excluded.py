@@ -37,23 +37,22 @@ class ExcludedPaths:
     def __init__(self, exclude: Iterable[ExcludedPath]) -> None:
         if isinstance(exclude, str):
             raise ConfigurationError("exclude must be a list of paths, not one string.")
-        entries = [_entry(each) for each in exclude]
-        self._whole = frozenset(entry for entry in entries if not entry[1].endswith("*"))
-        self._prefixes = tuple(
-            (method, path.removesuffix("*")) for method, path in entries if path.endswith("*")
-        )
-        self._is_empty = not entries
+        self._whole: dict[str, set[str]] = {}
+        self._prefixes: dict[str, set[str]] = {}
+        for each in exclude:
+            method, path = _entry(each)
+            kind = self._prefixes if path.endswith("*") else self._whole
+            kind.setdefault(path.removesuffix("*"), set()).add(method)
 
     def exempt(self, scope: Scope) -> bool:
         """Tell whether an HTTP request or a WebSocket is let through without a credential."""
-        if self._is_empty:
-            return False
         path = route_path(scope)
-        methods = _methods(scope)
-        if any((method, path) in self._whole for method in methods):
+        methods = self._whole.get(path)
+        if methods is not None and not methods.isdisjoint(_methods(scope)):
             return True
         return any(
-            method in methods and path.startswith(prefix) for method, prefix in self._prefixes
+            path.startswith(prefix) and not methods.isdisjoint(_methods(scope))
+            for prefix, methods in self._prefixes.items()
         ) and _has_one_reading(path, scope)
 
 

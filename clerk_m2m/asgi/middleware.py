@@ -54,7 +54,7 @@ _LIFESPAN_STATE = (
 _NO_DENIAL = (
     "This server cannot answer a WebSocket with a status (the ASGI extension "
     "websocket.http.response): one that is refused is closed with code 1008 before it is accepted, "
-    "which its caller sees as a bare 403. uvicorn and hypercorn have the extension."
+    "which its caller sees as a bare 403. uvicorn, hypercorn and granian have the extension."
 )
 
 
