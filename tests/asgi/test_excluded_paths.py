@@ -12,6 +12,7 @@ from asgi_messages import ask, http_scope, receive_nothing, websocket_scope
 from hypothesis import example, given
 from hypothesis import strategies as st
 from sent_credentials import UNKNOWN
+from starlette._utils import get_route_path
 from starlette.applications import Starlette
 from starlette.routing import Mount, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -227,6 +228,15 @@ def test_what_a_prefix_exempts_is_routed_below_it(target: str, root_path: str) -
             # The same for an app that decodes or normalizes once more.
             path = unquote(route_path(scope)).replace("\\", "/")
             assert posixpath.normpath(path).startswith(("/static/", "/v1/static/"))
+
+
+@given(st.text("/ab", max_size=6), st.text("/ab", max_size=4))
+@example("/apis", "/api")
+@example("/api", "/api")
+def test_the_path_compared_is_the_one_that_starlette_routes_by(path: str, root_path: str) -> None:
+    scope = {"path": path, "root_path": root_path}
+
+    assert route_path(scope) == get_route_path(scope)
 
 
 # What could never match

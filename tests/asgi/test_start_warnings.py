@@ -119,6 +119,21 @@ def test_a_machine_with_an_edge_is_not_named(
     assert said(caplog) == []
 
 
+def test_a_graph_file_that_is_gone_meanwhile_does_not_stop_the_start(
+    world: World, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    path = tmp_path / "graph.toml"
+    path.write_text("[machines]\n")
+    verifier = world.verifier(world.settings(graph=path))
+    path.unlink()
+    app = FastAPI()
+    app.add_middleware(MachineAuthMiddleware, verifier=verifier)
+
+    with TestClient(app) as client:
+        assert client.get("/").json()["code"] == "token_missing"
+    assert said(caplog) == []
+
+
 # Variables that nothing reads
 
 

@@ -79,6 +79,8 @@ app.add_middleware(MachineAuthMiddleware, settings, required=False, exclude=["/h
 Starlette().add_middleware(
     MachineAuthMiddleware, verifier=Verifier(settings, clock=Clock()), on_error=on_error
 )
+app.add_middleware(MachineAuthMiddleware, exclude=["/a", ("GET", "/b"), "/static/*"])
+app.add_middleware(MachineAuthMiddleware, exclude=[("GET", "/b", "/c")])  # type: ignore[list-item]
 app.add_middleware(MachineAuthMiddleware, exlude=["/"])  # type: ignore[call-arg]  # a slip
 app.add_middleware(MachineAuthMiddleware, verifier=settings)  # type: ignore[arg-type]  # a mix-up
 assert_type(MachineAuthMiddleware(app, settings).verifier, CredentialVerifier)
