@@ -35,8 +35,10 @@ class ExcludedPaths:
     """Tells whether a request is exempt; raises `ConfigurationError` for what never could be."""
 
     def __init__(self, exclude: Iterable[ExcludedPath]) -> None:
-        if isinstance(exclude, str):
-            raise ConfigurationError("exclude must be a list of paths, not one string.")
+        given: object = exclude
+        if isinstance(given, str) or not isinstance(given, Iterable):
+            what = "one string" if isinstance(given, str) else type(given).__name__
+            raise ConfigurationError(f"exclude must be a list of paths, not {what}.")
         self._whole: dict[str, set[str]] = {}
         self._prefixes: dict[str, set[str]] = {}
         for each in exclude:

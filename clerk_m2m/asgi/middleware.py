@@ -106,10 +106,7 @@ class MachineAuthMiddleware:
         # What is wrong with the settings or the arguments. Text: an exception would keep frames.
         self._fault: str | None = None
         try:
-            if settings is not None and verifier is not None:
-                raise ConfigurationError(
-                    "Give MachineAuthMiddleware settings or a verifier, not both."
-                )
+            _refuse_mix_ups(settings, verifier)
             self._exclude = ExcludedPaths(exclude)
             self._verify_by(verifier or Verifier(settings, on_event=on_event))
             if verifier is not None and on_event is not None:
@@ -286,6 +283,15 @@ class MachineAuthMiddleware:
             await send(message)
 
         await self.app(scope, receive, watching_send)
+
+
+def _refuse_mix_ups(settings: object, verifier: object) -> None:
+    if settings is not None and verifier is not None:
+        raise ConfigurationError("Give MachineAuthMiddleware settings or a verifier, not both.")
+    if not isinstance(settings, Settings | None) or isinstance(verifier, Settings):
+        raise ConfigurationError(
+            "MachineAuthMiddleware takes Settings as settings=, and a Verifier as verifier=."
+        )
 
 
 def _is_not_ours(refusal: RefusalError) -> bool:

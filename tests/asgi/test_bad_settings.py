@@ -76,6 +76,14 @@ BAD: dict[str, tuple[Callable[[World], dict[str, Any]], str]] = {
         lambda world: {"settings": world.settings(), "verifier": world.verifier()},
         "settings or a verifier, not both",
     ),
+    "a verifier as settings": (
+        lambda world: {"settings": world.verifier()},
+        "takes Settings as settings=",
+    ),
+    "settings as a verifier": (
+        lambda world: {"verifier": world.settings()},
+        "a Verifier as verifier=",
+    ),
 }
 
 

@@ -246,6 +246,7 @@ def test_the_path_compared_is_the_one_that_starlette_routes_by(path: str, root_p
     ("exclude", "said"),
     [
         ("/healthz", "a list of paths, not one string"),
+        (None, "a list of paths, not NoneType"),
         (["healthz"], "must begin with a slash"),
         ([""], "must begin with a slash"),
         (["/ok", "*"], "must begin with a slash"),
