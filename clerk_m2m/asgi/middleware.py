@@ -9,11 +9,12 @@ from typing import Any, TypeAlias
 
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from clerk_m2m.asgi.current import MACHINE
 from clerk_m2m.asgi.disconnect import ClientGoneError
 from clerk_m2m.asgi.excluded import ExcludedPath, ExcludedPaths
+from clerk_m2m.asgi.lifespan import fail_start, run_lifespan
 from clerk_m2m.asgi.openapi import describe_refusals
 from clerk_m2m.asgi.refusals import EXCHANGE, Exchange, answer
 from clerk_m2m.asgi.starting import warnings
@@ -46,10 +47,6 @@ _SHARED_STATE = (
     "each connection gets a copy of the state, and middleware outside of MachineAuthMiddleware "
     "does not see request.state.machine. If the server gives several requests one state "
     "(hypercorn before 0.18), upgrade it; if other code sets request.state.machine, rename that."
-)
-_LIFESPAN_STATE = (
-    "The lifespan state has an entry `machine`, which is where MachineAuthMiddleware puts the "
-    "caller's identity. Rename the entry."
 )
 _NO_DENIAL = (
     "This server cannot answer a WebSocket with a status (the ASGI extension "
@@ -133,7 +130,7 @@ class MachineAuthMiddleware:
             await self._refuse_to_serve(self._fault, scope, receive, send)
             return
         if scope["type"] == "lifespan":
-            await self._lifespan(scope, receive, send)
+            await run_lifespan(self.app, scope, receive, send, self._close)
             return
         exchange = Exchange(scope, receive, send, self.verifier)
         current = None
@@ -238,11 +235,7 @@ class MachineAuthMiddleware:
     ) -> None:
         """Have the start fail, or refuse every request where the server runs no lifespan."""
         if scope["type"] == "lifespan":
-            await receive()
-            logger.critical("This service cannot start: %s", fault)
-            # Only after this message does every server stop, and show the reason.
-            await send({"type": "lifespan.startup.failed", "message": fault})
-            raise ConfigurationError(fault)
+            await fail_start(fault, receive, send)
         self._say_once(
             logging.ERROR,
             f"Every request is refused with 503 verifier_misconfigured, until this is mended: "
@@ -263,26 +256,9 @@ class MachineAuthMiddleware:
         self._state_shared = True
         self._say_once(logging.WARNING, _SHARED_STATE)
 
-    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
-        state: dict[str, Any] = scope.get("state", {})
-        refused = False
-
-        async def watching_send(message: Message) -> None:
-            nonlocal refused
-            kind = message["type"]
-            if kind == "lifespan.startup.complete" and "machine" in state:
-                refused = True
-                await send({"type": "lifespan.startup.failed", "message": _LIFESPAN_STATE})
-                raise ConfigurationError(_LIFESPAN_STATE)
-            if refused:
-                return  # the app reports the error just raised, and the server has been told
-            # Before the server hears that shutdown is complete: after that its loop may stop.
-            if kind in ("lifespan.shutdown.complete", "lifespan.shutdown.failed"):
-                await self.verifier.aclose()
-                self._reporter.flush()
-            await send(message)
-
-        await self.app(scope, receive, watching_send)
+    async def _close(self) -> None:
+        await self.verifier.aclose()
+        self._reporter.flush()
 
 
 def _refuse_mix_ups(settings: object, verifier: object) -> None:
