@@ -63,6 +63,7 @@ if TYPE_CHECKING:
         require_oauth,
     )
     from clerk_m2m.asgi.middleware import MachineAuthMiddleware, OnError, verifier_of
+    from clerk_m2m.asgi.refusals import refusal_answer
     from clerk_m2m.backend_api.client import ClerkClient
     from clerk_m2m.graph.source import GraphSource
     from clerk_m2m.outbound.auth import MachineTokenAuth
@@ -119,6 +120,7 @@ __all__ = [
     "VerifierMisconfiguredError",
     "current_machine",
     "describe_refusals",
+    "refusal_answer",
     "require_any",
     "require_api_key",
     "require_machine",
@@ -137,6 +139,7 @@ _LAZY = {
     "MachineTokenAuth": "clerk_m2m.outbound.auth",
     "OnError": "clerk_m2m.asgi.middleware",
     "Verifier": "clerk_m2m.verification.verifier",
+    "refusal_answer": "clerk_m2m.asgi.refusals",
     "require_any": "clerk_m2m.asgi.guards",
     "require_api_key": "clerk_m2m.asgi.guards",
     "require_machine": "clerk_m2m.asgi.guards",

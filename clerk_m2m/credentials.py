@@ -16,13 +16,19 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final, NoReturn, TypeAlias
 
-from clerk_m2m.errors import TokenInvalidError, TokenMalformedError, TokenTypeNotAcceptedError
+from clerk_m2m.errors import (
+    RefusalError,
+    TokenInvalidError,
+    TokenMalformedError,
+    TokenMissingError,
+    TokenTypeNotAcceptedError,
+)
 from clerk_m2m.identity import MACHINE_ID, TokenClass, TokenType
 from clerk_m2m.secret import Secret
 
@@ -114,6 +120,8 @@ class JWTCredential:
 
 Credential: TypeAlias = OpaqueCredential | JWTCredential
 
+Headers: TypeAlias = Mapping[str, str] | Iterable[tuple[str, str] | tuple[bytes, bytes]]
+
 
 def extract(
     headers: Collection[tuple[bytes, bytes]], *, api_key_header: bytes | None = None
@@ -131,6 +139,31 @@ def extract(
     if token is not None:
         raise TokenMalformedError("A Bearer credential and an API key header were sent. Send one.")
     return _api_key(api_key)
+
+
+def credential_of(headers: Headers, api_key_header: str | None) -> str:
+    """Give the credential among the headers of any framework, by the rules of `extract`.
+
+    Names that differ only in case are one header that was sent twice. Raises what `extract` does,
+    and `TokenMissingError`. It is the app that asks, so the middleware answers none of them.
+    """
+    pairs = headers.items() if isinstance(headers, Mapping) else headers
+    in_asgi = [(_latin1(name).lower(), _latin1(value)) for name, value in pairs]
+    try:
+        token = extract(
+            in_asgi, api_key_header=api_key_header.encode("ascii") if api_key_header else None
+        )
+        if token is None:
+            raise TokenMissingError(api_key_header=api_key_header)
+    except RefusalError as refusal:
+        refusal.from_verifier = True
+        raise
+    return token
+
+
+def _latin1(text: str | bytes) -> bytes:
+    # HTTP has no other characters; the question mark in place of one is in no token.
+    return text if isinstance(text, bytes) else text.encode("latin-1", "replace")
 
 
 def _only(headers: Collection[tuple[bytes, bytes]], wanted: bytes) -> bytes | None:

@@ -131,6 +131,12 @@ class TokenMissingError(RefusalError):
     status = 401
     default_detail = "Send a machine credential in the header: Authorization: Bearer <token>."
 
+    def __init__(self, detail: str | None = None, *, api_key_header: str | None = None) -> None:
+        """Take the name of the header that may carry an API key instead, to tell the client."""
+        if detail is None and api_key_header is not None:
+            detail = f"{self.default_detail} An API key may be sent as {api_key_header}: <key>."
+        super().__init__(detail)
+
 
 class TokenMalformedError(RefusalError):
     """The credential is not of the form that RFC 6750 section 2.1 admits, or there are two."""

@@ -2,20 +2,53 @@
 
 They hold no credential, and nothing that a handler can reach in them can be changed, so a verdict
 may be shared between requests.
+
+An identity goes out to a client (`as_dict`, FastAPI, pydantic), and never comes in from one: only a
+verification makes it. FastAPI would fill the fields of any dataclass from the request. So pydantic
+takes nothing but an identity that exists, and `_OnlyByGuard` in the annotation of a field fails
+where FastAPI reads the class as a dependency. (FastAPI resolves no annotation of a class that is
+text, hence no `from __future__ import annotations` here.)
 """
 
-from __future__ import annotations
-
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 MACHINE_ID = re.compile(r"mch_[A-Za-z0-9_]{27}")
 USER_ID = re.compile(r"user_[A-Za-z0-9_]{27}")
-NO_CLAIMS: Mapping[str, Any] = MappingProxyType({})
+
+
+class FrozenMapping(Mapping[str, Any]):
+    """A mapping that cannot be changed; unlike a `mappingproxy` it can be copied and pickled."""
+
+    __slots__ = ("_items",)
+
+    def __init__(self, items: Mapping[str, Any]) -> None:
+        self._items = MappingProxyType(dict(items))
+
+    def __getitem__(self, key: str) -> Any:
+        return self._items[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __repr__(self) -> str:
+        return repr(dict(self._items))
+
+    def __deepcopy__(self, memo: Any) -> "FrozenMapping":
+        return self  # nothing in it can change either: see `freeze`
+
+    def __reduce__(self) -> tuple[type["FrozenMapping"], tuple[dict[str, Any]]]:
+        return FrozenMapping, (dict(self._items),)
+
+
+NO_CLAIMS: Mapping[str, Any] = FrozenMapping({})
 
 
 class TokenType(StrEnum):
@@ -24,6 +57,10 @@ class TokenType(StrEnum):
     M2M_TOKEN = "m2m_token"
     API_KEY = "api_key"
     OAUTH_TOKEN = "oauth_token"
+
+
+TokenTypeName: TypeAlias = Literal["m2m_token", "api_key", "oauth_token"]
+"""The same names as plain text, for type checkers."""
 
 
 class TokenClass(StrEnum):
@@ -40,15 +77,13 @@ class TokenClass(StrEnum):
 
 
 def freeze(value: Any) -> Any:
-    """Give a read-only copy of parsed JSON: mappings become proxies, lists become tuples."""
-    # Without recursion: how deep the claims nest is the choice of whoever minted the credential.
-    containers = [value]
-    for each in containers:
-        containers.extend(item for item in _items(each) if isinstance(item, dict | list))
-    frozen: dict[int, Any] = {}
-    for each in reversed(containers):  # what is inside comes before what holds it
-        frozen[id(each)] = _shallow(each, frozen)
-    return frozen[id(value)]
+    """Give a read-only copy of JSON: mappings become `FrozenMapping`s, lists become tuples."""
+    return _rebuilt(value, FrozenMapping, tuple)
+
+
+def thaw(value: Any) -> Any:
+    """Give a copy of what `freeze` gave, or of a set of text, that is plain JSON again."""
+    return _rebuilt(sorted(value) if isinstance(value, frozenset) else value, dict, list)
 
 
 def read_audience(value: Any) -> tuple[str, ...] | None:
@@ -59,18 +94,45 @@ def read_audience(value: Any) -> tuple[str, ...] | None:
     return None
 
 
-def _items(value: Any) -> Iterable[Any]:
-    if isinstance(value, dict):
+def _rebuilt(
+    value: Any, mapping: Callable[[Mapping[str, Any]], Any], sequence: Callable[[list[Any]], Any]
+) -> Any:
+    # Without recursion: how deep the claims nest is the choice of whoever minted the credential.
+    containers = [value]
+    for each in containers:
+        containers.extend(item for item in _inside(each) if isinstance(item, _CONTAINER))
+    rebuilt: dict[int, Any] = {}
+    for each in reversed(containers):  # what is inside comes before what holds it
+        inside = [rebuilt.get(id(item), item) for item in _inside(each)]
+        if isinstance(each, _MAPPING):
+            rebuilt[id(each)] = mapping(dict(zip(each, inside, strict=True)))
+        elif isinstance(each, _SEQUENCE):
+            rebuilt[id(each)] = sequence(inside)
+    return rebuilt.get(id(value), value)
+
+
+_MAPPING = (dict, FrozenMapping)
+_SEQUENCE = (list, tuple)
+_CONTAINER = _MAPPING + _SEQUENCE
+
+
+def _inside(value: Any) -> Collection[Any]:
+    if isinstance(value, _MAPPING):
         return value.values()
-    return value if isinstance(value, list) else ()
+    return value if isinstance(value, _SEQUENCE) else ()
 
 
-def _shallow(value: Any, frozen: Mapping[int, Any]) -> Any:
-    if isinstance(value, dict):
-        return MappingProxyType({key: frozen.get(id(item), item) for key, item in value.items()})
-    if isinstance(value, list):
-        return tuple(frozen.get(id(item), item) for item in value)
-    return value
+class _OnlyByGuard:
+    """Refuses `Depends(MachineIdentity)` when FastAPI reads the route."""
+
+    def __init__(self, guard: str) -> None:
+        self._guard = guard
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        raise TypeError(
+            "This would make an identity of what the client sends, and let anybody in. Write "
+            f"Depends({self._guard}) for the identity of the caller, verified."
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,12 +146,76 @@ class _Identity:
     lifetime while Clerk is down (`Settings.stale_if_error`).
     """
 
+    token_type: ClassVar[TokenType]
+    guard: ClassVar[str]  # how a route asks for it, for messages
     token_id: str
     subject: str
     scopes: frozenset[str] = frozenset()
     claims: Mapping[str, Any] = field(default_factory=lambda: NO_CLAIMS, repr=False, hash=False)
     expires_at: float | None = None
     stale: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the type and all fields as new, plain values that JSON has; `scopes` are sorted.
+
+        The claims are among them, whoever is shown the result. No identity is made of it again.
+        """
+        values = {each.name: thaw(getattr(self, each.name)) for each in fields(self)}
+        return {"token_type": self.token_type.value, **values}
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        """Let pydantic show an identity, and take one that exists, but never make one of input."""
+        from pydantic_core import core_schema  # pydantic is there, since it asks
+
+        names = ["token_type", *(each.name for each in fields(cls))]
+        shown = core_schema.typed_dict_schema(
+            {name: core_schema.typed_dict_field(core_schema.any_schema()) for name in names}
+        )
+        return core_schema.custom_error_schema(
+            core_schema.is_instance_schema(cls),
+            custom_error_type="identity_from_input",
+            custom_error_message=(
+                f"A {cls.__name__} is never made of input. In FastAPI, get the caller's with "
+                f"Depends({cls.guard})."
+            ),
+            # Wrapped, so that include, exclude and exclude_none hold for what `as_dict` gives.
+            serialization=core_schema.wrap_serializer_function_ser_schema(
+                lambda identity, handler: handler(identity.as_dict()), schema=shown
+            ),
+        )
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: Any, handler: Any) -> dict[str, Any]:
+        """Describe what `as_dict` gives."""
+        own = {each.name for each in fields(cls)}
+        shapes = {name: shape for name, shape in _SHAPES.items() if name in own}
+        token_type = {"type": "string", "const": cls.token_type.value}
+        return {
+            "title": cls.__name__,
+            "type": "object",
+            "properties": {"token_type": token_type, **shapes},
+            "required": ["token_type", *shapes],
+        }
+
+
+_TEXT = {"type": "string"}
+_TEXTS = {"type": "array", "items": _TEXT}
+_OBJECT = {"type": "object", "additionalProperties": True}
+# JSON Schema of each field, as `as_dict` gives it.
+_SHAPES: Mapping[str, Mapping[str, Any]] = {
+    "token_id": _TEXT,
+    "subject": _TEXT,
+    "scopes": _TEXTS,
+    "claims": _OBJECT,
+    "expires_at": {"anyOf": [{"type": "number"}, {"type": "null"}]},
+    "stale": {"type": "boolean"},
+    "token_format": {"type": "string", "enum": ["opaque", "jwt"]},
+    "name": _TEXT,
+    "client_id": _TEXT,
+    "audience": _TEXTS,
+    "actor": {"anyOf": [_OBJECT, {"type": "null"}]},
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,8 +225,9 @@ class MachineIdentity(_Identity):
     `scopes` of an opaque token are the ids of the machines that it could call when it was minted.
     """
 
-    token_type: ClassVar[TokenType] = TokenType.M2M_TOKEN
-    token_format: Literal["opaque", "jwt"]
+    token_type: ClassVar[Literal[TokenType.M2M_TOKEN]] = TokenType.M2M_TOKEN
+    guard: ClassVar[str] = "require_machine()"
+    token_format: Annotated[Literal["opaque", "jwt"], _OnlyByGuard("require_machine()")]
 
     @property
     def machine_id(self) -> str:
@@ -112,8 +239,9 @@ class MachineIdentity(_Identity):
 class ApiKeyIdentity(_Identity):
     """A user, an organization or a machine, by its API key; `scopes` are the key's permissions."""
 
-    token_type: ClassVar[TokenType] = TokenType.API_KEY
-    name: str
+    token_type: ClassVar[Literal[TokenType.API_KEY]] = TokenType.API_KEY
+    guard: ClassVar[str] = "require_api_key()"
+    name: Annotated[str, _OnlyByGuard("require_api_key()")]
 
     @property
     def user_id(self) -> str | None:
@@ -143,8 +271,9 @@ class OAuthIdentity(_Identity):
     mapping that cannot be changed, or None.
     """
 
-    token_type: ClassVar[TokenType] = TokenType.OAUTH_TOKEN
-    client_id: str
+    token_type: ClassVar[Literal[TokenType.OAUTH_TOKEN]] = TokenType.OAUTH_TOKEN
+    guard: ClassVar[str] = "require_oauth()"
+    client_id: Annotated[str, _OnlyByGuard("require_oauth()")]
     audience: tuple[str, ...] = ()
     actor: Mapping[str, Any] | None = field(default=None, repr=False, hash=False)
 

@@ -25,7 +25,7 @@ from clerk_m2m.environment import (
 from clerk_m2m.errors import ConfigurationError
 from clerk_m2m.graph.scope_graph import ScopeGraph
 from clerk_m2m.graph.source import GraphSource, checked_source
-from clerk_m2m.identity import MACHINE_ID, TokenType
+from clerk_m2m.identity import MACHINE_ID, TokenType, TokenTypeName
 from clerk_m2m.secret import KeyAnswer, Secret, hidden, is_credential
 
 LIVE: Final = "live"
@@ -123,7 +123,7 @@ class Settings:
         jwks_url: str | None = None,
         api_url: str = DEFAULT_API_URL,
         allow_http: bool = False,
-        accepts: Iterable[TokenType | str] = (TokenType.M2M_TOKEN,),
+        accepts: Iterable[TokenType | TokenTypeName] = (TokenType.M2M_TOKEN,),
         api_key_header: str | None = None,
         oauth_audience: str | Iterable[str] | None = None,
         graph: Graph | None = None,

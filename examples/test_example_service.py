@@ -1,6 +1,6 @@
 """The tests of orders_service.py: first its handlers alone, then the whole door with the emulator.
 
-    pip install 'clerk-m2m[cli]' pytest pytest-asyncio
+    pip install 'clerk-m2m[cli,testing]' pytest-asyncio
     pytest test_example_service.py
 
 The fixtures named clerk_… come with the package.

@@ -27,8 +27,10 @@ LANGUAGES = {
     "deployment.md": {"console"},  # tests/test_forks.py, tests/asgi/test_bad_settings.py
     "guards.md": {"python"},
     "emulator.md": {"python", "toml", "console"},  # tests/emulator/test_docs.py
+    "fastapi.md": {"python"},
     "logs.md": {"python"},  # tests/asgi/test_events.py
     "metrics.md": {"python"},
+    "other-frameworks.md": {"python"},
     "live.md": {"console"},  # tests/live/test_live.py
     "testing.md": {"python"},  # tests/testing/test_runs.py
 }
@@ -138,3 +140,48 @@ async def test_the_page_about_metrics_runs_as_one_script(instance: Instance) -> 
     process = await asyncio.create_subprocess_exec(sys.executable, "-W", "error", "-c", script)
 
     assert await process.wait() == 0
+
+
+@pytest.mark.parametrize("page", ["other-frameworks.md", "fastapi.md"])
+async def test_a_page_runs_as_one_script(instance: Instance, page: str) -> None:
+    script = "\n".join(blocks(ROOT / "docs" / page, "python"))
+
+    process = await asyncio.create_subprocess_exec(sys.executable, "-W", "error", "-c", script)
+
+    assert await process.wait() == 0
+
+
+async def test_the_app_of_the_page_about_fastapi_shows_what_the_page_says(
+    instance: Instance,
+) -> None:
+    namespace: dict[str, Any] = {}
+    page = ROOT / "docs" / "fastapi.md"
+    exec(compile("\n".join(blocks(page, "python")), str(page), "exec"), namespace)
+    async with serve(namespace["app"]) as origin, httpx.AsyncClient(base_url=origin) as client:
+        me = (await client.get("/me", headers=bearer(instance.token()))).json()
+        paths = (await client.get("/openapi.json")).json()["paths"]
+
+    assert me["subject"] == instance.caller.id
+    assert me["token_type"] == "m2m_token"
+    assert "claims" not in me
+    assert paths["/stock"]["get"]["security"] == [{"ClerkM2MToken": []}]
+    assert paths["/orders"]["post"]["security"] == [{"ClerkApiKey": ["orders:write"]}]
+
+
+async def test_the_app_of_the_page_about_frameworks_refuses_as_the_middleware_does(
+    instance: Instance,
+) -> None:
+    namespace: dict[str, Any] = {}
+    page = ROOT / "docs" / "other-frameworks.md"
+    exec(compile(blocks(page, "python")[0], str(page), "exec"), namespace)
+    app = namespace["app"]
+    async with (
+        serve(app, lifespan="off") as origin,
+        httpx.AsyncClient(base_url=origin) as client,
+    ):
+        known = await client.get("/", headers=bearer(instance.token()))
+        missing = await client.get("/")
+    await app.verifier.aclose()
+
+    assert known.text == instance.caller.id
+    assert missing.json()["code"] == "token_missing"

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import sys
+import threading
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from socketserver import ThreadingMixIn
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+from wsgiref.validate import validator
 
 import httpx
 import pytest
-from example_modules import example
+from example_modules import EXAMPLES, example
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
@@ -73,3 +80,85 @@ async def test_the_websocket_example_refuses_before_it_accepts(instance: Instanc
     assert prices == {"prices_for": instance.caller.id}
     assert refused.value.response.status_code == 401
     assert json.loads(refused.value.response.body)["code"] == "token_missing"
+
+
+async def test_the_django_example_answers_what_its_guards_refuse(
+    instance: Instance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLERK_SECRET_KEY", instance.emulator.secret_key)
+    monkeypatch.setenv("CLERK_M2M_ACCEPTS", "m2m_token,api_key")
+    buyer = instance.emulator.add_api_key("buyer", subject=USER_ID, scopes=["orders:write"])
+    reader = instance.emulator.add_api_key("reader", subject=USER_ID)
+    # Django finds its URLs and its middleware by the name of a module.
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    monkeypatch.delitem(sys.modules, "django_service", raising=False)
+    module = importlib.import_module("django_service")
+
+    async with (
+        serve(module.app, lifespan="off") as origin,
+        httpx.AsyncClient(base_url=origin) as client,
+    ):
+        healthz = await client.get("/healthz")
+        orders = await client.get("/orders", headers=bearer(instance.token()))
+        bought = await client.post("/orders", headers=bearer(buyer.secret))
+        refused = [
+            await client.get("/orders"),
+            await client.get("/orders", headers=bearer(buyer.secret)),
+            await client.post("/orders", headers=bearer(instance.token())),
+            await client.post("/orders", headers=bearer(reader.secret)),
+        ]
+    await module.app.verifier.aclose()
+
+    assert healthz.json() == {"status": "ok"}
+    assert orders.json() == {"orders_for": instance.caller.id}
+    assert (bought.status_code, bought.json()) == (201, {"placed_by": USER_ID})
+    assert [(each.status_code, each.json()["code"]) for each in refused] == [
+        (401, "token_missing"),
+        (401, "token_type_not_accepted"),
+        (401, "token_type_not_accepted"),
+        (403, "permission_denied"),
+    ]
+    assert refused[-1].headers["www-authenticate"].endswith('scope="orders:write"')
+
+
+class QuietHandler(WSGIRequestHandler):
+    """Does not write each request to stderr."""
+
+    def log_message(self, format: str, *args: object) -> None: ...
+
+
+class ThreadingServer(ThreadingMixIn, WSGIServer):
+    """A thread for each connection, as WSGI servers have them."""
+
+    daemon_threads = True
+
+
+def test_the_wsgi_example_verifies_on_every_thread(instance: Instance) -> None:
+    with (
+        example("wsgi_service").open_app() as app,
+        make_server("127.0.0.1", 0, validator(app), ThreadingServer, QuietHandler) as server,
+    ):
+        serving = threading.Thread(target=server.serve_forever, args=[0.01])
+        serving.start()
+        try:
+            with httpx.Client(base_url=f"http://127.0.0.1:{server.server_port}") as client:
+                token = bearer(instance.token())
+                with ThreadPoolExecutor(4) as threads:
+                    answers = list(threads.map(lambda _: client.get("/", headers=token), range(8)))
+                missing = client.get("/")
+                doubled = client.get("/", headers=[*token.items(), *token.items()])
+                instance.emulator.fail("verifyM2MToken", status=500)
+                down = client.get("/", headers=bearer(instance.token()))
+        finally:
+            server.shutdown()
+            serving.join()
+
+    assert [answer.json() for answer in answers] == [{"orders_for": instance.caller.id}] * 8
+    assert instance.emulator.calls["verifyM2MToken"] >= 2  # one for eight, and the outage
+    assert [(each.status_code, each.json()["code"]) for each in (missing, doubled, down)] == [
+        (401, "token_missing"),
+        (400, "token_malformed"),
+        (503, "verification_unavailable"),
+    ]
+    assert missing.headers["www-authenticate"] == "Bearer"
+    assert int(down.headers["retry-after"]) >= 1

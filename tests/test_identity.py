@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 from dataclasses import FrozenInstanceError
-from types import MappingProxyType
 from typing import Any
 
 import pytest
 
 from clerk_m2m import ApiKeyIdentity, MachineIdentity, OAuthIdentity, TokenType
-from clerk_m2m.identity import freeze
+from clerk_m2m.identity import FrozenMapping, freeze
 
 MACHINE, USER, ORG = "mch_" + "m" * 27, "user_" + "u" * 27, "org_" + "o" * 27
 
@@ -76,7 +77,7 @@ def test_two_identities_without_claims_share_nothing_that_can_be_changed() -> No
     first, second = machine().claims, machine().claims
 
     assert first is second
-    assert isinstance(first, MappingProxyType)
+    assert isinstance(first, FrozenMapping)
 
 
 def test_an_identity_is_hashable_and_prints_no_claims() -> None:
@@ -113,3 +114,56 @@ def test_freezing_copies_so_that_its_source_may_change() -> None:
 
 def thaw(value: Any) -> Any:
     return json.loads(json.dumps(value, default=dict))
+
+
+def test_an_identity_as_a_dict_is_plain_json_with_its_type() -> None:
+    identity = machine(
+        scopes=frozenset({"mch_b", "mch_a"}),
+        claims=freeze({"roles": [{"of": ["a"]}]}),
+        expires_at=1_800_000_000.5,
+    )
+
+    given = identity.as_dict()
+    assert (
+        given
+        == json.loads(json.dumps(given))
+        == {
+            "token_type": "m2m_token",
+            "token_id": "mt_1",
+            "subject": MACHINE,
+            "scopes": ["mch_a", "mch_b"],
+            "claims": {"roles": [{"of": ["a"]}]},
+            "expires_at": 1_800_000_000.5,
+            "stale": False,
+            "token_format": "opaque",
+        }
+    )
+    given["claims"]["roles"].clear()
+    assert identity.claims["roles"]
+
+
+def test_the_actor_and_the_audience_are_plain_too() -> None:
+    identity = OAuthIdentity(
+        token_id="oat_1", client_id="c", subject=USER, audience=("a",), actor=freeze({"sub": "x"})
+    )
+
+    assert identity.as_dict() | {"audience": ["a"], "actor": {"sub": "x"}} == identity.as_dict()
+    assert api_key(ORG).as_dict()["name"] == "reports"
+
+
+def test_an_identity_is_copied_and_pickled_whole() -> None:
+    identity = machine(claims=freeze({"roles": ["a"]}))
+
+    assert copy.deepcopy(identity) == identity == pickle.loads(pickle.dumps(identity))
+    assert pickle.loads(pickle.dumps(identity)).claims == {"roles": ("a",)}
+
+
+def test_claims_nested_deeper_than_the_stack_are_given_as_a_dict() -> None:
+    nested: Any = {}
+    for _ in range(100_000):
+        nested = {"a": nested}
+    given = machine(claims=freeze(nested)).as_dict()["claims"]
+    for _ in range(100_000):
+        given = given["a"]
+
+    assert given == {}

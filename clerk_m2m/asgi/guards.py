@@ -8,16 +8,20 @@ costs more than all the rest of the request here.)
 
 `Depends(require_api_key)`, without parentheses, would make a guard on each request and ask nothing.
 FastAPI takes the parameters of such a function for fields of the request and asks pydantic for
-their schema when it reads the route; `_NotADependency` in their annotations refuses there.
+their schema when it reads the route; `_NotADependency` in their annotations refuses there. A guard
+that a dependency of the user's own *returns* (`Depends(lambda: require_api_key())`) is never asked,
+and nothing tells it from any other value: the handler runs, and gets the guard. `Guard.__getattr__`
+says so to a handler that wants to know who calls.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Final, Generic, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Final, Generic, TypeVar, overload
 
 from starlette.requests import HTTPConnection
 
+from clerk_m2m.asgi.openapi import Alternative, scheme_of
 from clerk_m2m.asgi.refusals import EXCHANGE, Exchange
 from clerk_m2m.credentials import extract
 from clerk_m2m.errors import (
@@ -60,6 +64,9 @@ else:
 __all__ = ["Guard", "require_any", "require_api_key", "require_machine", "require_oauth"]
 
 T_co = TypeVar("T_co", covariant=True)
+A = TypeVar("A")
+B = TypeVar("B")
+C = TypeVar("C")
 
 _NO_SCOPES: Final = SecurityScopes()
 
@@ -74,22 +81,22 @@ class Guard(_SecurityScheme, Generic[T_co]):
     """
 
     def __init__(
-        self,
-        scheme_name: str,
-        description: str,
-        rule: Callable[[Identity, Sequence[str]], T_co],
-        *,
-        takes_scopes: bool,
+        self, alternatives: Sequence[Alternative], rule: Callable[[Identity, Sequence[str]], T_co]
     ) -> None:
         # The two names that FastAPI reads of a security scheme.
-        self.scheme_name = scheme_name
-        self.model: dict[str, Any] = {
-            "type": "http",
-            "scheme": "bearer",
-            "description": description,
-        }
-        self._takes_scopes = takes_scopes
+        self.scheme_name, self.model = scheme_of(alternatives)
+        self._alternatives = alternatives
         self._rule = rule
+
+    @property
+    def token_types(self) -> frozenset[TokenType]:
+        """The types of credential that the guard lets in."""
+        return frozenset(token_type for token_type, _ in self._alternatives)
+
+    @property
+    def takes_scopes(self) -> bool:
+        """Whether any credential that the guard lets in can have permissions."""
+        return self.token_types != {TokenType.M2M_TOKEN}
 
     async def __call__(
         self, connection: HTTPConnection, security_scopes: SecurityScopes = _NO_SCOPES
@@ -99,23 +106,43 @@ class Guard(_SecurityScheme, Generic[T_co]):
         FastAPI gives the scopes of `Security(…)` around this guard; they are required too. Raises
         `ConfigurationError`, whoever calls, if the guard is for a credential without permissions.
         """
-        if security_scopes.scopes and not self._takes_scopes:
-            raise ConfigurationError(
-                f"Security(…, scopes={security_scopes.scopes!r}) around a guard that lets in only "
-                "machines: an M2M token has no permissions. Use Depends, and name the machines: "
-                "require_machine(*machine_ids)."
-            )
+        if security_scopes.scopes and not self.takes_scopes:
+            raise ConfigurationError(self.no_permissions(security_scopes.scopes))
         return self._check(connection, security_scopes.scopes)
 
-    def check(self, connection: HTTPConnection) -> T_co:
-        """Give the caller's identity, or refuse; the same as the call, without `await`."""
+    @staticmethod
+    def no_permissions(scopes: Sequence[str]) -> str:
+        """Say that the guard cannot require these scopes; see `takes_scopes`."""
+        return (
+            f"Security(…, scopes={scopes!r}) around a guard that lets in only machines: an M2M "
+            "token has no permissions. Use Depends, and name the machines: "
+            "require_machine(*machine_ids)."
+        )
+
+    def check(self, connection: Mapping[str, Any]) -> T_co:
+        """Give the caller's identity, or refuse; the same as the call, without `await`.
+
+        `connection` is a request or WebSocket of Starlette's, or in another framework its ASGI
+        scope.
+        """
         return self._check(connection, ())
 
     def accept(self, identity: Identity) -> T_co:
         """Apply the rule to an identity at hand."""
         return self._rule(identity, ())
 
-    def _check(self, connection: HTTPConnection, more_scopes: Sequence[str]) -> T_co:
+    if not TYPE_CHECKING:  # a type checker knows better what a guard has
+
+        def __getattr__(self, name: str) -> Any:
+            raise AttributeError(
+                f"This is a guard and no identity: it has no {name!r}, and it was not asked who "
+                "calls. Where a handler got it from Depends(…), give Depends the guard itself, not "
+                "a function that returns one. Elsewhere, use what guard.check(request) returns.",
+                name=name,
+                obj=self,
+            )
+
+    def _check(self, connection: Mapping[str, Any], more_scopes: Sequence[str]) -> T_co:
         exchange = _exchange(connection)
         try:
             return self._rule(_identity(exchange, connection), more_scopes)
@@ -159,9 +186,7 @@ def require_machine(
             raise PermissionDeniedError(f"{identity.machine_id} is not among this route's callers.")
         return identity
 
-    return Guard(
-        "ClerkM2MToken", "An M2M token of Clerk's, opaque or JWT.", rule, takes_scopes=False
-    )
+    return Guard(((TokenType.M2M_TOKEN, ()),), rule)
 
 
 def require_api_key(
@@ -176,7 +201,7 @@ def require_api_key(
         _require_scopes(identity, (*required, *more_scopes))
         return identity
 
-    return Guard("ClerkApiKey", "An API key of Clerk's.", rule, takes_scopes=True)
+    return Guard(((TokenType.API_KEY, required),), rule)
 
 
 def require_oauth(
@@ -191,12 +216,18 @@ def require_oauth(
         _require_scopes(identity, (*required, *more_scopes))
         return identity
 
-    return Guard("ClerkOAuthToken", "An OAuth access token of Clerk's.", rule, takes_scopes=True)
+    return Guard(((TokenType.OAUTH_TOKEN, required),), rule)
 
 
+@overload
+def require_any(first: Guard[A], second: Guard[B], /) -> Guard[A | B]: ...
+@overload
+def require_any(first: Guard[A], second: Guard[B], third: Guard[C], /) -> Guard[A | B | C]: ...
+@overload
+def require_any(first: Guard[A], *others: Guard[A]) -> Guard[A]: ...
 def require_any(
-    first: Annotated[Guard[T_co], _NotADependency("require_any(…)")], *others: Guard[T_co]
-) -> Guard[T_co]:
+    first: Annotated[Guard[Any], _NotADependency("require_any(…)")], *others: Guard[Any]
+) -> Guard[Any]:
     """Require what at least one of the guards requires; without `others`, the same as `first`.
 
     Where all refuse, the refusal that came closest is raised: a missing permission before a wrong
@@ -205,10 +236,10 @@ def require_any(
     """
     guards = (first, *others)
 
-    def rule(identity: Identity, more_scopes: Sequence[str]) -> T_co:
+    def rule(identity: Identity, more_scopes: Sequence[str]) -> Any:
         closest: RefusalError | None = None
         for guard in guards:
-            if more_scopes and not guard._takes_scopes:
+            if more_scopes and not guard.takes_scopes:
                 continue
             try:
                 return guard._rule(identity, more_scopes)
@@ -218,16 +249,12 @@ def require_any(
         assert closest is not None  # noqa: S101  at least one guard was asked
         raise closest
 
-    return Guard(
-        "ClerkCredential",
-        "A machine credential of Clerk's.",
-        rule,
-        takes_scopes=any(guard._takes_scopes for guard in guards),
-    )
+    alternatives = dict.fromkeys(each for guard in guards for each in guard._alternatives)
+    return Guard(tuple(alternatives), rule)
 
 
-def _exchange(connection: HTTPConnection) -> Exchange:
-    exchange: Exchange | None = connection.scope.get(EXCHANGE)
+def _exchange(connection: Mapping[str, Any]) -> Exchange:
+    exchange: Exchange | None = connection.get(EXCHANGE)
     if exchange is None:
         raise MiddlewareMissingError(
             "This guard needs MachineAuthMiddleware in front of the app, and a request that is "
@@ -236,18 +263,20 @@ def _exchange(connection: HTTPConnection) -> Exchange:
     return exchange
 
 
-def _identity(exchange: Exchange, connection: HTTPConnection) -> Identity:
+def _identity(exchange: Exchange, connection: Mapping[str, Any]) -> Identity:
     if exchange.identity is None:
         if exchange.reported is not None:
             raise exchange.reported
-        raise _none_of_ours(connection)
+        verifier = exchange.verifier
+        raise _none_of_ours(connection, verifier.settings.api_key_header if verifier else None)
     return exchange.identity
 
 
-def _none_of_ours(connection: HTTPConnection) -> RefusalError:
+def _none_of_ours(connection: Mapping[str, Any], api_key_header: str | None) -> RefusalError:
     """Tell a credential that is not a machine's from none at all."""
-    if extract(connection.scope["headers"]) is None:
-        return TokenMissingError()
+    header = api_key_header.encode("ascii") if api_key_header else None
+    if extract(connection["headers"], api_key_header=header) is None:
+        return TokenMissingError(api_key_header=api_key_header)
     return TokenTypeNotAcceptedError("This route takes a machine credential.")
 
 

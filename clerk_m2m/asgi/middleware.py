@@ -15,8 +15,9 @@ from clerk_m2m.asgi.current import MACHINE
 from clerk_m2m.asgi.disconnect import ClientGoneError
 from clerk_m2m.asgi.excluded import ExcludedPath, ExcludedPaths
 from clerk_m2m.asgi.lifespan import fail_start, run_lifespan
-from clerk_m2m.asgi.openapi import describe_refusals
+from clerk_m2m.asgi.openapi import Protection, describe
 from clerk_m2m.asgi.refusals import EXCHANGE, Exchange, answer
+from clerk_m2m.asgi.routes import mistake
 from clerk_m2m.asgi.starting import warnings
 from clerk_m2m.clock import Clock
 from clerk_m2m.credentials import extract
@@ -125,7 +126,7 @@ class MachineAuthMiddleware:
             # Here, not at construction: only a scope knows which application this stands in, unless
             # it stands around one.
             self._started = True
-            self._start(scope.get("app", self.app))
+            self._start(scope)
         if self._fault is not None:
             await self._refuse_to_serve(self._fault, scope, receive, send)
             return
@@ -164,6 +165,28 @@ class MachineAuthMiddleware:
             if exchange.held:
                 await exchange.release()
 
+    def _described_app(self, scope: Scope) -> tuple[Any, Protection | None]:
+        """Give the app whose document this middleware speaks for, and what it protects there.
+
+        The app in the scope is that of an outer app, where this stands around a mounted one.
+        """
+        layer = getattr(scope.get("app"), "middleware_stack", None)
+        while layer is not None and layer is not self:
+            layer = getattr(layer, "app", None)
+        app = scope["app"] if layer is self else self.app
+        if not hasattr(app, "openapi"):
+            return scope.get("app"), None
+        settings = self.verifier.settings
+        return app, Protection(
+            accepts=settings.accepts,
+            api_key_header=settings.api_key_header,
+            protects=self._protects,
+        )
+
+    def _protects(self, method: str, path: str) -> bool:
+        request = {"method": method, "path": path, "raw_path": path.encode()}
+        return self._required and not self._report_only and not self._exclude.exempt(request)
+
     async def _identify(self, scope: Scope, exchange: Exchange) -> Identity | None:
         if self._exclude.exempt(scope):
             return None
@@ -172,7 +195,7 @@ class MachineAuthMiddleware:
             if token is not None:
                 return await self.verifier.verify(token, while_waiting=exchange)
             if self._required:
-                raise TokenMissingError
+                raise TokenMissingError(api_key_header=self.verifier.settings.api_key_header)
         except RefusalError as refusal:
             if not self._required and _is_not_ours(refusal):
                 return None
@@ -222,13 +245,13 @@ class MachineAuthMiddleware:
         )
         return None
 
-    def _start(self, app: Any) -> None:
-        describe_refusals(app)
-        try:
+    def _start(self, scope: Scope) -> None:
+        describe(*self._described_app(scope))
+        app = scope.get("app", self.app)
+        self._fault = mistake(app)
+        if self._fault is None:
             for text in warnings(app, self.verifier.settings, report_only=self._report_only):
                 logger.warning("%s", text)
-        except ConfigurationError as exc:  # of a guard on a router, which FastAPI reads only now
-            self._fault = str(exc)
 
     async def _refuse_to_serve(
         self, fault: str, scope: Scope, receive: Receive, send: Send

@@ -5,13 +5,14 @@ A refusal becomes an RFC 9457 body and an RFC 6750 challenge, never with a secre
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Awaitable, Sequence
 from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Final
 
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from clerk_m2m.asgi.disconnect import Watch
@@ -179,23 +180,28 @@ class Exchange:
         return own
 
 
-class _ProblemResponse(JSONResponse):
-    media_type = "application/problem+json"
-
-
 def answer(refusal: RefusalError) -> Response:
-    """Give the HTTP answer to a refused request.
+    """Give the answer to a refused request as a response of Starlette's."""
+    status, headers, body = refusal_answer(refusal)
+    return Response(body, status, headers)
 
-    `code` is the extension member to branch on; without `type`, RFC 9457 section 4.2.1 wants the
-    status phrase as the title.
+
+def refusal_answer(refusal: RefusalError) -> tuple[int, dict[str, str], bytes]:
+    """Give the status, the headers and the body that answer a refused request, as the middleware
+    does; for other frameworks than Starlette's.
+
+    The body is `application/problem+json` in UTF-8 (RFC 9457) without a secret in it. Its `code` is
+    the extension member to branch on; without `type`, RFC 9457 section 4.2.1 wants the status
+    phrase as the title.
     """
-    body = {
+    problem = {
         "title": HTTPStatus(refusal.status).phrase,
         "status": refusal.status,
         "detail": refusal.detail,
         "code": refusal.code,
     }
-    return _ProblemResponse(body, refusal.status, headers=_headers(refusal))
+    body = json.dumps(problem, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return refusal.status, _headers(refusal), body.encode("utf-8")
 
 
 def challenge(refusal: RefusalError) -> str:
@@ -209,7 +215,7 @@ def challenge(refusal: RefusalError) -> str:
 
 
 def _headers(refusal: RefusalError) -> dict[str, str]:
-    headers = {"Cache-Control": "no-store"}
+    headers = {"Content-Type": "application/problem+json", "Cache-Control": "no-store"}
     if refusal.challenged:
         headers["WWW-Authenticate"] = challenge(refusal)
     if isinstance(refusal, VerificationUnavailableError):

@@ -4,26 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
+from clerk_m2m.asgi.routes import guards
 from clerk_m2m.environment import nearest, unknown_variables
-from clerk_m2m.errors import PermissionDeniedError, TokenTypeNotAcceptedError
 from clerk_m2m.graph.scope_graph import ScopeGraph
-from clerk_m2m.identity import (
-    ApiKeyIdentity,
-    Identity,
-    MachineIdentity,
-    OAuthIdentity,
-    TokenType,
-)
+from clerk_m2m.identity import TokenType
 from clerk_m2m.settings import ENVIRONMENT, Settings
-
-# One identity of each type, to find out which types a guard is for.
-_SAMPLES: Final[tuple[Identity, ...]] = (
-    MachineIdentity(token_id="", subject="", token_format="opaque"),
-    ApiKeyIdentity(token_id="", subject="", name=""),
-    OAuthIdentity(token_id="", subject="", client_id=""),
-)
 
 
 def warnings(app: Any, settings: Settings, *, report_only: bool) -> Iterator[str]:
@@ -32,7 +19,7 @@ def warnings(app: Any, settings: Settings, *, report_only: bool) -> Iterator[str
     `app` is the application around or behind the middleware. Guards are found on the routes that
     FastAPI knows of; one that a handler calls by itself is not.
     """
-    routes = list(_guarded(app, ""))
+    routes = [(path, guard) for path, guard, _ in guards(app)]
     if report_only:
         yield _only_reports(routes)
     for name, near in unknown_variables(ENVIRONMENT.values()).items():
@@ -78,48 +65,10 @@ def _graph(settings: Settings) -> ScopeGraph | None:
 def _unreachable(routes: list[tuple[str, Any]], settings: Settings) -> Iterator[str]:
     closed: dict[str, set[str]] = {}
     for path, guard in routes:
-        types = _token_types(guard)
-        if types.isdisjoint(settings.accepts):
-            closed.setdefault(" or ".join(sorted(types)), set()).add(path)
+        if guard.token_types.isdisjoint(settings.accepts):
+            closed.setdefault(" or ".join(sorted(guard.token_types)), set()).add(path)
     for wanted, paths in closed.items():
         yield (
             f"Nobody can call {', '.join(sorted(paths))}: the guard there takes {wanted} only, and "
             f"accepts (CLERK_M2M_ACCEPTS) names {', '.join(sorted(settings.accepts))}."
         )
-
-
-def _token_types(guard: Any) -> set[TokenType]:
-    """Ask the guard about an identity of each type; one of another type gets this refusal."""
-    types = set()
-    for identity in _SAMPLES:
-        try:
-            guard.accept(identity)
-        except TokenTypeNotAcceptedError:
-            continue
-        except PermissionDeniedError:
-            pass
-        types.add(identity.token_type)
-    return types
-
-
-def _guarded(app: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-    routes = getattr(app, "routes", None)
-    for route in routes if isinstance(routes, list) else ():
-        # Newer versions of FastAPI keep an included router whole, and tell its routes by this.
-        included = getattr(route, "effective_route_contexts", None)
-        for each in [route] if included is None else included():
-            path = f"{prefix}{getattr(each, 'path', None) or ''}"
-            dependant = getattr(each, "dependant", None)
-            if dependant is not None:
-                yield from ((path, guard) for guard in _guards(dependant))
-            yield from _guarded(each, path)
-
-
-def _guards(dependant: Any) -> Iterator[Any]:
-    # Imported here: the guards bring FastAPI, where it is installed.
-    from clerk_m2m.asgi.guards import Guard
-
-    if isinstance(dependant.call, Guard):
-        yield dependant.call
-    for inner in dependant.dependencies:
-        yield from _guards(inner)

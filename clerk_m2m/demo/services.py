@@ -21,6 +21,7 @@ from clerk_m2m import (
     MachineAuthMiddleware,
     MachineIdentity,
     Settings,
+    TokenType,
     Verifier,
     require_api_key,
     require_machine,
@@ -157,7 +158,7 @@ def _apps(company: Company) -> dict[str, tuple[FastAPI, Verifier]]:
     # there. `stock` has the instance's key only, and so checks the token's scopes by itself.
     settings = {
         "orders": _settings(company, "orders"),
-        "shop": _settings(company, "shop", accepts=["m2m_token", "api_key"]),
+        "shop": _settings(company, "shop", accepts=(TokenType.M2M_TOKEN, TokenType.API_KEY)),
         "stock": Settings(
             machine_id=company.machines["stock"].id,
             secret_key=company.emulator.secret_key,
@@ -176,7 +177,9 @@ def _apps(company: Company) -> dict[str, tuple[FastAPI, Verifier]]:
     return apps
 
 
-def _settings(company: Company, name: str, accepts: Iterable[str] = ("m2m_token",)) -> Settings:
+def _settings(
+    company: Company, name: str, accepts: Iterable[TokenType] = (TokenType.M2M_TOKEN,)
+) -> Settings:
     machine = company.machines[name]
     return Settings(
         machine_id=machine.id,

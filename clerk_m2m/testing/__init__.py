@@ -14,7 +14,12 @@ from collections.abc import Iterator
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
-import pytest
+try:
+    import pytest
+except ModuleNotFoundError as exc:
+    raise ModuleNotFoundError(
+        "clerk_m2m.testing needs pytest: pip install 'clerk-m2m[testing]'", name="pytest"
+    ) from exc
 
 if TYPE_CHECKING:
     from clerk_m2m.testing.callers import (
@@ -28,14 +33,17 @@ if TYPE_CHECKING:
         ClerkEmulator,
         ClerkEmulatorServer,
         MachineFactory,
+        ReceivedRequest,
         TokenFactory,
         bearer,
+        served,
     )
 
 __all__ = [
     "ClerkEmulator",
     "ClerkEmulatorServer",
     "MachineFactory",
+    "ReceivedRequest",
     "TokenFactory",
     "api_key_identity",
     "as_caller",
@@ -48,6 +56,7 @@ __all__ = [
     "clerk_token",
     "machine_identity",
     "oauth_identity",
+    "served",
     "verifier_of",
 ]
 
@@ -55,12 +64,14 @@ _LAZY: Final = {
     "ClerkEmulator": "emulators",
     "ClerkEmulatorServer": "emulators",
     "MachineFactory": "emulators",
+    "ReceivedRequest": "emulators",
     "TokenFactory": "emulators",
     "api_key_identity": "callers",
     "as_caller": "callers",
     "bearer": "emulators",
     "machine_identity": "callers",
     "oauth_identity": "callers",
+    "served": "emulators",
     "verifier_of": "callers",
 }
 

@@ -12,6 +12,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from clerk_m2m.asgi.middleware import MachineAuthMiddleware
+from clerk_m2m.credentials import Headers, credential_of
 from clerk_m2m.errors import RefusalError, TokenMissingError
 from clerk_m2m.identity import (
     MACHINE_ID,
@@ -143,6 +144,10 @@ class _FixedVerifier:
             # One exception serves many requests: without this its traceback would grow.
             raise self._answer.with_traceback(None)
         return self._answer
+
+    async def verify_headers(self, headers: Headers) -> Identity:
+        """Do the same for the headers of a request, which must hold a credential."""
+        return await self.verify(credential_of(headers, self.settings.api_key_header))
 
     async def aclose(self) -> None:
         """Do nothing: nothing was opened."""

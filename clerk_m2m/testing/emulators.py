@@ -7,9 +7,11 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import httpx
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clerk_m2m.backend_api.client import ClerkClient
 from clerk_m2m.clock import Clock
@@ -33,19 +35,59 @@ UNKNOWN_RATE: Final = 100_000.0
 STOP_SECONDS: Final = 10.0
 
 
+@dataclass(slots=True, kw_only=True)
+class ReceivedRequest:
+    """A request that an emulator was sent; `body` is what it has read of it."""
+
+    method: str
+    path: str
+    body: bytes = field(default=b"", repr=False)
+
+
 class ClerkEmulator(Emulator):
     """An `Emulator` for tests: `settings`, `verifier` and `client` connect to it in process.
 
-    Its time runs like the real one and moves by `travel`; a verifier made here moves along.
+    Its time runs like the real one, moves by `travel` and stops by `freeze`; a verifier made here
+    moves along. `requests` are those that the emulator was sent, oldest first; empty it as you
+    like.
     """
 
     def __init__(self, **options: Any) -> None:
         """Take what `Emulator` takes."""
         # The host may set its wall clock while a test runs; what a test measures must not jump.
         offset = time.time() - time.monotonic()
-        super().__init__(**({"clock": lambda: offset + time.monotonic()} | options))
+        running = options.pop("clock", lambda: offset + time.monotonic())
+        self._stopped_at: float | None = None
+
+        def clock() -> float:
+            given: float = running()
+            return given if self._stopped_at is None else self._stopped_at
+
+        super().__init__(clock=clock, **options)
+        self.requests: list[ReceivedRequest] = []
+        self._opened: list[Verifier | ClerkClient] = []
         self.transport: httpx.AsyncBaseTransport = _InProcess(self)
         self.clock = Clock(monotonic=self.now, wall=self.now)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI connection, and note it in `requests`."""
+        if scope["type"] != "http":
+            await super().__call__(scope, receive, send)
+            return
+        request = ReceivedRequest(method=scope["method"], path=scope["path"])
+        self.requests.append(request)
+
+        async def noting_receive() -> Message:
+            message = await receive()
+            request.body += message.get("body", b"")
+            return message
+
+        # `send` is passed on as it is: a fault that drops the connection finds the server by it.
+        await super().__call__(scope, noting_receive, send)
+
+    def freeze(self) -> None:
+        """Stop the time, which only `travel` moves from now on."""
+        self._stopped_at = self._stopped_at or self.now() - self._instance.seconds_travelled
 
     def settings(self, machine: EmulatedMachine, **given: Any) -> Settings:
         """Give the settings of the service that is `machine`; `given` adds or replaces.
@@ -55,10 +97,30 @@ class ClerkEmulator(Emulator):
         """
         return _settings(IN_PROCESS_URL, machine, given)
 
-    def verifier(self, machine: EmulatedMachine, **given: Any) -> Verifier:
-        """Give a verifier of the service that is `machine`; `given` are settings of it."""
-        settings = self.settings(machine, **given)
-        return Verifier(settings, transport=self.transport, clock=self.clock)
+    def verifier(
+        self,
+        machine: EmulatedMachine | None = None,
+        *,
+        settings: Settings | None = None,
+        **given: Any,
+    ) -> Verifier:
+        """Give a verifier of the service that is `machine`, or that has these `settings`.
+
+        `given` are single settings of the `machine`. Raises `TypeError` for both or none of the
+        two.
+        """
+        if (machine is None) == (settings is None) or (settings is not None and given):
+            raise TypeError("verifier() takes a machine and settings of it, or settings=Settings()")
+        if machine is not None:
+            settings = self.settings(machine, **given)
+        verifier = Verifier(settings, transport=self.transport, clock=self.clock)
+        self._opened.append(verifier)
+        return verifier
+
+    async def aclose(self) -> None:
+        """Close every verifier and client that was made here; the emulator goes on."""
+        while self._opened:
+            await self._opened.pop().aclose()
 
     def client(self, machine: EmulatedMachine | None = None, **given: Any) -> ClerkClient:
         """Give a client with the instance's key, and with the key of `machine`."""
@@ -66,7 +128,9 @@ class ClerkEmulator(Emulator):
             "secret_key": self.secret_key,
             "machine_secret_key": machine.secret_key if machine else None,
         }
-        return ClerkClient(api_url=IN_PROCESS_URL, transport=self.transport, **(keys | given))
+        client = ClerkClient(api_url=IN_PROCESS_URL, transport=self.transport, **(keys | given))
+        self._opened.append(client)
+        return client
 
     def assert_verifications(self, expected: int) -> None:
         """Assert how many credentials Clerk was asked about: those are billed.
@@ -196,35 +260,49 @@ def bearer(credential: EmulatedToken | EmulatedApiKey | str) -> dict[str, str]:
 @contextmanager
 def serve(emulator: ClerkEmulator) -> Iterator[ClerkEmulatorServer]:
     """Serve an emulator on a free port of loopback, in a thread, until the block ends."""
+    # The emulator sends a Date of its own.
+    with served(emulator, lifespan="off", date_header=False) as url:
+        yield ClerkEmulatorServer(emulator, url)
+        emulator.clear_faults()  # lets go of calls that hang
+
+
+@contextmanager
+def served(app: ASGIApp, **options: Any) -> Iterator[str]:
+    """Serve an app of your own on a free port of loopback until the block ends; gives its URL.
+
+    It runs in a thread of this process, with its lifespan. `options` are those of uvicorn's
+    `Config`. Raises `RuntimeError` where the app does not start.
+    """
     import uvicorn
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        config = uvicorn.Config(
-            emulator,
-            loop="asyncio",
-            http="h11",
-            ws="none",
-            lifespan="off",
-            log_config=None,  # the logging of a run is the user's
-            access_log=False,
-            date_header=False,  # the emulator sends its own
-            log_level="warning",
-            timeout_graceful_shutdown=1,
-        )
-        with _running(uvicorn.Server(config), listener):
-            yield ClerkEmulatorServer(emulator, f"http://127.0.0.1:{listener.getsockname()[1]}")
-            emulator.clear_faults()  # lets go of calls that hang
+        defaults: dict[str, Any] = {
+            "loop": "asyncio",
+            "http": "h11",
+            "log_config": None,  # the logging of a run is the user's
+            "access_log": False,
+            "log_level": "warning",
+            "timeout_graceful_shutdown": 1,
+        }
+        with _running(uvicorn.Server(uvicorn.Config(app, **(defaults | options))), listener):
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
 @contextmanager
 def _running(server: uvicorn.Server, listener: socket.socket) -> Iterator[None]:
-    thread = threading.Thread(
-        target=server.run, kwargs={"sockets": [listener]}, name="clerk emulator", daemon=True
-    )
+    def run() -> None:
+        try:
+            server.run(sockets=[listener])
+        except SystemExit:
+            pass  # what uvicorn raises where the app does not start; `started` tells
+
+    thread = threading.Thread(target=run, name="clerk_m2m test server", daemon=True)
     thread.start()
     try:
         while not server.started and thread.is_alive():
             time.sleep(0.002)  # uvicorn tells by a flag only
+        if not server.started:
+            raise RuntimeError("The app did not start: its error is in the log of uvicorn.")
         yield
     finally:
         server.should_exit = True

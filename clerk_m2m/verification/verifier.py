@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from clerk_m2m.backend_api.client import ClerkClient
 from clerk_m2m.clock import Clock, ServerClock
-from clerk_m2m.credentials import JWTCredential, OpaqueCredential, parse
+from clerk_m2m.credentials import Headers, JWTCredential, OpaqueCredential, credential_of, parse
 from clerk_m2m.decision import Decision, Reason
 from clerk_m2m.errors import (
     BackendAPIError,
@@ -136,6 +136,14 @@ class Verifier:
         except RefusalError as refusal:
             refusal.from_verifier = True
             raise
+
+    async def verify_headers(self, headers: Headers) -> Identity:
+        """Give the identity of who sent these headers, for frameworks other than Starlette's.
+
+        They are pairs, or a mapping, and read as the middleware reads them. Raises what `verify`
+        does, and `TokenMissingError` or `TokenMalformedError`; see `refusal_answer`.
+        """
+        return await self.verify(credential_of(headers, self.settings.api_key_header))
 
     async def _find_out(self, digest: bytes, token: Secret) -> Outcome:
         """Verify where the verdict is not cached, or the caller's edge is not known yet."""

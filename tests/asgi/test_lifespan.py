@@ -13,18 +13,24 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message
 
 from clerk_m2m import MachineAuthMiddleware, RefusalError, Verifier
-from harness import Upstream, World, bearer, calling, protected, serve, whoami
+from harness import World, bearer, calling, protected, serve, whoami
 
 
-class WatchedUpstream(Upstream):
-    """Notes when the package closes its network."""
+class WatchedVerifier(Verifier):
+    """Notes when it has closed its network."""
 
-    def __init__(self, emulator: httpx.AsyncBaseTransport, events: list[str]) -> None:
-        super().__init__(emulator)
-        self._events = events
+    events: list[str]
 
     async def aclose(self) -> None:
-        self._events.append("closed")
+        await super().aclose()
+        self.events.append("closed")
+
+
+def watched(world: World, events: list[str]) -> WatchedVerifier:
+    """A verifier of the callee that tells `events` when it is closed."""
+    verifier = WatchedVerifier(world.settings(), transport=world.upstream)
+    verifier.events = events
+    return verifier
 
 
 @asynccontextmanager
@@ -53,7 +59,7 @@ async def test_the_network_is_opened_at_the_first_call_and_closed_before_shutdow
     world: World,
 ) -> None:
     events: list[str] = []
-    verifier = Verifier(world.settings(), transport=WatchedUpstream(world.upstream, events))
+    verifier = watched(world, events)
     app = Starlette(routes=[Route("/", whoami)], lifespan=noisy_lifespan)
     app.add_middleware(MachineAuthMiddleware, verifier=verifier)
 
@@ -71,19 +77,6 @@ async def test_the_network_is_opened_at_the_first_call_and_closed_before_shutdow
     ]
 
 
-async def test_a_service_that_nobody_called_has_nothing_to_close(world: World) -> None:
-    events: list[str] = []
-    verifier = Verifier(world.settings(), transport=WatchedUpstream(world.upstream, events))
-    app = protected(verifier)
-
-    async def nothing() -> None:
-        return None
-
-    await run_lifespan(app, events, nothing)
-
-    assert events == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
-
-
 async def test_the_network_is_closed_where_the_shutdown_of_the_app_fails(world: World) -> None:
     @asynccontextmanager
     async def failing(app: Starlette) -> AsyncIterator[None]:
@@ -91,7 +84,7 @@ async def test_the_network_is_closed_where_the_shutdown_of_the_app_fails(world: 
         raise OSError("the app's own")
 
     events: list[str] = []
-    verifier = Verifier(world.settings(), transport=WatchedUpstream(world.upstream, events))
+    verifier = watched(world, events)
     app = Starlette(lifespan=failing)
     app.add_middleware(MachineAuthMiddleware, verifier=verifier)
 
@@ -108,7 +101,7 @@ async def test_the_network_is_closed_where_the_shutdown_of_the_app_fails(world: 
 
 async def test_a_server_that_shuts_down_closes_the_network(world: World) -> None:
     events: list[str] = []
-    verifier = Verifier(world.settings(), transport=WatchedUpstream(world.upstream, events))
+    verifier = watched(world, events)
     async with (
         serve(protected(verifier), lifespan="on") as origin,
         httpx.AsyncClient(base_url=origin) as client,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Annotated, Any
 
 import pytest
 from fastapi import Depends, FastAPI, Security
+from fastapi.security import HTTPBasic
 from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
@@ -22,7 +24,9 @@ from clerk_m2m import (
     require_machine,
     require_oauth,
 )
-from harness import World, calling
+from harness import World, bearer, calling
+
+OPEN = ["/openapi.json", "/open"]
 
 
 async def by_machine(caller: Annotated[MachineIdentity, Depends(require_machine())]) -> None: ...
@@ -59,7 +63,9 @@ def operation(document: dict[str, Any], path: str) -> dict[str, Any]:
 
 
 def added(world: World, app: FastAPI) -> ASGIApp:
-    app.add_middleware(MachineAuthMiddleware, verifier=world.verifier(), exclude=["/openapi.json"])
+    app.add_middleware(
+        MachineAuthMiddleware, verifier=world.verifier(), exclude=["/openapi.json", "/open"]
+    )
     return app
 
 
@@ -73,7 +79,7 @@ def test_each_guard_is_a_bearer_security_scheme_of_its_own() -> None:
         "/machine": [{"ClerkM2MToken": []}],
         "/key": [{"ClerkApiKey": []}],
         "/oauth": [{"ClerkOAuthToken": []}],
-        "/any": [{"ClerkCredential": []}],
+        "/any": [{"ClerkM2MToken-or-ClerkApiKey": []}],  # until it is described
         "/open": None,
     }
     schemes = document["components"]["securitySchemes"]
@@ -82,7 +88,7 @@ def test_each_guard_is_a_bearer_security_scheme_of_its_own() -> None:
 
 
 def wrapped(world: World, app: FastAPI) -> ASGIApp:
-    return MachineAuthMiddleware(app, verifier=world.verifier(), exclude=["/openapi.json"])
+    return MachineAuthMiddleware(app, verifier=world.verifier(), exclude=OPEN)
 
 
 @pytest.mark.parametrize("placed", [added, wrapped])
@@ -169,3 +175,111 @@ def test_a_document_without_paths_is_left_alone() -> None:
     describe_refusals(app)
 
     assert app.openapi() == {"openapi": "3.1.0"}
+
+
+def described(app: FastAPI) -> dict[str, Any]:
+    describe_refusals(app)
+    return app.openapi()
+
+
+async def shown_behind(world: World, app: FastAPI, **given: Any) -> dict[str, Any]:
+    """The document of an app behind the middleware, as a client gets it."""
+    settings = given.pop("settings", {})
+    verifier = world.verifier(world.live_settings(**settings))
+    app.add_middleware(MachineAuthMiddleware, verifier=verifier, **given)
+    async with calling(app) as client:
+        answer = await client.get("/openapi.json", headers=bearer(world.token()))
+    document: dict[str, Any] = answer.json()
+    return document
+
+
+M2M, KEY, OAUTH, HEADER = "ClerkM2MToken", "ClerkApiKey", "ClerkOAuthToken", "ClerkApiKeyHeader"
+
+
+def test_the_guards_of_require_any_are_shown_as_alternatives_with_their_permissions() -> None:
+    app = FastAPI()
+    reader = require_api_key(scopes=["orders:read", "list"])
+    writer = require_api_key(scopes=["orders:write"])
+    for path, guard in {
+        "/any": require_any(require_machine(), reader, require_oauth()),
+        "/reader": reader,
+        "/writer": writer,
+        "/either": require_any(reader, require_any(writer, reader)),
+        "/machine": require_any(require_machine(), require_machine("mch_" + "a" * 27)),
+    }.items():
+        app.add_api_route(path, open_to_all, dependencies=[Depends(guard)])
+    more = Security(require_any(require_machine(), reader), scopes=["more", "list"])
+    app.add_api_route("/more", open_to_all, dependencies=[more])
+    raw = app.openapi()
+    names = raw["components"]["securitySchemes"]
+    document = described(app)
+
+    assert all(re.fullmatch(r"[A-Za-z0-9.\-_]+", name) for name in names)  # OpenAPI 3.1, 4.8.7
+    reads, writes = {KEY: ["orders:read", "list"]}, {KEY: ["orders:write"]}
+    assert {path: operation(document, path)["security"] for path in document["paths"]} == {
+        "/any": [{M2M: []}, reads, {OAUTH: []}],
+        "/reader": [reads],
+        "/writer": [writes],
+        "/either": [reads, writes],
+        "/machine": [{M2M: []}],
+        "/more": [{KEY: ["orders:read", "list", "more"]}],
+    }
+    assert set(document["components"]["securitySchemes"]) == {M2M, KEY, OAUTH}
+    assert app.openapi() == document
+
+
+async def test_what_the_middleware_protects_without_a_guard_has_its_padlock(world: World) -> None:
+    app = service()
+    app.add_api_route("/orders/{id}", open_to_all, methods=["PUT"])
+    document = await shown_behind(world, app, exclude=["/open"])
+
+    assert operation(document, "/open").get("security") is None
+    assert operation(document, "/orders/{id}")["security"] == [{M2M: []}, {KEY: []}, {OAUTH: []}]
+    assert {"401", "403", "503"} <= operation(document, "/orders/{id}")["responses"].keys()
+    assert operation(document, "/machine")["security"] == [{M2M: []}]  # the guard says more
+
+
+@pytest.mark.parametrize("given", [{"required": False}, {"report_only": True}])
+async def test_what_the_middleware_lets_pass_has_none(world: World, given: dict[str, bool]) -> None:
+    document = await shown_behind(world, service(), **given)
+
+    assert operation(document, "/open").get("security") is None
+    assert operation(document, "/any")["security"] == [{M2M: []}, {KEY: []}]
+
+
+async def test_an_api_key_in_a_header_of_its_own_is_shown_and_told(world: World) -> None:
+    app = service()
+    settings = {"api_key_header": "X-Api-Key", "accepts": ["m2m_token", "api_key"]}
+    document = await shown_behind(world, app, settings=settings)
+    async with calling(app) as client:
+        missing = (await client.get("/machine")).json()
+
+    assert operation(document, "/open")["security"] == [{M2M: []}, {KEY: []}, {HEADER: []}]
+    assert operation(document, "/key")["security"] == [{KEY: []}, {HEADER: []}]
+    scheme = document["components"]["securitySchemes"][HEADER]
+    assert (scheme["type"], scheme["in"], scheme["name"]) == ("apiKey", "header", "x-api-key")
+    assert missing["code"] == "token_missing"
+    assert missing["detail"] == (
+        "Send a machine credential in the header: Authorization: Bearer <token>. "
+        "An API key may be sent as x-api-key: <key>."
+    )
+
+
+async def test_another_scheme_is_wanted_beside_what_the_middleware_wants(world: World) -> None:
+    app = FastAPI()
+    app.add_api_route("/", open_to_all, dependencies=[Depends(HTTPBasic())])
+    document = await shown_behind(world, app, settings={"accepts": ["m2m_token"]})
+
+    assert operation(document, "/")["security"] == [{"HTTPBasic": [], M2M: []}]
+
+
+async def test_a_middleware_around_a_mounted_app_speaks_for_that_one_only(world: World) -> None:
+    outer, inner = FastAPI(), service()
+    outer.add_api_route("/public", open_to_all)
+    protected = MachineAuthMiddleware(inner, verifier=world.verifier())
+    outer.mount("/inner", protected)
+    async with calling(outer) as client:
+        shown = await client.get("/inner/openapi.json", headers=bearer(world.token()))
+
+    assert operation(shown.json(), "/open")["security"] == [{M2M: []}]
+    assert operation(outer.openapi(), "/public").get("security") is None

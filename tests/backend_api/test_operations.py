@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -21,6 +20,7 @@ from clerk_m2m import (
     Secret,
 )
 from clerk_m2m.backend_api.resources import CreatedM2MToken
+from clerk_m2m.identity import FrozenMapping
 from harness import API_URL, USER_ID, World
 
 # Machines and edges
@@ -155,7 +155,7 @@ async def test_a_token_is_minted_verified_listed_and_revoked(
     assert minted.expires_at == datetime.fromtimestamp(world.time.wall + 60, UTC)
     assert minted.token.reveal() not in repr(minted)
     assert [token.id for token in listed] == [verified.id] == [minted.id]
-    assert isinstance(verified.claims, MappingProxyType)
+    assert isinstance(verified.claims, FrozenMapping)
     assert verified.claims == {"tenant": {"id": 7}}
     assert verified.last_used_at is not None
     assert verified.live

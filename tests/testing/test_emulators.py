@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from email.utils import parsedate_to_datetime
 
 import httpx
 import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
 
 from clerk_m2m import (
+    ClerkClient,
     ScopeDeniedError,
     Settings,
     TokenInvalidError,
@@ -21,6 +29,7 @@ from clerk_m2m.testing import (
     MachineFactory,
     TokenFactory,
     bearer,
+    served,
 )
 from clerk_m2m.testing.emulators import serve
 
@@ -258,3 +267,95 @@ def test_the_server_stops_while_a_call_hangs(clerk_emulator: ClerkEmulator) -> N
     assert [type(exc) for exc in ended] == [httpx.RemoteProtocolError]
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{server.url}/v1/machines")
+
+
+# Time that stands still, requests, and what was opened
+
+
+async def test_frozen_time_moves_by_travel_only(
+    clerk_emulator: ClerkEmulator, clerk_machine: MachineFactory, clerk_token: TokenFactory
+) -> None:
+    clerk_emulator.travel(100)
+    clerk_emulator.freeze()
+    frozen = clerk_emulator.now()
+    clerk_emulator.freeze()
+    clerk_emulator.travel(60)
+
+    assert clerk_emulator.now() == frozen + 60
+    orders = clerk_machine()
+    token = clerk_token(may_call=[orders], seconds_until_expiration=600)
+    identity = await clerk_emulator.verifier(orders).verify(token.token)
+    assert identity.expires_at == int((frozen + 660) * 1000) / 1000
+    assert clerk_emulator.now() == clerk_emulator.clock.wall() == frozen + 60
+
+
+async def test_the_requests_that_the_emulator_was_sent_can_be_read(
+    clerk_emulator: ClerkEmulator, clerk_machine: MachineFactory
+) -> None:
+    billing = clerk_machine("billing")
+    await clerk_emulator.client(billing).m2m_tokens.create(claims={"job": "nightly"})
+
+    (request,) = clerk_emulator.requests
+    assert (request.method, request.path) == ("POST", "/v1/m2m_tokens")
+    assert json.loads(request.body)["claims"] == {"job": "nightly"}
+    assert "nightly" not in repr(request)
+
+
+async def test_a_verifier_is_made_of_whole_settings_or_of_a_machine(
+    clerk_emulator: ClerkEmulator, clerk_machine: MachineFactory, clerk_token: TokenFactory
+) -> None:
+    orders = clerk_machine()
+    settings = clerk_emulator.settings(orders, cache_ttl=7)
+    verifier = clerk_emulator.verifier(settings=settings)
+
+    assert verifier.settings is settings
+    assert (await verifier.verify(clerk_token(may_call=[orders]).token)).token_id
+    for wrong in ({}, {"machine": orders, "settings": settings}, {"settings": settings, "x": 1}):
+        with pytest.raises(TypeError, match="takes a machine"):
+            clerk_emulator.verifier(**wrong)  # type: ignore[arg-type]  # that is the point
+
+
+async def test_what_was_made_is_closed_together(
+    clerk_emulator: ClerkEmulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[ClerkClient] = []
+    close = ClerkClient.aclose
+
+    async def watched(client: ClerkClient) -> None:
+        await close(client)
+        closed.append(client)
+
+    monkeypatch.setattr(ClerkClient, "aclose", watched)
+    client = clerk_emulator.client()
+    await client.machines.list()
+    await clerk_emulator.aclose()
+    await clerk_emulator.aclose()
+
+    assert closed == [client]
+
+
+def test_an_app_of_ones_own_is_served_with_its_lifespan() -> None:
+    events: list[str] = []
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        events.append("start")
+        yield
+        events.append("stop")
+
+    async def hello(request: Request) -> PlainTextResponse:
+        return PlainTextResponse("hello")
+
+    with served(Starlette(routes=[Route("/", hello)], lifespan=lifespan)) as url:
+        assert httpx.get(url).text == "hello"
+    assert events == ["start", "stop"]
+
+
+def test_an_app_that_does_not_start_fails_the_test() -> None:
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        raise ValueError("no database")
+        yield
+
+    with pytest.raises(RuntimeError, match="did not start"), served(Starlette(lifespan=lifespan)):
+        pass

@@ -128,6 +128,15 @@ def test_without_uvicorn_the_server_says_what_to_install(suite: Suite) -> None:
     assert "clerk_emulator_server needs uvicorn: pip install 'clerk-m2m[cli]'" in done.stdout
 
 
+def test_without_pytest_the_kit_says_what_to_install() -> None:
+    script = "import sys; sys.modules['pytest'] = None; import clerk_m2m.testing"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert "clerk_m2m.testing needs pytest: pip install 'clerk-m2m[testing]'" in done.stderr
+
+
 def test_the_example_suite_passes(suite: Suite) -> None:
     suite.write(pytest__ini=ASYNCIO)
     passed = suite.run("pytest_asyncio.plugin", directory=ROOT / "examples")
@@ -138,7 +147,7 @@ def test_the_blocks_of_the_document_are_a_suite_that_passes(suite: Suite) -> Non
     document = (ROOT / "docs" / "testing.md").read_text("utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```", document, re.MULTILINE | re.DOTALL)
     suite.write(pytest__ini=ASYNCIO, test_document__py="\n".join(blocks))
-    assert re.search(r"\b10 passed\b", suite.run("pytest_asyncio.plugin"))
+    assert re.search(r"\b11 passed\b", suite.run("pytest_asyncio.plugin"))
 
 
 def test_a_run_that_uses_no_fixture_pays_for_none(suite: Suite) -> None:

@@ -39,6 +39,7 @@ from clerk_m2m import (
     TokenType,
     VerificationUnavailableError,
     Verifier,
+    refusal_answer,
     require_any,
     require_api_key,
     require_machine,
@@ -103,6 +104,9 @@ Settings(graph={"mch_": ["mch_"]}, accepts={"api_key", TokenType.M2M_TOKEN}, sec
 Settings(machine_secret_key=Path("key"), secret_key=lambda: "sk_")
 ClerkClient(secret_key=lambda: Secret("sk_"), machine_secret_key=own_key)
 MachineTokenAuth(own_key)
+Settings(accepts=["m2m_token", TokenType.API_KEY])
+Settings(accepts=["m2m_tokens"])  # type: ignore[list-item]  # a typo
+Settings(accepts={"api_keys"})  # type: ignore[arg-type]  # a typo
 Settings(secret_key=7)  # type: ignore[arg-type]  # no key
 Settings("mch_")  # type: ignore[call-arg]  # keyword-only
 Settings(cache_tll=60)  # type: ignore[call-arg]  # a slip
@@ -116,8 +120,12 @@ assert_type(require_machine("mch_a", "mch_b"), Guard[MachineIdentity])
 assert_type(require_api_key(scopes=["read"]), Guard[ApiKeyIdentity])
 assert_type(require_oauth(scopes={"read"}), Guard[OAuthIdentity])
 assert_type(require_any(require_machine()), Guard[MachineIdentity])
-either: Guard[MachineIdentity | ApiKeyIdentity] = require_any(require_machine(), require_api_key())
-anyone: Guard[Identity] = require_any(require_machine(), require_api_key(), require_oauth())
+machine_or_key = require_any(require_machine(), require_api_key())
+assert_type(machine_or_key, Guard[MachineIdentity | ApiKeyIdentity])
+assert_type(require_any(require_machine(), require_api_key(), require_oauth()), Guard[Identity])
+assert_type(require_any(machine_or_key, require_oauth()), Guard[Identity])
+either: Guard[Identity] = machine_or_key
+many: Guard[MachineIdentity] = require_any(*[require_machine("mch_"), require_machine("mch_")])
 require_api_key(["read"])  # type: ignore[call-arg]  # keyword-only
 require_machine(7)  # type: ignore[arg-type]  # an id is text
 
@@ -137,6 +145,7 @@ async def socket(
 
 async def handler(request: Request) -> Response:
     assert_type(require_oauth().check(request).user_id, str)
+    assert_type(require_oauth().check(request.scope), OAuthIdentity)
     assert_type(await require_machine()(request), MachineIdentity)
     return Response()
 
@@ -162,6 +171,20 @@ def by_type(identity: Identity) -> str:
     return assert_type(identity.client_id, str)
 
 
+def by_token_type(identity: Identity) -> str:
+    if identity.token_type is TokenType.M2M_TOKEN:
+        return assert_type(identity, MachineIdentity).machine_id
+    match identity.token_type:
+        case TokenType.API_KEY:
+            return assert_type(identity, ApiKeyIdentity).name
+        case TokenType.OAUTH_TOKEN:
+            return assert_type(identity, OAuthIdentity).client_id
+
+
+def shown(identity: Identity) -> dict[str, Any]:
+    return assert_type(identity.as_dict(), dict[str, Any])
+
+
 def exhaustive(identity: Identity) -> str:
     match identity:
         case MachineIdentity(machine_id=machine_id):
@@ -179,11 +202,15 @@ async def verify(verifier: Verifier) -> None:
     identity = await verifier.verify("mt_")
     assert_type(identity, MachineIdentity | ApiKeyIdentity | OAuthIdentity)
     assert_type(verifier.stats.as_dict(), dict[str, int])
+    assert_type(await verifier.verify_headers({"Authorization": "Bearer mt_"}), Identity)
+    await verifier.verify_headers([(b"authorization", b"Bearer mt_")])
+    await verifier.verify_headers("Bearer mt_")  # type: ignore[arg-type]  # no headers
     verifier.invalidate(token_id="mt_")
     verifier.invalidate("mt_")  # type: ignore[call-arg]  # keyword-only
 
 
 def refused(error: RefusalError) -> None:
+    assert_type(refusal_answer(error), tuple[int, dict[str, str], bytes])
     match error:
         case ScopeDeniedError(decision=decision):
             assert_type(decision, Decision)

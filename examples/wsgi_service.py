@@ -1,0 +1,53 @@
+"""A WSGI service: the verifier runs in an event loop of its own, behind a portal of anyio.
+
+    CLERK_MACHINE_ID=mch_… CLERK_MACHINE_SECRET_KEY=ak_… python wsgi_service.py
+
+Each thread of the server waits for its own answer; the cache and the shared look-ups are one for
+all threads. With a server that forks (gunicorn), open the portal in each worker.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
+from typing import Any
+from wsgiref.simple_server import make_server
+
+from anyio.from_thread import start_blocking_portal
+
+from clerk_m2m import RefusalError, Verifier, refusal_answer, require_machine
+
+any_machine = require_machine()
+
+Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+
+@contextmanager
+def open_app() -> Iterator[Application]:
+    verifier = Verifier()
+    with start_blocking_portal() as portal:
+
+        def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+            # WSGI joins a header that was sent twice, and two credentials are refused.
+            headers = {
+                name.removeprefix("HTTP_").replace("_", "-"): value
+                for name, value in environ.items()
+                if name.startswith("HTTP_")
+            }
+            try:
+                caller = any_machine.accept(portal.call(verifier.verify_headers, headers))
+            except RefusalError as refusal:
+                status, answer, body = refusal_answer(refusal)
+            else:
+                status, answer = 200, {"Content-Type": "application/json"}
+                body = json.dumps({"orders_for": caller.machine_id}).encode()
+            start_response(f"{status} {HTTPStatus(status).phrase}", list(answer.items()))
+            return [body]
+
+        yield app
+        portal.call(verifier.aclose)
+
+
+if __name__ == "__main__":
+    with open_app() as app, make_server("127.0.0.1", 8000, app) as server:
+        server.serve_forever()
