@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from clerk_m2m.asgi.middleware import MachineAuthMiddleware, OnError, verifier_of
     from clerk_m2m.asgi.refusals import refusal_answer
     from clerk_m2m.backend_api.client import ClerkClient
+    from clerk_m2m.backend_api.sync_client import SyncClerkClient
     from clerk_m2m.graph.source import GraphSource
     from clerk_m2m.outbound.auth import MachineTokenAuth
     from clerk_m2m.verification.outcome import CredentialVerifier
@@ -108,6 +109,7 @@ __all__ = [
     "Secret",
     "Settings",
     "Stats",
+    "SyncClerkClient",
     "TokenClass",
     "TokenInvalidError",
     "TokenMalformedError",
@@ -134,6 +136,7 @@ _LAZY = {
     "CredentialVerifier": "clerk_m2m.verification.outcome",
     "GraphSource": "clerk_m2m.graph.source",
     "ClerkClient": "clerk_m2m.backend_api.client",
+    "SyncClerkClient": "clerk_m2m.backend_api.sync_client",
     "Guard": "clerk_m2m.asgi.guards",
     "MachineAuthMiddleware": "clerk_m2m.asgi.middleware",
     "MachineTokenAuth": "clerk_m2m.outbound.auth",

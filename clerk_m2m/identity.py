@@ -86,6 +86,14 @@ def thaw(value: Any) -> Any:
     return _rebuilt(sorted(value) if isinstance(value, frozenset) else value, dict, list)
 
 
+def read_claims(value: Any) -> Mapping[str, Any]:
+    """Give the claims of an identity, read-only: other JSON than an object is under `claims`."""
+    if value is None:
+        return NO_CLAIMS
+    frozen: Mapping[str, Any] = freeze(value if isinstance(value, dict) else {"claims": value})
+    return frozen
+
+
 def read_audience(value: Any) -> tuple[str, ...] | None:
     """Read an `aud`: a string, or a list of at least one (RFC 7519 section 4.1.3); else None."""
     texts = [value] if isinstance(value, str) else value
@@ -111,7 +119,7 @@ def _rebuilt(
     return rebuilt.get(id(value), value)
 
 
-_MAPPING = (dict, FrozenMapping)
+_MAPPING = (dict, FrozenMapping, Mapping)  # the usual ones first: the last takes longer
 _SEQUENCE = (list, tuple)
 _CONTAINER = _MAPPING + _SEQUENCE
 

@@ -20,7 +20,8 @@ _CREDENTIAL: Final = re.compile(r"(?<![A-Za-z0-9])(sk_|ak_|mt_|oat_|eyJ)[A-Za-z0
 class Secret:
     """A key or a token whose `repr` and `str` hide it; `reveal()` gives the text.
 
-    It cannot be pickled, and neither can what holds one. A copy of it is itself.
+    It cannot be pickled, and neither can what holds one. A copy of it is itself. In pydantic (and
+    so in an answer of FastAPI) it is written to JSON as `…`: to give it away, say `reveal()`.
     """
 
     __slots__ = ("_text",)
@@ -58,6 +59,23 @@ class Secret:
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
         raise not_pickled("A Secret")
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: object, handler: object) -> Any:
+        """Tell pydantic how a `Secret` is read (from text) and written (hidden)."""
+        from pydantic_core import core_schema  # only pydantic calls this
+
+        text = core_schema.str_schema()
+        from_text = core_schema.no_info_after_validator_function(cls, text)
+        return core_schema.json_or_python_schema(
+            json_schema=from_text,
+            python_schema=core_schema.union_schema(
+                [core_schema.is_instance_schema(cls), from_text]
+            ),
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                str, when_used="json", return_schema=text
+            ),
+        )
 
 
 class SecretCallable:

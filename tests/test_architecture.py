@@ -60,7 +60,7 @@ OWNERS = {
     "opentelemetry": {"observe.otel"},
     "prometheus_client": {"observe.prometheus"},
     "jwt": {"verification.signature", "emulator"},
-    "pydantic_core": {"identity"},  # only when pydantic asks for its schema
+    "pydantic_core": {"identity", "secret"},  # only when pydantic asks for a schema
     "pytest": {"testing"},
     "rich": {"demo", "cli"},
     "sqlite3": {"emulator", "cli"},

@@ -26,6 +26,7 @@ LANGUAGES = {
     "calling.md": {"python"},
     "deployment.md": {"console"},  # tests/test_forks.py, tests/asgi/test_bad_settings.py
     "guards.md": {"python"},
+    "client.md": {"python", "console"},
     "emulator.md": {"python", "toml", "console"},  # tests/emulator/test_docs.py
     "fastapi.md": {"python"},
     "logs.md": {"python"},  # tests/asgi/test_events.py
@@ -43,6 +44,23 @@ def blocks(document: Path, language: str) -> list[str]:
         for indent, found, text in _BLOCK.findall(document.read_text("utf-8"))
         if found == language
     ]
+
+
+def commands_of(document: Path) -> list[list[str]]:
+    """Give the words of each line that is typed into a shell."""
+    return [
+        line.removeprefix("$ ").split("#")[0].split()
+        for block in blocks(document, "console")
+        for line in block.splitlines()
+    ]
+
+
+def assert_ours_exist(commands: list[list[str]]) -> None:
+    """Ask each command of ours for its help, options included."""
+    for words in commands:
+        if words[0] == "clerk-m2m":
+            shown = [sys.executable, "-m", "clerk_m2m", *words[1:], "--help"]
+            subprocess.run(shown, check=True, capture_output=True)
 
 
 @pytest.mark.parametrize(
@@ -85,18 +103,11 @@ def test_the_graph_of_the_readme_is_one() -> None:
 
 
 def test_the_commands_of_the_readme_exist() -> None:
-    commands = [
-        line.removeprefix("$ ").split("#")[0].split()
-        for block in blocks(README, "console")
-        for line in block.splitlines()
-    ]
+    commands = commands_of(README)
     targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
 
     assert {words[1] for words in commands if words[0] == "make"} <= set(targets)
-    for words in commands:
-        if words[0] == "clerk-m2m":
-            shown = [sys.executable, "-m", "clerk_m2m", *words[1:], "--help"]
-            subprocess.run(shown, check=True, capture_output=True)
+    assert_ours_exist(commands)
 
 
 async def test_the_page_about_calling_runs_as_one_script(instance: Instance) -> None:
@@ -185,3 +196,23 @@ async def test_the_app_of_the_page_about_frameworks_refuses_as_the_middleware_do
 
     assert known.text == instance.caller.id
     assert missing.json()["code"] == "token_missing"
+
+
+async def test_the_page_about_the_client_runs_as_one_script(
+    instance: Instance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = ROOT / "docs" / "client.md"
+    assert_ours_exist(commands_of(page))
+    set_there = re.findall(r"(\w+)=", "".join(blocks(page, "console")))
+    environ = {**instance.environ, "CLERK_SECRET_KEY": instance.emulator.secret_key}
+    for name in environ:
+        monkeypatch.delenv(name, raising=False)
+    for name in set_there:
+        monkeypatch.setenv(name, environ[name])
+
+    script = "\n".join(blocks(page, "python"))
+    process = await asyncio.create_subprocess_exec(sys.executable, "-W", "error", "-c", script)
+
+    assert await process.wait() == 0
+    # The emulator, and not Clerk, was asked for every one of them.
+    instance.emulator.assert_calls(CreateMachine=6, DeleteMachine=4, revokeApiKey=1)

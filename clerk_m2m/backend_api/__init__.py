@@ -4,13 +4,15 @@ One file per resource (`machines`, `m2m_tokens`, `api_keys`, `oauth_tokens`, `jw
 operations, each path once. `calls` is what the operations share. `key_source` says where our own
 keys come from and which is sent, `key_pauses` how long a refused one is not. `resources` are the
 values that the operations give, `parsing` reads them from JSON, and `problems` says what an error
-answer means. `client` puts them together. May import `transport` and the vocabulary.
+answer means. `walking` reads whole lists, `revocations` tells who wants to hear of what has ended.
+`client` puts them together; `sync_client` runs the same operations in an event loop of its own
+(`loop_thread`). May import `transport` and the vocabulary.
 """
 
 from __future__ import annotations
 
-from clerk_m2m.backend_api.calls import UNSET, Revocation, Unset
-from clerk_m2m.backend_api.client import ClerkClient
+from clerk_m2m.backend_api.calls import UNSET, Unset
+from clerk_m2m.backend_api.client import ClerkClient, ClientOptions
 from clerk_m2m.backend_api.resources import (
     ApiKey,
     CreatedApiKey,
@@ -23,11 +25,14 @@ from clerk_m2m.backend_api.resources import (
     Page,
     ScopedMachine,
 )
+from clerk_m2m.backend_api.revocations import Revocation
+from clerk_m2m.backend_api.sync_client import SyncClerkClient
 
 __all__ = [
     "UNSET",
     "ApiKey",
     "ClerkClient",
+    "ClientOptions",
     "CreatedApiKey",
     "CreatedM2MToken",
     "CreatedMachine",
@@ -38,5 +43,6 @@ __all__ = [
     "Page",
     "Revocation",
     "ScopedMachine",
+    "SyncClerkClient",
     "Unset",
 ]

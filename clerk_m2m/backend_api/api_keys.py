@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 from clerk_m2m.backend_api import parsing, resources
@@ -10,15 +10,16 @@ from clerk_m2m.backend_api.calls import (
     UNSET,
     Answered,
     BackendAPI,
-    Revocation,
     Unset,
     items,
     reading,
     segment,
     verifying,
-    walk,
     writing,
 )
+from clerk_m2m.backend_api.revocations import Revocation
+from clerk_m2m.backend_api.walking import walk
+from clerk_m2m.identity import thaw
 from clerk_m2m.secret import Secret
 from clerk_m2m.transport.gate import CallDemand
 
@@ -44,18 +45,24 @@ class ApiKeys:
         name: str,
         *,
         subject: str,
+        type: str | None = None,
         scopes: Iterable[str] = (),
-        claims: Mapping[str, Any] | None = None,
+        claims: Any = None,
         description: str | None = None,
         created_by: str | None = None,
         seconds_until_expiration: float | None = None,
     ) -> resources.CreatedApiKey:
-        """Create an API key for `subject` (`createApiKey`); gives its secret."""
+        """Create an API key for `subject` (`createApiKey`); gives its secret.
+
+        `type` None is Clerk's `api_key`; `list` and `iter` give the keys of one type. `claims` is
+        any JSON.
+        """
         body = {
+            "type": UNSET if type is None else type,
             "name": name,
             "subject": subject,
             "scopes": items("scopes", scopes),
-            "claims": None if claims is None else dict(claims),
+            "claims": thaw(claims),
             "description": description,
             "created_by": created_by,
             "seconds_until_expiration": seconds_until_expiration,
@@ -69,18 +76,23 @@ class ApiKeys:
         self,
         subject: str,
         *,
+        type: str | None = None,
         include_invalid: bool = False,
         limit: int = 10,
         offset: int = 0,
         query: str | None = None,
     ) -> resources.Page[resources.ApiKey]:
-        """Give a page of a subject's API keys (`getApiKeys`)."""
+        """Give a page of a subject's API keys (`getApiKeys`), newest first, 100 at most.
+
+        `type` None is Clerk's `api_key`; `query` is an exact id or part of a name.
+        """
         call = reading(
             "getApiKeys",
             "/v1/api_keys",
             self._api.instance_key(),
             {
                 "subject": subject,
+                "type": type,
                 "include_invalid": include_invalid,
                 "limit": limit,
                 "offset": offset,
@@ -93,13 +105,28 @@ class ApiKeys:
         )
 
     async def iter(
-        self, subject: str, *, include_invalid: bool = False, page_size: int = 100
+        self,
+        subject: str,
+        *,
+        type: str | None = None,
+        include_invalid: bool = False,
+        page_size: int = 100,
+        query: str | None = None,
     ) -> AsyncIterator[resources.ApiKey]:
-        """Walk all pages of a subject's API keys."""
+        """Give all of a subject's API keys, each once; `type` and `query` as in `list`.
+
+        All pages are read before the first key is given, so that the loop may revoke or delete what
+        it is given. Keys that are made meanwhile may be missing.
+        """
 
         async def page(limit: int, offset: int) -> resources.Page[resources.ApiKey]:
             return await self.list(
-                subject, include_invalid=include_invalid, limit=limit, offset=offset
+                subject,
+                type=type,
+                include_invalid=include_invalid,
+                limit=limit,
+                offset=offset,
+                query=query,
             )
 
         async for api_key in walk(page, page_size):
@@ -117,19 +144,20 @@ class ApiKeys:
         api_key_id: str,
         *,
         scopes: Iterable[str] | Unset = UNSET,
-        claims: Mapping[str, Any] | Unset | None = UNSET,
+        claims: Any = UNSET,
         description: str | Unset | None = UNSET,
         subject: str | Unset = UNSET,
         seconds_until_expiration: float | Unset | None = UNSET,
     ) -> resources.ApiKey:
         """Change an API key (`updateApiKey`); what is not given stays, None clears.
 
+        `claims` is any JSON. What was read may be written back: it is the same then.
         Verdicts of the key are forgotten by the verifiers that listen, so that a permission taken
         away is gone at once.
         """
         body = {
             "scopes": UNSET if isinstance(scopes, Unset) else items("scopes", scopes),
-            "claims": dict(claims) if isinstance(claims, Mapping) else claims,
+            "claims": thaw(claims),
             "description": description,
             "subject": subject,
             "seconds_until_expiration": seconds_until_expiration,

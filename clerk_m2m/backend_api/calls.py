@@ -1,9 +1,9 @@
-"""What the operations of the Backend API share: keys, calls, pages, and revocation listeners."""
+"""What the operations of the Backend API share: keys, calls, and their answers."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -13,13 +13,12 @@ from clerk_m2m.backend_api.arguments import check_json, check_text, query_text
 from clerk_m2m.backend_api.key_source import KeySource
 from clerk_m2m.backend_api.parsing import Document, read_document
 from clerk_m2m.backend_api.problems import error_of
-from clerk_m2m.backend_api.resources import Page
+from clerk_m2m.backend_api.revocations import Revocation, RevocationListeners
 from clerk_m2m.environment import (
     checked_count,
     checked_seconds,
 )
 from clerk_m2m.errors import (
-    AnswerTooLargeError,
     BackendUnavailableError,
     ConfigurationError,
     ConflictError,
@@ -70,15 +69,6 @@ UNSET: Final = Unset.UNSET
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Revocation:
-    """What a call of this client has ended, or may have: a credential, a machine, or edges."""
-
-    token_id: str | None = None
-    machine_id: str | None = None
-    caller: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Keyed:
     """A call that has no key yet, and the source of the one to send with it; None sends none."""
 
@@ -90,7 +80,8 @@ class BackendAPI:
     """The Backend API with the keys of one caller, and who wants to hear of revocations.
 
     `timeout` is the total deadline of a call, in seconds: it covers the wait for a key and for a
-    turn, the call, its `retries`, and the repeat with another key.
+    turn, the call, its `retries`, and the repeat with another key. `check_public_url`, if any,
+    raises `ConfigurationError` for an address that no key set may be read from.
     """
 
     def __init__(
@@ -101,6 +92,7 @@ class BackendAPI:
         *,
         timeout: float,
         retries: int = RETRIES,
+        check_public_url: Callable[[str], None] | None,
     ) -> None:
         # The keys first: pickle follows this order, and a key says best why it cannot be pickled.
         self._secret_key = secret_key
@@ -108,7 +100,8 @@ class BackendAPI:
         self._http = http
         self._timeout = timeout
         self._retries = retries
-        self.listeners: list[Callable[[Revocation], None]] = []
+        self.check_public_url = check_public_url
+        self.listeners = RevocationListeners()
 
     def with_options(self, *, timeout: float | None, retries: int | None) -> BackendAPI:
         """Give one with another timeout or other retries that shares everything else.
@@ -134,7 +127,7 @@ class BackendAPI:
 
     @property
     def has_machine_key(self) -> bool:
-        """Whether `either_key` is a machine's own, which sees only what may call that machine."""
+        """Whether `verifying_key` is a machine's own, which sees only what may call it."""
         return self._machine_secret_key is not None
 
     def instance_key(self) -> KeySource:
@@ -149,10 +142,18 @@ class BackendAPI:
             raise ConfigurationError("Minting takes a machine's own key: give machine_secret_key.")
         return self._machine_secret_key
 
-    def either_key(self) -> KeySource:
-        """Give the machine's own key, else the instance's."""
+    def verifying_key(self) -> KeySource:
+        """Give the machine's own key, which sees only what may call it, else the instance's."""
         key = self._machine_secret_key
         return self.instance_key() if key is None else key
+
+    def administering_key(self) -> KeySource:
+        """Give the instance's key, which reaches the tokens of every machine, else the machine's.
+
+        Where there is neither, the error asks for the instance's.
+        """
+        has_instance_key = self._secret_key is not None or self._machine_secret_key is None
+        return self.instance_key() if has_instance_key else self.machine_key()
 
     async def send(
         self, keyed: Keyed, read: Callable[[Document], T], *, demand: CallDemand | None = None
@@ -192,8 +193,7 @@ class BackendAPI:
             raise
         finally:
             if ends is not None:
-                for listener in self.listeners:
-                    listener(ends)
+                self.listeners.tell(ends)
 
     def measure(self) -> Upstream:
         """Tell how the calls stand now."""
@@ -260,24 +260,6 @@ def verifying(operation: str, url: str, key: KeySource, body: Mapping[str, Secre
     return Keyed(call=call, key=key)
 
 
-async def walk(page: Callable[[int, int], Awaitable[Page[T]]], page_size: int) -> AsyncIterator[T]:
-    """Walk the pages that `page(limit, offset)` gives; where one is too large, ask for less."""
-    limit, offset = page_size, 0
-    while True:
-        try:
-            items = (await page(limit, offset)).items
-        except AnswerTooLargeError:
-            if limit == 1:
-                raise
-            limit = max(1, limit // 4)
-            continue
-        for item in items:
-            yield item
-        offset += len(items)
-        if len(items) < limit:
-            return
-
-
 def items(name: str, values: Iterable[str]) -> list[str]:
     """Give a list to send; `ConfigurationError` for one string, which would be its letters."""
     if isinstance(values, str | bytes):
@@ -297,7 +279,7 @@ def document_of(call: Call, received: Received) -> Document:
     # Where this raises, no local may hold a part of the answer: tracebacks may show them.
     if not 200 <= received.status < 300:
         raise error_of(call, received)
-    document = read_document(received.body)
+    document = Document({}) if received.status == 204 else read_document(received.body)
     if document is None:
         raise BackendUnavailableError(f"{call.operation}: Clerk's answer is not a JSON object.")
     return document

@@ -11,17 +11,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import copy
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 
 from clerk_m2m.backend_api.api_keys import ApiKeys
-from clerk_m2m.backend_api.calls import BackendAPI, Revocation
+from clerk_m2m.backend_api.calls import BackendAPI
 from clerk_m2m.backend_api.jwks import KeySets
 from clerk_m2m.backend_api.m2m_tokens import M2MTokens
 from clerk_m2m.backend_api.machines import Machines
 from clerk_m2m.backend_api.oauth_tokens import OAuthAccessTokens
 from clerk_m2m.backend_api.opening import open_api
+from clerk_m2m.backend_api.revocations import Revocation
 from clerk_m2m.clock import Clock
-from clerk_m2m.environment import DEFAULT_API_URL, SecretKey
+from clerk_m2m.environment import (
+    SecretKey,
+    allow_http_from_env,
+    api_url_from_env,
+    key_from_env,
+)
+from clerk_m2m.errors import ConfigurationError
 from clerk_m2m.observe.events import OnEvent
 from clerk_m2m.observe.reporter import Reporter
 from clerk_m2m.secret import hidden
@@ -29,16 +36,37 @@ from clerk_m2m.secret import hidden
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["ClerkClient", "Revocation"]
+__all__ = ["ClerkClient", "ClientOptions", "Revocation"]
+
+_KEYS = {"secret_key": "CLERK_SECRET_KEY", "machine_secret_key": "CLERK_MACHINE_SECRET_KEY"}
+
+
+class ClientOptions(TypedDict, total=False):
+    """What `ClerkClient` takes, for the ways to make one; `ClerkClient` says what each means."""
+
+    secret_key: SecretKey | None
+    machine_secret_key: SecretKey | None
+    api_url: str | None
+    allow_http: bool | None
+    timeout: float
+    max_inflight: int
+    retries: int
+    transport: httpx.AsyncBaseTransport | None
+    clock: Clock | None
+    on_event: OnEvent | None
 
 
 class ClerkClient:
     """A client of the Backend API: `async with ClerkClient(secret_key="sk_…") as clerk`.
 
-    `secret_key` is the instance's key, `machine_secret_key` a machine's own; M2M tokens are listed,
-    revoked and verified with the latter where both are given, and minted with it only. Each is text
-    or a `Secret`, a callable that gives it and does not block, an async callable, or the path of a
-    file: with the last three, a key may be rotated while the client is in use.
+    `from_env` reads the keys from the environment. `SyncClerkClient` is the same for code that does
+    not await.
+
+    `secret_key` is the instance's key, `machine_secret_key` a machine's own. Where both are given,
+    M2M tokens are listed and revoked with the former and verified with the latter; they are minted
+    with the latter only. Each is text or a `Secret`, a callable that gives it and does not block,
+    an async callable, or the path of a file: with the last three, a key may be rotated while the
+    client is in use.
 
     `timeout` is the total deadline of each call, in seconds, whatever it waits for: its key, its
     turn, Clerk, a retry. At most `max_inflight` calls are out at once. `retries` is how often a
@@ -46,8 +74,9 @@ class ClerkClient:
     meet an instance of Clerk's that restarts, and a rate limit that ends a little later than Clerk
     said; more would only add to the load of an outage.
 
-    `api_url` may be plain http on loopback only, unless `allow_http` (for an emulator in a
-    container), and never with a live instance's key; a `/v1` at its end is left out.
+    `api_url` None reads `CLERK_API_URL`, else it is Clerk's; a `/v1` at its end is left out. It may
+    be plain http on loopback only, unless `allow_http` (for an emulator in a container; None reads
+    `CLERK_M2M_ALLOW_HTTP`), and never with a live instance's key.
 
     Proxies and certificates are those of the environment, as in httpx: `HTTPS_PROXY`, `ALL_PROXY`,
     `NO_PROXY`, `SSL_CERT_FILE`, `SSL_CERT_DIR`. Only an `api_url` on loopback is never called
@@ -64,8 +93,8 @@ class ClerkClient:
         *,
         secret_key: SecretKey | None = None,
         machine_secret_key: SecretKey | None = None,
-        api_url: str = DEFAULT_API_URL,
-        allow_http: bool = False,
+        api_url: str | None = None,
+        allow_http: bool | None = None,
         timeout: float = 10.0,
         max_inflight: int = 20,
         retries: int = 2,
@@ -78,8 +107,8 @@ class ClerkClient:
         api = open_api(
             secret_key=secret_key,
             machine_secret_key=machine_secret_key,
-            api_url=api_url,
-            allow_http=allow_http,
+            api_url=api_url_from_env() if api_url is None else api_url,
+            allow_http=allow_http_from_env() if allow_http is None else allow_http,
             timeout=timeout,
             max_inflight=max_inflight,
             retries=retries,
@@ -97,6 +126,17 @@ class ClerkClient:
         self.oauth_access_tokens = OAuthAccessTokens(api)
         self.jwks = KeySets(api)
 
+    @classmethod
+    def from_env(cls, **options: Unpack[ClientOptions]) -> Self:
+        """Make a client with the keys of the environment; what is given wins over it.
+
+        Reads `CLERK_SECRET_KEY` and `CLERK_MACHINE_SECRET_KEY`, or the files that
+        `CLERK_SECRET_KEY_FILE` and `CLERK_MACHINE_SECRET_KEY_FILE` name, beside what `ClerkClient`
+        reads by itself. Raises `ConfigurationError` where there is no key.
+        """
+        add_keys_of_env(options)
+        return cls(**options)
+
     def with_options(self, *, timeout: float | None = None, retries: int | None = None) -> Self:
         """Give a client with another `timeout` or other `retries`, for one call or for many.
 
@@ -107,12 +147,14 @@ class ClerkClient:
         other._use(self._api.with_options(timeout=timeout, retries=retries))
         return other
 
-    def on_revocation(self, callback: Callable[[Revocation], None]) -> None:
+    def on_revocation(self, callback: Callable[[Revocation], object]) -> Callable[[], None]:
         """Call `callback` after every revoke or delete call, with what the call ended.
 
-        Also after calls whose response was lost: they may have succeeded.
+        Also after calls whose response was lost: they may have succeeded. Gives a function that
+        ends this. What `callback` raises is logged. Raises `ConfigurationError` for a coroutine
+        function.
         """
-        self._api.listeners.append(callback)
+        return self._api.listeners.add(callback)
 
     async def aclose(self) -> None:
         """Close the connections of this event loop; the next call opens new ones."""
@@ -128,3 +170,25 @@ class ClerkClient:
         traceback: TracebackType | None,
     ) -> None:
         await self.aclose()
+
+
+def hide_keys(options: ClientOptions) -> None:
+    """Hide the keys that are given, in place: tracebacks may show the locals of the caller."""
+    given: Any = options
+    for name in _KEYS.keys() & given.keys():
+        given[name] = hidden(given[name])
+
+
+def add_keys_of_env(options: ClientOptions) -> None:
+    """Hide the keys that are given, and add those of the environment, in place."""
+    hide_keys(options)
+    given: Any = options
+    for name, variable in _KEYS.items():
+        if name not in given and (key := key_from_env(variable)):
+            given[name] = key
+    if not any(given.get(name) for name in _KEYS):
+        raise ConfigurationError(
+            "There is no key. Set CLERK_SECRET_KEY (the instance's) or CLERK_MACHINE_SECRET_KEY (a "
+            "machine's), or CLERK_SECRET_KEY_FILE or CLERK_MACHINE_SECRET_KEY_FILE, which name a "
+            "file."
+        )

@@ -30,5 +30,11 @@ class KeySets:
         return (await get_jwks(self._api)).value
 
     async def get_public(self, url: str) -> Mapping[str, Any]:
-        """Give the key set that the Frontend API publishes at `url`; sends no key."""
+        """Give the key set that the Frontend API publishes at `url`; sends no key.
+
+        Raises `ConfigurationError` where `url` is not https. As for `api_url`, loopback is
+        excepted, and so are all with `allow_http` or with a `transport`.
+        """
+        if self._api.check_public_url is not None:
+            self._api.check_public_url(url)
         return (await get_jwks(self._api, url)).value

@@ -10,15 +10,16 @@ from clerk_m2m.backend_api.calls import (
     UNSET,
     Answered,
     BackendAPI,
-    Revocation,
     reading,
     segment,
     verifying,
-    walk,
     writing,
 )
 from clerk_m2m.backend_api.key_source import key_source
+from clerk_m2m.backend_api.revocations import Revocation
+from clerk_m2m.backend_api.walking import walk
 from clerk_m2m.clock import Clock
+from clerk_m2m.identity import thaw
 from clerk_m2m.secret import Secret, hidden
 from clerk_m2m.transport.gate import CallDemand
 
@@ -27,13 +28,17 @@ async def verify_m2m_token(
     api: BackendAPI, token: Secret, *, demand: CallDemand | None = None
 ) -> Answered[resources.M2MToken]:
     """Ask Clerk about an opaque M2M token (`verifyM2MToken`); billed."""
-    url, key = "/v1/m2m_tokens/verify", api.either_key()
+    url, key = "/v1/m2m_tokens/verify", api.verifying_key()
     call = verifying("verifyM2MToken", url, key, {"token": token})
     return await api.send(call, parsing.read_m2m_token, demand=demand)
 
 
 class M2MTokens:
-    """Tokens of machines."""
+    """Tokens of machines.
+
+    A client with both keys lists and revokes with the instance's, which reaches the tokens of every
+    machine, verifies with the machine's, and mints with the machine's only.
+    """
 
     def __init__(self, api: BackendAPI) -> None:
         self._api = api
@@ -60,7 +65,7 @@ class M2MTokens:
             "seconds_until_expiration": UNSET
             if seconds_until_expiration is None
             else seconds_until_expiration,
-            "claims": UNSET if claims is None else dict(claims),
+            "claims": UNSET if claims is None else thaw(claims),
             "min_remaining_ttl_seconds": UNSET
             if min_remaining_ttl_seconds is None
             else min_remaining_ttl_seconds,
@@ -79,11 +84,14 @@ class M2MTokens:
         limit: int = 10,
         offset: int = 0,
     ) -> resources.Page[resources.M2MToken]:
-        """Give a page of a machine's opaque tokens (`getM2MTokens`)."""
+        """Give a page of a machine's opaque tokens (`getM2MTokens`), newest first, 100 at most.
+
+        `revoked` and `expired` add those that are.
+        """
         call = reading(
             "getM2MTokens",
             "/v1/m2m_tokens",
-            self._api.either_key(),
+            self._api.administering_key(),
             {
                 "subject": subject,
                 "revoked": revoked,
@@ -105,7 +113,11 @@ class M2MTokens:
         expired: bool = False,
         page_size: int = 100,
     ) -> AsyncIterator[resources.M2MToken]:
-        """Walk all pages of a machine's opaque tokens."""
+        """Give all of a machine's opaque tokens, each once; `revoked` and `expired` as in `list`.
+
+        All pages are read before the first token is given, so that the loop may revoke what it is
+        given. Tokens that are minted meanwhile may be missing.
+        """
 
         async def page(limit: int, offset: int) -> resources.Page[resources.M2MToken]:
             return await self.list(
@@ -120,7 +132,7 @@ class M2MTokens:
     ) -> resources.M2MToken:
         """Revoke an opaque token (`revokeM2MToken`). A JWT cannot be revoked at Clerk."""
         url = f"/v1/m2m_tokens/{segment(token_id)}/revoke"
-        body, key = {"revocation_reason": revocation_reason}, self._api.either_key()
+        body, key = {"revocation_reason": revocation_reason}, self._api.administering_key()
         ends = Revocation(token_id=token_id)
         call = writing("revokeM2MToken", "POST", url, key, body)
         return await self._api.run(call, parsing.read_m2m_token, ends=ends)

@@ -10,13 +10,14 @@ from clerk_m2m.backend_api.calls import (
     UNSET,
     Answered,
     BackendAPI,
-    Revocation,
     items,
     reading,
     segment,
-    walk,
     writing,
 )
+from clerk_m2m.backend_api.revocations import Revocation
+from clerk_m2m.backend_api.walking import walk
+from clerk_m2m.errors import ConflictError
 from clerk_m2m.secret import Secret
 from clerk_m2m.transport.gate import CallDemand
 
@@ -44,7 +45,11 @@ class Machines:
         query: str | None = None,
         order_by: str = "-created_at",
     ) -> resources.Page[resources.Machine]:
-        """Give a page of machines (`ListMachines`); `query` is an exact id or part of a name."""
+        """Give a page of machines (`ListMachines`), 500 at most.
+
+        `query` is an exact id or part of a name. `order_by` is `created_at` or `name`, with a `-`
+        before it for the last one first.
+        """
         key = self._api.instance_key()
         call = reading(
             "ListMachines",
@@ -67,12 +72,13 @@ class Machines:
         *,
         page_size: int = MAX_PAGE_SIZE,
         query: str | None = None,
-        order_by: str = "-created_at",
+        order_by: str = "created_at",
     ) -> AsyncIterator[resources.Machine]:
-        """Walk all pages of machines.
+        """Give all machines, each once, the oldest first; `query` and `order_by` as in `list`.
 
-        A machine with many scopes makes a large page: where one is over the size limit, the walk
-        goes on with smaller ones.
+        All pages are read before the first machine is given, so that the loop may delete what it is
+        given. Machines that are created meanwhile may be missing. A machine with many scopes makes
+        a large page: where one is over the size limit, the walk goes on with smaller ones.
         """
 
         async def page(limit: int, offset: int) -> resources.Page[resources.Machine]:
@@ -97,6 +103,33 @@ class Machines:
         key = self._api.instance_key()
         call = writing("CreateMachine", "POST", "/v1/machines", key, body)
         return await self._api.run(call, parsing.read_created_machine)
+
+    async def find_or_create(
+        self,
+        name: str,
+        *,
+        scoped_machines: Iterable[str] = (),
+        default_token_ttl: int | None = None,
+    ) -> tuple[resources.Machine, bool]:
+        """Give the machine of exactly this name, and whether it was created for this call.
+
+        One that is found stays as it is, whatever `scoped_machines` and `default_token_ttl` say;
+        one that is created is a `CreatedMachine`, with its secret. Not atomic: two processes that
+        call this at once may create a machine each. Raises `ConflictError` where several machines
+        have the name; it names their ids.
+        """
+        same = [each async for each in self.iter(query=name) if each.name == name]
+        if len(same) > 1:
+            ids = ", ".join(each.id for each in same)
+            raise ConflictError(
+                f"{len(same)} machines have the name {name!r}: {ids}. Rename or delete all but one."
+            )
+        if same:
+            return same[0], False
+        created = await self.create(
+            name, scoped_machines=scoped_machines, default_token_ttl=default_token_ttl
+        )
+        return created, True
 
     async def get(self, machine_id: str) -> resources.Machine:
         """Give one machine with those that it may call (`GetMachine`)."""

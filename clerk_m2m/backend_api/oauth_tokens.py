@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from clerk_m2m.backend_api import parsing, resources
-from clerk_m2m.backend_api.calls import Answered, BackendAPI, verifying
+from clerk_m2m.backend_api.arguments import check_text
+from clerk_m2m.backend_api.calls import Answered, BackendAPI, Keyed, segment, verifying
+from clerk_m2m.backend_api.revocations import Revocation
 from clerk_m2m.secret import Secret
+from clerk_m2m.transport.call import Call
 from clerk_m2m.transport.gate import CallDemand
 
 
@@ -27,3 +30,19 @@ class OAuthAccessTokens:
         """Ask Clerk about an OAuth access token (`verifyOAuthAccessToken`); None: not active."""
         access_token = Secret(access_token)  # first: tracebacks may show the locals of this frame
         return (await verify_oauth_access_token(self._api, access_token)).value
+
+    async def revoke(self, token: str | Secret, *, oauth_application_id: str) -> None:
+        """Revoke an opaque access or refresh token (`RevokeOAuthApplicationToken`).
+
+        Clerk revokes all tokens of the same grant with it. `Verifier.watch` forgets the one that is
+        given: give the access token where you have it, since what is known of the grant's others
+        stays in use for `cache_ttl`. A JWT cannot be revoked at Clerk. `oauth_application_id` is
+        the id of the OAuth application that the token was issued to, not its client id.
+        """
+        token = Secret(token)  # first of all: tracebacks may show the locals of this frame
+        url = f"/v1/oauth_applications/{segment(oauth_application_id)}/revoke_token"
+        operation, body = "RevokeOAuthApplicationToken", {"token": token}
+        check_text(operation, body)
+        call = Call(operation=operation, method="POST", url=url, body=body)
+        keyed, ends = Keyed(call=call, key=self._api.instance_key()), Revocation(token=token)
+        await self._api.run(keyed, parsing.read_nothing, ends=ends)

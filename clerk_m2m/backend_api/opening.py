@@ -68,8 +68,10 @@ def open_api(
     clock = clock or Clock()
     instance_key = key_source("secret_key", "sk_", secret_key, clock=clock, check=check)
     machine_key = key_source("machine_secret_key", "ak_", machine_secret_key, clock=clock)
+    check_public_url = None
     if transport is None:
         require_https("api_url", origin, allow_http=allow_http)
+        check_public_url = partial(require_https, "url", allow_http=allow_http)
     http = HTTPClient(
         api_url=origin,
         timeout=timeout,
@@ -82,7 +84,14 @@ def open_api(
         on_ended=on_ended,
         transport=transport,
     )
-    return BackendAPI(http, instance_key, machine_key, timeout=timeout, retries=retries)
+    return BackendAPI(
+        http,
+        instance_key,
+        machine_key,
+        timeout=timeout,
+        retries=retries,
+        check_public_url=check_public_url,
+    )
 
 
 def _require_https(origin: str, allow_http: bool, secret_key: Secret) -> None:

@@ -34,7 +34,7 @@ from clerk_m2m.backend_api.resources import (
     ScopedMachine,
 )
 from clerk_m2m.errors import BackendUnavailableError
-from clerk_m2m.identity import MACHINE_ID, NO_CLAIMS, USER_ID, freeze, read_audience
+from clerk_m2m.identity import MACHINE_ID, USER_ID, read_audience
 from clerk_m2m.secret import Secret
 
 T = TypeVar("T")
@@ -152,11 +152,6 @@ def _instant_of_either_unit(value: float) -> datetime | None:
     return _instant(value * 1000 if value < _SECONDS_BELOW else value)
 
 
-def _claims(value: Any) -> Any:
-    # The contract gives claims no type: keep what is there under the name it came by.
-    return freeze(value if isinstance(value, dict) else {"claims": value})
-
-
 def _texts(pattern: re.Pattern[str] | None = None) -> _Property:
     """A list of texts, each of which must match `pattern`; it may be missing."""
 
@@ -181,9 +176,8 @@ _COUNT = _Property(types=(int, float), convert=_count)
 _INSTANT = _Property(types=(int, float), convert=_instant)
 # For what decides nothing: None where it is missing or wrong.
 _INSTANT_IF_VALID = replace(_INSTANT, null=None, absent=None, wrong=None)
-_CLAIMS = _Property(
-    types=(dict, list, str, int, float, bool), convert=_claims, null=NO_CLAIMS, absent=NO_CLAIMS
-)
+# The contract gives claims no type: they may be any JSON.
+_CLAIMS = _Property(types=(dict, list, str, int, float, bool), null=None, absent=None)
 
 _SCOPED_MACHINE: _Shape = {
     "id": replace(_TEXT, pattern=MACHINE_ID),
@@ -273,6 +267,7 @@ _API_KEY: _Shape = {
     **_CREDENTIAL,
     "scopes": _texts(),
     "claims": _CLAIMS,
+    "type": replace(_TEXT, null="api_key", absent="api_key", wrong="api_key"),
     "name": _TEXT,
     "description": _TEXT_OR_NONE,
     "created_by": _TEXT_OR_NONE,
@@ -305,7 +300,7 @@ _OAUTH_ACCESS_TOKEN: _Shape = {
     "scopes": _texts(),
     "client_id": _TEXT,
     "audience": _Property(name="aud", types=(str, list), convert=read_audience, null=(), absent=()),
-    "actor": _Property(name="act", types=(dict,), convert=freeze, null=None, absent=None),
+    "actor": _Property(name="act", types=(dict,), null=None, absent=None),
 }
 
 
@@ -326,6 +321,11 @@ def read_deleted(value: Any) -> str:
         raise _wrong("deleted")
     identifier: str = read["id"]
     return identifier
+
+
+@_reader
+def read_nothing(value: Any) -> None:
+    """Read an answer without content."""
 
 
 @_reader

@@ -1,6 +1,8 @@
 """What the Backend API gives back, as values: machines, tokens, keys, edges, pages.
 
 Instants are aware datetimes, durations are seconds, and what must not be printed is a `Secret`.
+`claims` is whatever JSON was stored, as it was; None where there is none. All of them can be given
+to `dataclasses.asdict`, `copy.deepcopy` and pydantic (a `Secret` stays hidden there).
 `created_at`, `updated_at` and `last_used_at` are None where Clerk gave none, or none that makes
 sense: nothing is decided by them, so the rest of the answer is still of use.
 """
@@ -12,7 +14,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
-from clerk_m2m.identity import NO_CLAIMS
 from clerk_m2m.secret import Secret
 
 T = TypeVar("T")
@@ -77,7 +78,7 @@ class _Credential:
 class M2MToken(_Credential):
     """An M2M token; `scopes` are the machines that its subject could call when it was minted."""
 
-    claims: Mapping[str, Any] = field(default_factory=lambda: NO_CLAIMS, repr=False, hash=False)
+    claims: Any = field(default=None, repr=False, hash=False)
     last_used_at: datetime | None
 
 
@@ -95,11 +96,15 @@ class CreatedM2MToken(M2MToken):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiKey(_Credential):
-    """An API key of a user, an organization or a machine; `scopes` are its permissions."""
+    """An API key of a user, an organization or a machine; `scopes` are its permissions.
 
+    `type` is what it was created as, `api_key` unless told otherwise.
+    """
+
+    type: str
     name: str
     description: str | None
-    claims: Mapping[str, Any] = field(default_factory=lambda: NO_CLAIMS, repr=False, hash=False)
+    claims: Any = field(default=None, repr=False, hash=False)
     created_by: str | None
     last_used_at: datetime | None
 

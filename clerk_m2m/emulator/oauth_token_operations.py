@@ -1,11 +1,11 @@
-"""The operation on OAuth access tokens."""
+"""The operations on OAuth access tokens."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from clerk_m2m.emulator.checks import Body, Text
-from clerk_m2m.emulator.credentials import find_by_value, refuse_dead
+from clerk_m2m.emulator.credentials import find_by_value, refuse_dead, revoke
 from clerk_m2m.emulator.instance import JWT
 from clerk_m2m.emulator.oauth_tokens import OAuthTokenRow
 from clerk_m2m.emulator.operations import Operation
@@ -29,6 +29,18 @@ def verify_oauth_access_token(request: CheckedRequest) -> Response:
     return json_response(token.as_json(request.now, request.instance.oauth_instants))
 
 
+def revoke_oauth_application_token(request: CheckedRequest) -> Response:
+    """RevokeOAuthApplicationToken."""
+    token = find_by_value(request.db, OAuthTokenRow, request.body["token"])
+    if token is None or token.oauth_application_id != request.path["oauth_application_id"]:
+        raise not_found("OAuth token")
+    if token.token_format == JWT:
+        message = "JWT access tokens cannot be revoked"
+        raise InvalidField("token", "form_param_value_invalid", message)
+    revoke(request.db, token, None, request.now)
+    return Response(204, b"")
+
+
 OPERATIONS = (
     Operation(
         id="verifyOAuthAccessToken",
@@ -37,5 +49,13 @@ OPERATIONS = (
         key="instance",
         run=verify_oauth_access_token,
         body=Body(fields={"access_token": Text(), "secret": Text()}, closed=False),
+    ),
+    Operation(
+        id="RevokeOAuthApplicationToken",
+        method="POST",
+        path="/oauth_applications/{oauth_application_id}/revoke_token",
+        key="instance",
+        run=revoke_oauth_application_token,
+        body=Body(fields={"token": Text()}, required=("token",)),
     ),
 )

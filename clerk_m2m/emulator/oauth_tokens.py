@@ -1,4 +1,4 @@
-"""OAuth access tokens: their rows and their JSON. The contract can verify but not create them.
+"""OAuth access tokens: their rows and their JSON. The contract cannot create them.
 
 The contract says of no instant here that it is in milliseconds, as it does everywhere else, and its
 example is in seconds; so is `Emulator(oauth_instants=…)`. It knows no `aud` and no `act` and closes
@@ -55,6 +55,11 @@ class OAuthTokenRow(CredentialRow):
             "updated_at": self.updated_at // unit,
             **self.claims(),
         }
+
+    @property
+    def oauth_application_id(self) -> str:
+        """The OAuth application whose client the token was issued to: each has one client."""
+        return f"oauthapp_{self.client_id.removeprefix('client_')}"
 
     def claims(self) -> dict[str, Any]:
         """Audience (RFC 7519) and actor (RFC 8693), each only if the token has one."""

@@ -32,6 +32,8 @@ from clerk_m2m.identity import (
     MachineIdentity,
     OAuthIdentity,
     TokenClass,
+    freeze,
+    read_claims,
 )
 from clerk_m2m.lookups.single_flight import Demand
 from clerk_m2m.lookups.verdict import Answer, Refused, Verdict
@@ -151,7 +153,7 @@ def _identity(found: _Resource) -> Identity:
                 token_format="opaque",
                 subject=found.subject,
                 scopes=scopes,
-                claims=found.claims,
+                claims=read_claims(found.claims),
                 expires_at=expires_at,
             )
         case ApiKey():
@@ -160,7 +162,7 @@ def _identity(found: _Resource) -> Identity:
                 name=found.name,
                 subject=found.subject,
                 scopes=scopes,
-                claims=found.claims,
+                claims=read_claims(found.claims),
                 expires_at=expires_at,
             )
         case OAuthAccessToken():
@@ -168,7 +170,7 @@ def _identity(found: _Resource) -> Identity:
                 token_id=found.id,
                 client_id=found.client_id,
                 audience=found.audience,
-                actor=found.actor,
+                actor=freeze(found.actor),
                 subject=found.subject,
                 scopes=scopes,
                 expires_at=expires_at,

@@ -7,9 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clerk_m2m.backend_api.calls import BackendAPI, Revocation
+from clerk_m2m.backend_api.calls import BackendAPI
 from clerk_m2m.backend_api.jwks import get_jwks
 from clerk_m2m.backend_api.opening import open_api
+from clerk_m2m.backend_api.revocations import Revocation
 from clerk_m2m.clock import Clock, ServerClock
 from clerk_m2m.credentials import jwt_of
 from clerk_m2m.environment import key_of_file, require_https
@@ -175,6 +176,8 @@ def revoked(
         invalidate(token_id=revocation.token_id)
     if revocation.machine_id is not None:
         invalidate(machine_id=revocation.machine_id)
+    if revocation.token is not None:
+        invalidate(token=revocation.token.reveal())
     if revocation.caller is not None:
         forget(graph, revocation.caller)
 

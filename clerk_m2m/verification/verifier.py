@@ -9,6 +9,7 @@ raised: the request is not let in, and the caller is not told that its token is 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -18,6 +19,7 @@ from secrets import token_bytes
 from typing import TYPE_CHECKING, assert_never
 
 from clerk_m2m.backend_api.client import ClerkClient
+from clerk_m2m.backend_api.sync_client import SyncClerkClient
 from clerk_m2m.clock import Clock, ServerClock
 from clerk_m2m.credentials import Headers, JWTCredential, OpaqueCredential, credential_of, parse
 from clerk_m2m.decision import Decision, Reason
@@ -313,9 +315,9 @@ class Verifier:
             raise TypeError("invalidate() takes exactly one of token, token_id and machine_id")
         self.reporter.invalidated(token_id=token_id, machine_id=machine_id)
 
-    def watch(self, client: ClerkClient) -> None:
-        """Invalidate whatever `client` revokes or deletes from now on."""
-        client.on_revocation(partial(parts.revoked, self.invalidate, self._graph))
+    def watch(self, client: ClerkClient | SyncClerkClient) -> Callable[[], None]:
+        """Invalidate whatever `client` revokes or deletes from now on; gives what ends this."""
+        return client.on_revocation(partial(parts.revoked, self.invalidate, self._graph))
 
     def measure(self) -> Measurements:
         """Give what was counted and how things stand now, for an exporter; from any thread."""

@@ -48,7 +48,7 @@ API_KEYS = {
     "revokeApiKey",
     "verifyApiKey",
 }
-OTHERS = {"verifyOAuthAccessToken", "GetJWKS"}
+OTHERS = {"verifyOAuthAccessToken", "RevokeOAuthApplicationToken", "GetJWKS"}
 
 # What the contract calls them.
 THEIR_NAMES = {
@@ -336,6 +336,15 @@ async def test_they_agree_on_oauth_access_tokens_and_the_key_set(both: Both) -> 
     inactive = await theirs.oauth_access_tokens.verify_async(access_token=jwt.token)
     assert isinstance(inactive, models.ResponseBody2)
     assert await ours.oauth_access_tokens.verify(jwt.token) is None
+
+    other = emulator.add_oauth_token(subject=USER_ID)
+    await ours.oauth_access_tokens.revoke(token.token, oauth_application_id="oauthapp_emulator")
+    await theirs.oauth_applications.revoke_token_async(
+        oauth_application_id="oauthapp_emulator", token=other.token
+    )
+    for gone in (token.token, other.token):
+        with pytest.raises(NotFoundError):
+            await ours.oauth_access_tokens.verify(gone)
 
     our_keys, their_keys = await ours.jwks.get(), await theirs.jwks.get_jwks_async()
     assert [key["kid"] for key in our_keys["keys"]] == [key.kid for key in their_keys.keys or ()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -16,6 +17,7 @@ from clerk_m2m import (
     BackendUnavailableError,
     ClerkClient,
     ConfigurationError,
+    NotFoundError,
     Secret,
 )
 from clerk_m2m.backend_api import Revocation
@@ -25,13 +27,28 @@ from harness import API_URL, USER_ID, World
 # Keys
 
 
-async def test_m2m_tokens_take_the_machines_key_where_both_are_given(
+async def test_with_both_keys_an_admin_lists_and_revokes_and_a_machine_mints_and_verifies(
     world: World, clerk: ClerkClient
 ) -> None:
-    await clerk.m2m_tokens.list(world.caller.id)
+    """The tokens are another machine's: the client's own machine could not reach them."""
+    other = world.emulator.mint_m2m_token(world.stranger)
+    minted = await clerk.m2m_tokens.create()
+    with pytest.raises(NotFoundError):
+        await clerk.m2m_tokens.verify(other.token)
+    listed = await clerk.m2m_tokens.list(world.stranger.id)
+    revoked = await clerk.m2m_tokens.revoke(other.id)
 
-    key = world.upstream.requests[-1].headers["authorization"]
-    assert key == f"Bearer {world.caller.secret_key}"
+    keys = [request.headers["authorization"][7:] for request in world.upstream.requests]
+    machine, instance = world.caller.secret_key, world.emulator.secret_key
+    assert keys == [machine, machine, instance, instance]
+    assert (minted.subject, listed.total_count, revoked.revoked) == (world.caller.id, 1, True)
+
+
+async def test_with_its_own_key_alone_a_machine_lists_and_revokes_its_own(world: World) -> None:
+    async with open_client(world, machine_secret_key=world.caller.secret_key) as machine:
+        minted = await machine.m2m_tokens.create()
+        assert (await machine.m2m_tokens.list(world.caller.id)).total_count == 1
+        assert (await machine.m2m_tokens.revoke(minted.id)).revoked
 
 
 async def test_an_operation_without_its_key_says_which_to_give(world: World) -> None:
@@ -49,7 +66,7 @@ async def test_an_operation_without_its_key_says_which_to_give(world: World) -> 
     assert not world.emulator.calls
 
 
-@pytest.mark.parametrize("key", ["sk_canary_é", "sk_canary\n", "ak_canary"])
+@pytest.mark.parametrize("key", ["sk_canary_é", "ak_canary"])
 async def test_a_key_that_could_not_be_sent_is_refused_and_not_shown(
     world: World, key: str
 ) -> None:
@@ -96,7 +113,6 @@ async def test_an_id_cannot_change_the_path(
         {"max_inflight": 0},
         {"retries": -1},
         {"retries": True},
-        {"api_url": None},
         {"api_url": "https://clerk.test/v2"},
         {"transport": httpx.HTTPTransport()},
     ],
@@ -254,6 +270,49 @@ async def test_a_revocation_is_told_of_unless_clerk_has_clearly_refused_it(
         await clerk.api_keys.revoke(UNKNOWN_KEY)
 
     assert heard == ([Revocation(token_id=UNKNOWN_KEY)] if told else [])
+
+
+async def test_a_listener_that_raises_changes_no_result_and_the_others_are_told(
+    world: World, clerk: ClerkClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[Revocation] = []
+
+    def failing_listener(revocation: Revocation) -> None:
+        raise ZeroDivisionError("sk_test_canary")
+
+    clerk.on_revocation(failing_listener)
+    clerk.on_revocation(told.append)
+    token = await clerk.m2m_tokens.create()
+    with caplog.at_level("ERROR", "clerk_m2m"):
+        revoked = await clerk.m2m_tokens.revoke(token.id)
+
+    assert revoked.revoked
+    assert told == [Revocation(token_id=token.id)]
+    assert "on_revocation failed (ZeroDivisionError)" in caplog.text
+    assert "canary" not in caplog.text
+
+
+async def test_a_listener_can_be_taken_off_again(world: World, clerk: ClerkClient) -> None:
+    told: list[Revocation] = []
+    kept, remove = clerk.on_revocation(told.append), clerk.on_revocation(told.append)
+    remove()
+    remove()
+    await clerk.machines.delete(world.stranger.id)
+    kept()
+    await clerk.machines.delete(world.callee.id)
+
+    assert told == [Revocation(machine_id=world.stranger.id)]
+
+
+async def test_a_listener_that_nobody_would_await_is_refused(clerk: ClerkClient) -> None:
+    async def forget(revocation: Revocation) -> None:
+        """Never called."""
+
+    given: list[Any] = [forget, functools.partial(forget), None]
+    for listener in given:
+        with pytest.raises(ConfigurationError, match="on_revocation takes a") as refused:
+            clerk.on_revocation(listener)
+        assert refused.value.code == "configuration_invalid"
 
 
 # Opening and closing

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -16,11 +17,11 @@ from clerk_m2m import (
     ClerkClient,
     ConfigurationError,
     ConflictError,
+    InvalidRequestError,
     NotFoundError,
     Secret,
 )
-from clerk_m2m.backend_api.resources import CreatedM2MToken
-from clerk_m2m.identity import FrozenMapping
+from clerk_m2m.backend_api import CreatedM2MToken, CreatedMachine, Revocation
 from harness import API_URL, USER_ID, World
 
 # Machines and edges
@@ -100,7 +101,7 @@ async def test_all_machines_are_walked_page_by_page(world: World, clerk: ClerkCl
 
     assert names == ["callee", "caller", "stranger"]
     assert sorted(found) == ["callee", "caller"]
-    assert world.emulator.calls["ListMachines"] == 3
+    assert world.emulator.calls["ListMachines"] == 3  # two pages, and one that was enough
 
 
 async def test_a_walk_takes_500_machines_with_many_edges_in_one_page(
@@ -136,6 +137,35 @@ async def test_a_walk_gives_up_where_one_item_alone_is_too_large(
     assert isinstance(failed.value, BackendUnavailableError)
 
 
+async def test_a_machine_is_found_by_its_whole_name_or_created(
+    world: World, clerk: ClerkClient
+) -> None:
+    world.emulator.add_machine("orders-eu")  # has the name in its own
+    created, is_new = await clerk.machines.find_or_create(
+        "orders", scoped_machines=[world.callee.id], default_token_ttl=60
+    )
+    found, is_new_too = await clerk.machines.find_or_create("orders", default_token_ttl=7)
+
+    assert (is_new, is_new_too) == (True, False)
+    assert isinstance(created, CreatedMachine)
+    assert not isinstance(found, CreatedMachine)
+    assert (found.id, found.default_token_ttl) == (created.id, 60)
+    assert [callee.id for callee in found.scoped_machines] == [world.callee.id]
+
+
+async def test_two_machines_of_one_name_are_an_error_that_names_both(
+    world: World, clerk: ClerkClient
+) -> None:
+    first, second = world.emulator.add_machine("orders"), world.emulator.add_machine("orders")
+
+    with pytest.raises(ConflictError) as conflict:
+        await clerk.machines.find_or_create("orders")
+
+    assert conflict.value.code == "conflict"
+    assert f"'orders': {first.id}, {second.id}." in str(conflict.value)
+    assert not world.emulator.calls["CreateMachine"]
+
+
 # M2M tokens
 
 
@@ -155,7 +185,6 @@ async def test_a_token_is_minted_verified_listed_and_revoked(
     assert minted.expires_at == datetime.fromtimestamp(world.time.wall + 60, UTC)
     assert minted.token.reveal() not in repr(minted)
     assert [token.id for token in listed] == [verified.id] == [minted.id]
-    assert isinstance(verified.claims, FrozenMapping)
     assert verified.claims == {"tenant": {"id": 7}}
     assert verified.last_used_at is not None
     assert verified.live
@@ -275,8 +304,57 @@ async def test_an_update_of_an_api_key_changes_what_is_given_and_clears_with_non
 
     assert (kept.scopes, kept.claims, kept.description) == (("write",), {"b": 2}, None)
     assert kept.expires_at is not None
-    assert (moved.subject, moved.claims, moved.expires_at) == (world.caller.id, {}, None)
+    assert (moved.subject, moved.claims, moved.expires_at) == (world.caller.id, None, None)
     assert moved.name == "reports"
+
+
+@pytest.mark.parametrize(
+    "claims", [{"a": [1, {"b": None}]}, {}, [1, "x"], "text", 0, 0.5, False, None], ids=repr
+)
+async def test_the_claims_of_an_api_key_are_any_json_and_are_written_back_as_they_were(
+    world: World, clerk: ClerkClient, claims: Any
+) -> None:
+    created = await clerk.api_keys.create("reports", subject=USER_ID, claims=claims)
+    read = await clerk.api_keys.get(created.id)
+    written = await clerk.api_keys.update(read.id, claims=read.claims)
+
+    bodies = [json.loads(request.content or "{}") for request in world.upstream.requests]
+    assert bodies[0]["claims"] == bodies[-1]["claims"] == claims
+    assert (type(read.claims), read.claims, written.claims) == (type(claims), claims, claims)
+
+
+async def test_the_claims_of_an_identity_can_be_passed_on(world: World, clerk: ClerkClient) -> None:
+    """They are read-only, at every depth."""
+    claims = {"tenant": {"ids": [1, {"a": 2}]}}
+    key = world.emulator.add_api_key("reports", subject=USER_ID, claims=claims)
+    identity = await world.verifier(world.live_settings()).verify(key.secret)
+
+    copied = await clerk.api_keys.create("copy", subject=USER_ID, claims=identity.claims)
+    minted = await clerk.m2m_tokens.create(claims=identity.claims)
+
+    assert copied.claims == minted.claims == claims
+
+
+async def test_api_keys_have_a_type_by_which_they_are_listed_and_walked(
+    clerk: ClerkClient,
+) -> None:
+    plain = await clerk.api_keys.create("plain reports", subject=USER_ID)
+    typed = await clerk.api_keys.create("nightly reports", subject=USER_ID, type="nightly")
+    other = await clerk.api_keys.create("other", subject=USER_ID, type="nightly")
+
+    async def walked(**given: Any) -> list[str]:
+        return [key.id async for key in clerk.api_keys.iter(USER_ID, page_size=1, **given)]
+
+    assert (plain.type, typed.type) == ("api_key", "nightly")
+    assert (await clerk.api_keys.get(typed.id)).type == "nightly"
+    assert [key.id for key in await clerk.api_keys.list(USER_ID)] == [plain.id]
+    assert [key.id for key in await clerk.api_keys.list(USER_ID, type="nightly")] == [
+        other.id,
+        typed.id,
+    ]
+    assert await walked() == [plain.id]
+    assert await walked(type="nightly") == [other.id, typed.id]
+    assert await walked(type="nightly", query="report") == [typed.id]
 
 
 async def test_api_keys_are_listed_and_walked(world: World, clerk: ClerkClient) -> None:
@@ -310,6 +388,46 @@ async def test_an_oauth_token_is_verified(world: World, clerk: ClerkClient) -> N
         ("profile",),
     )
     assert inactive is None
+
+
+async def test_an_oauth_token_is_revoked_by_its_text(world: World, clerk: ClerkClient) -> None:
+    told: list[Revocation] = []
+    clerk.on_revocation(told.append)
+    token = world.emulator.add_oauth_token(subject=USER_ID, client_id="client_shop").token
+    jwt = world.emulator.add_oauth_token(
+        subject=USER_ID, client_id="client_shop", token_format="jwt"
+    ).token
+
+    await clerk.oauth_access_tokens.revoke(token, oauth_application_id="oauthapp_shop")
+    with pytest.raises(InvalidRequestError) as refused:
+        await clerk.oauth_access_tokens.revoke(jwt, oauth_application_id="oauthapp_shop")
+    with pytest.raises(NotFoundError) as missing:
+        await clerk.oauth_access_tokens.verify(token)
+
+    assert refused.value.code == "invalid_request"
+    assert missing.value.code == "not_found"
+    assert told == [Revocation(token=Secret(token))]
+    assert token not in repr(told)
+
+
+@pytest.mark.parametrize(
+    ("url", "allow_http", "refused"),
+    [
+        ("http://example.test/.well-known/jwks.json", False, True),
+        ("ftp://example.test/jwks.json", False, True),
+        ("http://127.0.0.1:9/jwks.json", False, False),
+        ("http://example.test/jwks.json", True, False),
+    ],
+)
+async def test_a_public_key_set_is_read_over_https(
+    url: str, allow_http: bool, refused: bool
+) -> None:
+    """Whoever is on the way could put their own keys in it, and forge tokens."""
+    async with ClerkClient(api_url=API_URL, allow_http=allow_http, timeout=0.2) as clerk:
+        with pytest.raises(ConfigurationError if refused else BackendUnavailableError) as failed:
+            await clerk.jwks.get_public(url)
+
+    assert failed.value.code == ("configuration_invalid" if refused else "backend_unavailable")
 
 
 async def test_the_key_set_is_read_with_the_key_or_publicly_without_any(

@@ -124,7 +124,7 @@ def test_an_edge_with_a_wrong_instant_is_still_an_edge() -> None:
 def test_an_m2m_token_may_lack_scopes_and_claims() -> None:
     token = wire.read_m2m_token(changed(changed(M2M_TOKEN, "scopes", NOTHING), "claims", NOTHING))
 
-    assert (token.scopes, token.claims) == ((), {})
+    assert (token.scopes, token.claims) == ((), None)
     assert token.expires_at is None
     assert token.live
 
@@ -134,18 +134,9 @@ def test_a_token_that_is_revoked_or_expired_is_not_live(flags: dict[str, bool]) 
     assert not wire.read_m2m_token(M2M_TOKEN | flags).live
 
 
-@pytest.mark.parametrize(
-    ("claims", "read"),
-    [
-        (None, {}),
-        ({"tenant": "acme"}, {"tenant": "acme"}),
-        ("acme", {"claims": "acme"}),
-        ([1], {"claims": (1,)}),
-        (False, {"claims": False}),
-    ],
-)
-def test_claims_of_any_type_are_kept(claims: object, read: dict[str, Any]) -> None:
-    assert wire.read_m2m_token(M2M_TOKEN | {"claims": claims}).claims == read
+@pytest.mark.parametrize("claims", [None, {"tenant": {"id": 1}}, "acme", [1, [2]], 0, False])
+def test_claims_of_any_type_are_kept_as_they_are(claims: object) -> None:
+    assert wire.read_m2m_token(M2M_TOKEN | {"claims": claims}).claims == claims
 
 
 def test_an_api_key_is_read_with_its_name_and_permissions() -> None:

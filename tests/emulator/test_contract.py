@@ -16,6 +16,7 @@ from clerk_m2m.emulator import Emulator
 CONTRACT = Path(__file__).parent / "contract" / "backend-api.openapi.yml"
 SUBJECT = "mch_" + "s" * 27
 CALLEE = "mch_" + "c" * 27
+USER = "user_" + "u" * 27
 
 # What the contract's schemas cannot say: that a machine must exist, an order be a known one, an
 # instant be one that a date can hold. So a valid request may be refused, with a listed status.
@@ -101,7 +102,7 @@ VERIFY_OAUTH = INSTANCE["/oauth_applications/access_tokens/verify"]["post"]
 
 def verify_oauth_token(emulator: Emulator, **given: Any) -> None:
     """Have an access token verified, and the answer held against the contract."""
-    token = emulator.add_oauth_token(subject="user_" + "u" * 27, scopes=["read"], **given)
+    token = emulator.add_oauth_token(subject=USER, scopes=["read"], **given)
     VERIFY_OAUTH.Case(
         body={"access_token": token.token}, media_type="application/json"
     ).call_and_validate(
@@ -115,6 +116,39 @@ def verify_oauth_token(emulator: Emulator, **given: Any) -> None:
 def test_an_access_token_verifies_as_the_contract_says(oauth_instants: Any) -> None:
     emulator = Emulator(oauth_instants=oauth_instants)
     verify_oauth_token(emulator)
+    emulator.close()
+
+
+REVOKE_OAUTH = INSTANCE["/oauth_applications/{oauth_application_id}/revoke_token"]["post"]
+
+
+@pytest.mark.parametrize(
+    ("given", "application", "status"),
+    [
+        ({}, "oauthapp_shop", 204),
+        ({}, "oauthapp_other", 404),
+        ({"token_format": "jwt"}, "oauthapp_shop", 400),
+    ],
+)
+def test_an_access_token_is_revoked_by_its_application(
+    given: dict[str, Any], application: str, status: int
+) -> None:
+    emulator = Emulator()
+    token = emulator.add_oauth_token(subject=USER, client_id="client_shop", **given)
+    headers = {"Authorization": f"Bearer {emulator.secret_key}"}
+
+    answer = REVOKE_OAUTH.Case(
+        path_parameters={"oauth_application_id": application},
+        body={"token": token.token},
+        media_type="application/json",
+    ).call_and_validate(app=emulator, headers=headers, excluded_checks=EXCUSED)
+    verified = VERIFY_OAUTH.Case(
+        body={"access_token": token.token}, media_type="application/json"
+    ).call(app=emulator, headers=headers)
+
+    assert answer.status_code == status
+    assert (answer.content == b"") is (status == 204)
+    assert verified.status_code == (404 if status == 204 else 200)
     emulator.close()
 
 
@@ -134,7 +168,7 @@ def test_the_emulator_has_every_operation_of_the_contract() -> None:
         for operations in document["paths"].values()
         for operation in operations.values()
     }
-    assert len(ids) == 23
+    assert len(ids) == 24
     for operation_id in ids:
         EMULATOR.fail(operation_id, status=500)
     assert EMULATOR.clear_faults() == len(ids)

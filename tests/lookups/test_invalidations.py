@@ -156,6 +156,24 @@ async def test_an_api_key_ended_through_a_watched_client_is_refused_at_once(
     assert not await accepts(verifier, key.secret)
 
 
+async def test_an_oauth_token_revoked_through_a_watched_client_is_refused_at_once(
+    world: World,
+) -> None:
+    verifier = world.verifier(world.live_settings())
+    token = world.emulator.add_oauth_token(subject=USER_ID, client_id="client_shop").token
+    other = world.emulator.add_oauth_token(subject=USER_ID).token
+    await verifier.verify(token)
+    await verifier.verify(other)
+
+    async with world.emulator.client() as clerk:
+        stop = verifier.watch(clerk)
+        await clerk.oauth_access_tokens.revoke(token, oauth_application_id="oauthapp_shop")
+        assert not await accepts(verifier, token)
+        stop()
+        await clerk.oauth_access_tokens.revoke(other, oauth_application_id="oauthapp_emulator")
+    assert await accepts(verifier, other)  # from the cache: nobody watches any more
+
+
 @pytest.mark.parametrize("token_format", ["opaque", "jwt"])
 async def test_a_machine_deleted_through_a_watched_client_is_refused_at_once(
     world: World, token_format: Any

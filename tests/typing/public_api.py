@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, assert_type
@@ -35,6 +35,7 @@ from clerk_m2m import (
     ScopeGraph,
     Secret,
     Settings,
+    SyncClerkClient,
     TokenClass,
     TokenType,
     VerificationUnavailableError,
@@ -249,6 +250,38 @@ async def operations(clerk: ClerkClient) -> None:
     assert_type(clerk.with_options(timeout=2.0, retries=0), ClerkClient)
     async with clerk as opened:
         assert_type(opened, ClerkClient)
+
+
+async def options_and_listeners(clerk: ClerkClient) -> None:
+    assert_type(ClerkClient.from_env(timeout=3.0), ClerkClient)
+    assert_type(clerk.on_revocation(print), Callable[[], None])
+    assert_type(await clerk.machines.find_or_create("orders"), tuple[Machine, bool])
+    assert_type(clerk.api_keys.iter("user_", type="nightly", query="a"), AsyncIterator[ApiKey])
+    assert_type(await clerk.oauth_access_tokens.revoke("oat_", oauth_application_id="a"), None)
+    ClerkClient.from_env(tmeout=3)  # type: ignore[call-arg]  # a slip
+
+
+# The same, for code that does not await
+
+
+def script() -> None:
+    with SyncClerkClient.from_env(timeout=3.0) as clerk:
+        assert_type(clerk, SyncClerkClient)
+        assert_type(clerk.machines.create("orders", default_token_ttl=60), CreatedMachine)
+        assert_type(clerk.machines.get("mch_"), Machine)
+        assert_type(clerk.machines.find_or_create("orders"), tuple[Machine, bool])
+        assert_type(clerk.machines.list(limit=20, order_by="-created_at"), Page[Machine])
+        assert_type(clerk.machines.iter(query="a"), Iterator[Machine])
+        assert_type(clerk.machines.get_secret_key("mch_"), Secret)
+        assert_type(clerk.m2m_tokens.create(token_format="jwt"), CreatedM2MToken)
+        assert_type(list(clerk.m2m_tokens.iter("mch_")), list[M2MToken])
+        assert_type(clerk.api_keys.update("ak_", description=None), ApiKey)
+        assert_type(clerk.oauth_access_tokens.verify("oat_"), OAuthAccessToken | None)
+        assert_type(clerk.jwks.get(), Mapping[str, Any])
+        clerk.m2m_tokens.create(token_format="paseto")  # type: ignore[arg-type]  # no such one
+        clerk.machines.get()  # type: ignore[call-arg]  # the id is missing
+        clerk.machines.list(limt=20)  # type: ignore[call-arg]  # a slip
+    SyncClerkClient(secrt_key="sk_")  # type: ignore[call-arg]  # a slip
 
 
 def failed(error: BackendAPIError) -> None:

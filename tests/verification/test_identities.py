@@ -74,6 +74,19 @@ async def test_an_oauth_token_gives_its_user_and_client(world: World, token_form
     assert identity.expires_at == world.time.wall + 86_400
 
 
+@pytest.mark.parametrize(
+    ("claims", "read"), [(None, {}), ("acme", {"claims": "acme"}), ([[1]], {"claims": ((1,),)})]
+)
+async def test_claims_that_are_no_object_are_read_under_the_name_they_came_by(
+    world: World, claims: Any, read: dict[str, Any]
+) -> None:
+    key = world.emulator.add_api_key("reports", subject=USER_ID, claims=claims)
+
+    identity = await world.verifier(world.live_settings()).verify(key.secret)
+
+    assert identity.claims == read
+
+
 @pytest.mark.parametrize("token_format", ["opaque", "jwt"])
 async def test_what_one_handler_does_to_an_identity_is_not_seen_by_the_next(
     world: World, token_format: Any
