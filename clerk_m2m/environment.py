@@ -10,8 +10,9 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from ipaddress import IPv6Address, ip_address
-from math import inf, isfinite
+from math import inf
 from pathlib import Path
+from sys import float_info
 from typing import Final, TypeAlias
 from urllib.parse import urlsplit
 
@@ -166,8 +167,7 @@ def checked_seconds(name: str, value: object, *, least: float = 0.0, most: float
     if (
         isinstance(value, bool)
         or not isinstance(value, int | float)
-        or not isfinite(value)
-        or not least <= value <= most
+        or not least <= value <= min(most, float_info.max)  # which nan and inf are not
     ):
         upper = f" to {most:g}" if most < inf else " or more"
         raise ConfigurationError(f"{name} must be a number of seconds, {least:g}{upper}.")

@@ -12,7 +12,7 @@ import os
 import threading
 from collections.abc import Callable, Coroutine
 from contextvars import Context
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 from weakref import WeakSet
 
 T = TypeVar("T")
@@ -50,7 +50,7 @@ class PerLoop(Generic[T]):
         self._make = make
         self._values: dict[asyncio.AbstractEventLoop, T] = {}
         self._inherited: list[dict[asyncio.AbstractEventLoop, T]] = []
-        _forks.registries.add(self)
+        tell_of_forks(self)
 
     def get(self) -> T:
         """Give the value of the running event loop."""
@@ -82,6 +82,18 @@ class PerLoop(Generic[T]):
         self._values = {}
 
 
+class LeftToParent(Protocol):
+    """What belongs to threads and event loops of one process."""
+
+    def leave_to_parent(self) -> None:
+        """Begin anew, in a forked child."""
+
+
+def tell_of_forks(holder: LeftToParent) -> None:
+    """Have `holder.leave_to_parent()` called in each forked child, while `holder` lives."""
+    _forks.holders.add(holder)
+
+
 def fork_safe_lock() -> threading.RLock:
     """Give a lock that is free in a forked child.
 
@@ -98,7 +110,7 @@ class _Forks:
     """What has to be done when this process forks."""
 
     def __init__(self) -> None:
-        self.registries: WeakSet[PerLoop[Any]] = WeakSet()
+        self.holders: WeakSet[LeftToParent] = WeakSet()
         self.locks: WeakSet[threading.RLock] = WeakSet()
         self.lock = threading.RLock()  # while it is held, no lock is added
         self._held: list[threading.RLock] = []
@@ -120,8 +132,8 @@ class _Forks:
     def in_child(self) -> None:
         """Give the locks back, and leave to the parent what its event loops use."""
         self.after()
-        for registry in list(self.registries):
-            registry.leave_to_parent()
+        for holder in list(self.holders):
+            holder.leave_to_parent()
 
 
 _forks: Final = _Forks()

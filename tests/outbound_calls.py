@@ -12,6 +12,7 @@ import httpx
 from upstreams import record
 
 from clerk_m2m import MachineTokenAuth
+from clerk_m2m.outbound.background import BACKGROUND
 from harness import API_URL, World
 
 MINT = "createM2MToken"
@@ -66,10 +67,30 @@ def rejecting(*credentials: str | None) -> Callable[[httpx.Request], int]:
 
 
 async def settle() -> None:
-    """Let what runs in the background end."""
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    if others:
-        await asyncio.wait(others, timeout=5)
+    """Let the mints under way end."""
+    async with asyncio.timeout(5):
+        while _under_way():  # noqa: ASYNC110  they end in another thread
+            await asyncio.sleep(0.0005)
+
+
+def _under_way() -> bool:
+    return any(getattr(user, "_flight", None) for user in list(BACKGROUND._users))
+
+
+class Gate:
+    """Holds back what waits for it, in any event loop, until a test opens it."""
+
+    def __init__(self) -> None:
+        self._is_open = False
+
+    def open(self) -> None:
+        """Let everything pass from now on."""
+        self._is_open = True
+
+    async def hold(self, request: httpx.Request) -> None:
+        """Wait; an `intercept` of `Upstream`."""
+        while not self._is_open:  # noqa: ASYNC110  it is opened by another thread
+            await asyncio.sleep(0.001)
 
 
 def minted(world: World, *, token: str, life: float | None, **given: Any) -> dict[str, Any]:

@@ -145,6 +145,22 @@ async def test_the_page_about_guards_lets_in_whom_it_says(
     assert [answer.json()["orders_for"] for answer in opened] == [instance.caller.id] * 2
 
 
+async def test_the_app_of_the_page_about_calling_answers_503_where_no_token_can_be_had(
+    instance: Instance,
+) -> None:
+    namespace: dict[str, Any] = {}
+    for block in blocks(ROOT / "docs" / "calling.md", "python"):
+        if "main()" not in block and "chain()" not in block:
+            exec(compile(block, "calling.md", "exec"), namespace)
+    instance.emulator.fail("createM2MToken", status=500)
+
+    async with serve(namespace["app"]) as origin, httpx.AsyncClient(base_url=origin) as client:
+        answer = await client.get("/orders/7")
+
+    assert (answer.status_code, answer.json()) == (503, {"code": "token_unavailable"})
+    assert answer.headers["Retry-After"] in ("1", "2")
+
+
 async def test_the_page_about_metrics_runs_as_one_script(instance: Instance) -> None:
     script = "\n".join(blocks(ROOT / "docs" / "metrics.md", "python"))
 

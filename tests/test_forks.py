@@ -168,6 +168,35 @@ async def test_a_lock_that_a_thread_holds_during_a_fork_is_free_in_the_child() -
     assert await output(script) == ["0", "True"] * 4
 
 
+async def test_a_fork_waits_for_the_mint_under_way_and_the_child_mints_by_itself() -> None:
+    script = """
+        import os, sys, threading, time, urllib.request
+        from clerk_m2m import MachineTokenAuth
+
+        origin, key = sys.argv[1:]
+        auth = MachineTokenAuth(key, api_url=origin)
+        threading.Thread(target=auth.token_sync).start()
+        while auth._token._flight is None or auth._token._flight.task is None:
+            time.sleep(0.001)
+        pid = os.fork()
+        if not pid:
+            sent = auth.token_sync()
+            auth.forget()
+            os._exit(0 if auth.token_sync() != sent else 1)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        print(auth.token_sync()[:3], auth._token._minted)
+    """
+    emulator = Emulator(signing_key=SIGNING_KEY)
+    caller = emulator.add_machine("caller")
+    emulator.fail("createM2MToken", kind="delay", delay=0.2, times=1)
+    async with serve(emulator) as origin:
+        printed = await output(script, origin, caller.secret_key)
+
+    assert printed == ["0", "mt_", "1"]
+    assert emulator.calls["createM2MToken"] == 2
+    emulator.close()
+
+
 async def test_a_child_makes_its_own_value_for_an_event_loop_of_the_parents() -> None:
     script = """
         import asyncio, os

@@ -31,8 +31,8 @@ PLACES = [
 LIBRARY_TYPES = {
     "httpx.AsyncBaseTransport": "what a user gives as `transport=`",
     "httpx.Auth": "what `MachineTokenAuth` is, for a client of httpx",
-    "httpx.Request": "what httpx gives to the flow of an `httpx.Auth`",
-    "httpx.Response": "what httpx gives to the flow of an `httpx.Auth`",
+    "httpx2.Auth": "what `MachineTokenAuth` is, for a client of httpx2",
+    "_pytest.monkeypatch.MonkeyPatch": "what the fixture `clerk_environ` asks of pytest",
     "starlette.requests.HTTPConnection": "what `on_error` and guards are called with",
     "starlette.responses.Response": "what `on_error` may give",
     "fastapi.security.base.SecurityBase": "how FastAPI knows a guard as a security scheme",

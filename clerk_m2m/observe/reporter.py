@@ -229,6 +229,32 @@ class Reporter:
         said = f"No token could be minted: {cleaned(text)}"
         self._write(f"mint {code}", level, said, {"event_name": "mint_failed"} | fields)
 
+    def token_rejected(self, callee: str, status: int, *, replaced: bool) -> None:
+        """A callee, told by its origin, answered 401 or 403 to a call with our token."""
+        fields = {"callee": callee, "status": status, "replaced": replaced}
+        self._tell("token_rejected", fields)
+        did = "It was replaced" if replaced else "It was not replaced"
+        self._write(
+            f"rejected {status} {callee}",
+            logging.WARNING,
+            f"{callee} answered {status} to a call with this machine's token. {did}. "
+            "Run `clerk-m2m explain` to learn why.",
+            {"event_name": "token_rejected"} | fields,
+        )
+
+    def token_withheld(self, callee: str, first: str) -> None:
+        """A request went out without the token, since its extensions are those of another's."""
+        fields = {"callee": callee, "first": first}
+        self._tell("token_withheld", fields)
+        self._write(
+            f"withheld {callee}",
+            logging.WARNING,
+            f"A call to {callee} was sent without the token: its `extensions`, or the request "
+            f"itself, went to {first} before, as after a redirect. To send the token there, build "
+            "a new request.",
+            {"event_name": "token_withheld"} | fields,
+        )
+
     def flush(self) -> None:
         """Write the counts of the lines that were left out."""
         self._lines.flush()

@@ -32,16 +32,16 @@ if TYPE_CHECKING:
     from clerk_m2m.testing.emulators import (
         ClerkEmulator,
         ClerkEmulatorServer,
-        MachineFactory,
+        ClerkEnviron,
         ReceivedRequest,
-        TokenFactory,
-        bearer,
         served,
     )
+    from clerk_m2m.testing.factories import MachineFactory, TokenFactory, bearer
 
 __all__ = [
     "ClerkEmulator",
     "ClerkEmulatorServer",
+    "ClerkEnviron",
     "MachineFactory",
     "ReceivedRequest",
     "TokenFactory",
@@ -51,6 +51,7 @@ __all__ = [
     "clerk_emulator",
     "clerk_emulator_options",
     "clerk_emulator_server",
+    "clerk_environ",
     "clerk_machine",
     "clerk_signing_key",
     "clerk_token",
@@ -63,12 +64,13 @@ __all__ = [
 _LAZY: Final = {
     "ClerkEmulator": "emulators",
     "ClerkEmulatorServer": "emulators",
-    "MachineFactory": "emulators",
+    "ClerkEnviron": "emulators",
+    "MachineFactory": "factories",
     "ReceivedRequest": "emulators",
-    "TokenFactory": "emulators",
+    "TokenFactory": "factories",
     "api_key_identity": "callers",
     "as_caller": "callers",
-    "bearer": "emulators",
+    "bearer": "factories",
     "machine_identity": "callers",
     "oauth_identity": "callers",
     "served": "emulators",
@@ -127,9 +129,23 @@ def clerk_emulator_server(clerk_emulator: ClerkEmulator) -> Iterator[ClerkEmulat
 
 
 @pytest.fixture
+def clerk_environ(
+    clerk_emulator_server: ClerkEmulatorServer, monkeypatch: pytest.MonkeyPatch
+) -> ClerkEnviron:
+    """Sets the environment for code that reads it: `clerk_environ(billing)`.
+
+    `Settings.from_env()`, `MachineAuthMiddleware` and `MachineTokenAuth()` then are those of
+    `billing` and call `clerk_emulator_server`, until the test ends.
+    """
+    from clerk_m2m.testing.emulators import ClerkEnviron
+
+    return ClerkEnviron(clerk_emulator_server, monkeypatch.setenv)
+
+
+@pytest.fixture
 def clerk_machine(clerk_emulator: ClerkEmulator) -> MachineFactory:
     """Makes machines in `clerk_emulator`: `clerk_machine("billing", may_call=[orders])`."""
-    from clerk_m2m.testing.emulators import MachineFactory
+    from clerk_m2m.testing.factories import MachineFactory
 
     return MachineFactory(clerk_emulator)
 
@@ -137,6 +153,6 @@ def clerk_machine(clerk_emulator: ClerkEmulator) -> MachineFactory:
 @pytest.fixture
 def clerk_token(clerk_machine: MachineFactory) -> TokenFactory:
     """Makes M2M tokens in `clerk_emulator`: `clerk_token(billing)`."""
-    from clerk_m2m.testing.emulators import TokenFactory
+    from clerk_m2m.testing.factories import TokenFactory
 
     return TokenFactory(clerk_machine)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 import httpx
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -17,12 +17,11 @@ from clerk_m2m.backend_api.client import ClerkClient
 from clerk_m2m.clock import Clock
 from clerk_m2m.emulator import (
     ConnectionDroppedError,
-    EmulatedApiKey,
     EmulatedMachine,
-    EmulatedToken,
     Emulator,
 )
 from clerk_m2m.emulator.app import OPERATIONS
+from clerk_m2m.outbound.auth import MachineTokenAuth
 from clerk_m2m.settings import Settings
 from clerk_m2m.verification.verifier import Verifier
 
@@ -122,6 +121,16 @@ class ClerkEmulator(Emulator):
         while self._opened:
             await self._opened.pop().aclose()
 
+    def auth(self, machine: EmulatedMachine, **given: Any) -> MachineTokenAuth:
+        """Give what calls others as `machine`; `given` are arguments of `MachineTokenAuth`."""
+        defaults: dict[str, Any] = {
+            "machine_secret_key": machine.secret_key,
+            "api_url": IN_PROCESS_URL,
+            "transport": self.transport,
+            "clock": self.clock,
+        }
+        return MachineTokenAuth(**(defaults | given))
+
     def client(self, machine: EmulatedMachine | None = None, **given: Any) -> ClerkClient:
         """Give a client with the instance's key, and with the key of `machine`."""
         keys = {
@@ -195,66 +204,18 @@ class ClerkEmulatorServer:
         }
 
 
-class MachineFactory:
-    """Makes machines; what `clerk_machine` gives."""
+class ClerkEnviron:
+    """Makes a machine the one that this process is; what `clerk_environ` gives."""
 
-    def __init__(self, emulator: ClerkEmulator) -> None:
-        self.emulator = emulator
-        self._made = 0
+    def __init__(self, server: ClerkEmulatorServer, setenv: Callable[[str, str], None]) -> None:
+        self._server = server
+        self._setenv = setenv
 
-    def __call__(
-        self,
-        name: str | None = None,
-        *,
-        may_call: Sequence[EmulatedMachine | str] = (),
-        id: str | None = None,
-        default_token_ttl: int = 3600,
-    ) -> EmulatedMachine:
-        """Make a machine that may call these; it gets a name unless given one."""
-        self._made += 1
-        return self.emulator.add_machine(
-            name or f"machine-{self._made}",
-            may_call=may_call,
-            id=id,
-            default_token_ttl=default_token_ttl,
-        )
-
-
-class TokenFactory:
-    """Makes M2M tokens; what `clerk_token` gives."""
-
-    def __init__(self, machines: MachineFactory) -> None:
-        self._machines = machines
-
-    def __call__(
-        self,
-        machine: EmulatedMachine | None = None,
-        *,
-        may_call: Sequence[EmulatedMachine | str] = (),
-        token_format: Literal["opaque", "jwt"] = "opaque",
-        seconds_until_expiration: float | None = None,
-        claims: Mapping[str, Any] | None = None,
-    ) -> EmulatedToken:
-        """Mint a token of `machine`, or of a new one, after letting it call `may_call` too."""
-        emulator = self._machines.emulator
-        caller = machine or self._machines()
-        for callee in may_call:
-            emulator.allow(caller, callee)
-        return emulator.mint_m2m_token(
-            caller,
-            token_format=token_format,
-            seconds_until_expiration=seconds_until_expiration,
-            claims=claims,
-        )
-
-
-def bearer(credential: EmulatedToken | EmulatedApiKey | str) -> dict[str, str]:
-    """Give the header that presents a token or an API key."""
-    if isinstance(credential, EmulatedApiKey):
-        credential = credential.secret
-    elif isinstance(credential, EmulatedToken):
-        credential = credential.token
-    return {"Authorization": f"Bearer {credential}"}
+    def __call__(self, machine: EmulatedMachine, *, instance_key: bool | None = None) -> None:
+        """Set the environment of the service that is `machine`, until the test ends."""
+        environ = self._server.environ(machine, instance_key=instance_key)
+        for name, value in environ.items():
+            self._setenv(name, value)
 
 
 @contextmanager

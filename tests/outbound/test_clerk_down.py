@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import logging
 from typing import Any
 
@@ -55,7 +56,11 @@ async def test_without_a_token_the_call_is_not_sent_and_the_error_names_the_caus
     assert unavailable.value.code == "token_unavailable"
     assert isinstance(unavailable.value.__cause__, cause)
     assert str(unavailable.value.__cause__) in str(unavailable.value)
-    assert unavailable.value.retry_after == retry_after
+    if retry_after is None:
+        assert unavailable.value.retry_after is None
+    else:  # longer by a jitter
+        assert unavailable.value.retry_after is not None
+        assert retry_after < unavailable.value.retry_after <= retry_after * 1.25
     assert callee.credentials == []
 
 
@@ -87,13 +92,45 @@ async def test_an_answer_that_comes_after_the_token_has_ended_is_not_used(world:
         world.emulator.fail(MINT, status=500, times=1)
         with pytest.raises(TokenUnavailableError, match="500"):
             await client.get("/")
-        world.time.advance(1)
+        world.time.advance(2)
         world.upstream.intercept = slowly
-        with pytest.raises(TokenUnavailableError, match="took longer than its life") as unavailable:
+        with pytest.raises(TokenUnavailableError, match="longer than its lifetime") as unavailable:
+            await client.get("/")
+        with pytest.raises(TokenUnavailableError, match="longer than its lifetime"):
             await client.get("/")
 
-    assert unavailable.value.__cause__ is None
+    assert isinstance(unavailable.value.__cause__, BackendUnavailableError)
     assert callee.credentials == []
+    assert len(world.upstream.requests) == 2
+
+
+async def test_an_answer_that_comes_exactly_at_the_end_of_the_token_is_not_used(
+    world: World,
+) -> None:
+    async def slowly(request: httpx.Request) -> httpx.Response:
+        answer = minted(world, token="mt_" + "x" * 40, life=24)
+        world.time.advance(23)  # a twenty-fourth of the lifetime is the margin
+        return httpx.Response(201, json=answer)
+
+    world.upstream.intercept = slowly
+    with pytest.raises(TokenUnavailableError, match="longer than its lifetime") as unavailable:
+        await outbound(world).token()
+
+    assert unavailable.value.code == "token_unavailable"
+
+
+async def test_the_margin_before_the_end_of_a_token_is_five_seconds_at_most(world: World) -> None:
+    auth = outbound(world, seconds_until_expiration=3600)
+    first = await auth.token()
+    world.emulator.fail(MINT, status=500)
+    world.time.advance(3594.9)
+    assert await auth.token() == first
+    await settle()
+    world.time.advance(0.1)
+    with pytest.raises(TokenUnavailableError) as unavailable:
+        await auth.token()
+
+    assert unavailable.value.code == "token_unavailable"
 
 
 async def test_a_live_token_is_used_to_its_end_while_clerk_is_down(world: World) -> None:
@@ -108,7 +145,7 @@ async def test_a_live_token_is_used_to_its_end_while_clerk_is_down(world: World)
         with pytest.raises(TokenUnavailableError) as unavailable:
             await client.get("/")
         world.emulator.clear_faults()
-        world.time.advance(1)
+        world.time.advance(3)
         await client.get("/")
 
     assert unavailable.value.code == "token_unavailable"
@@ -116,18 +153,29 @@ async def test_a_live_token_is_used_to_its_end_while_clerk_is_down(world: World)
     assert first == second != third
 
 
-async def test_while_clerk_is_down_one_attempt_a_second_is_made(world: World) -> None:
-    world.emulator.fail(MINT, status=500)
+@pytest.mark.parametrize("fault", [{"status": 500}, {"kind": "malformed_json"}])
+async def test_while_clerk_gives_no_token_it_is_asked_ever_more_seldom(
+    world: World, fault: dict[str, Any]
+) -> None:
+    world.emulator.fail(MINT, **fault)
+    asked_at: list[float] = []
     async with Callee().client(outbound(world)) as client:
-        for _ in range(100):
+        for _ in range(7200):
+            before = mints(world)
             with pytest.raises(TokenUnavailableError):
                 await client.get("/")
-            world.time.advance(0.05)
+            if mints(world) > before:
+                asked_at.append(world.time.monotonic)
+            world.time.advance(0.5)
 
-    assert mints(world) == 5
+    # After 1, 2, 4, 8, 16 s, and then every 30 s; each pause is longer by up to a quarter of it.
+    assert 95 <= mints(world) <= 125
+    pauses = [later - earlier for earlier, later in itertools.pairwise(asked_at)]
+    for pause, least in zip(pauses, [1, 2, 4, 8, 16, 30, 30], strict=False):
+        assert least <= pause <= 1.25 * least + 0.5
 
 
-async def test_a_renewal_that_fails_is_tried_again_once_a_second(world: World) -> None:
+async def test_a_renewal_that_fails_is_tried_again_ever_more_seldom(world: World) -> None:
     callee = Callee()
     async with callee.client(outbound(world, seconds_until_expiration=3600)) as client:
         await client.get("/")
@@ -138,7 +186,7 @@ async def test_a_renewal_that_fails_is_tried_again_once_a_second(world: World) -
             await settle()
             world.time.advance(0.05)
 
-    assert mints(world) == 1 + 5
+    assert mints(world) == 1 + 3  # after 0, 1 and 3 s, and a little
     assert len(set(callee.credentials)) == 1
 
 
@@ -147,12 +195,12 @@ async def test_a_rate_limit_silences_renewals_for_as_long_as_it_says(world: Worl
         await client.get("/")
         world.emulator.fail(MINT, status=429, retry_after=20, times=1)
         world.time.advance(3400)
-        for _ in range(19):
+        for _ in range(20):
             await client.get("/")
             await settle()
             world.time.advance(1)
         assert mints(world) == 2
-        world.time.advance(1)
+        world.time.advance(5)
         await client.get("/")
         await settle()
 
@@ -169,7 +217,7 @@ async def test_a_failing_renewal_leaves_no_error_behind(
         world.emulator.fail(MINT, status=500)
         world.time.advance(3400)
         for _ in range(4):
-            world.time.advance(1)
+            world.time.advance(30 * 1.25)
             await client.get("/")
             await settle()
     gc.collect()
@@ -178,7 +226,8 @@ async def test_a_failing_renewal_leaves_no_error_behind(
     assert mints(world) == 5
     assert left_behind == []
     warnings = [record for record in caplog.records if record.name == "clerk_m2m"]
-    assert [record.levelno for record in warnings] == [logging.WARNING]
+    assert {record.levelno for record in warnings} == {logging.WARNING}
+    assert len(warnings) <= 2  # one a minute
 
 
 async def test_closing_ends_a_mint_that_is_under_way(world: World) -> None:
@@ -187,8 +236,9 @@ async def test_closing_ends_a_mint_that_is_under_way(world: World) -> None:
         call = asyncio.create_task(client.get("/"))
         await eventually(lambda: mints(world) == 1)
         await auth.aclose()
-        with pytest.raises(TokenUnavailableError, match="its minting was ended") as unavailable:
+        with pytest.raises(TokenUnavailableError, match="has ended its minting") as unavailable:
             await call
+        assert str(unavailable.value) == "No token to send: aclose() has ended its minting."
         world.emulator.clear_faults()
         again = await client.get("/")
 

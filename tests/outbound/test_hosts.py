@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import httpcore
 import httpx
 import pytest
-from outbound_calls import Callee, mints, outbound
+from outbound_calls import Callee, mints, outbound, settle
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -82,6 +83,24 @@ async def test_a_401_of_another_origin_after_a_redirect_costs_no_mint(world: Wor
 
     assert answer.status_code == 401
     assert len(seen) == 2
+    assert mints(world) == 1
+
+
+async def test_a_hook_that_raises_at_another_origins_401_costs_no_mint(world: World) -> None:
+    async def hook(response: httpx.Response) -> None:
+        if response.status_code == 401:
+            response.raise_for_status()
+
+    async with (
+        two_origins() as (first, second, _),
+        httpx.AsyncClient(
+            auth=outbound(world), follow_redirects=True, event_hooks={"response": [hook]}
+        ) as client,
+    ):
+        with pytest.raises(httpx.HTTPStatusError, match="401"):
+            await client.get(f"{first}/away", params={"to": f"{second}/?status=401"})
+        await settle()
+
     assert mints(world) == 1
 
 
@@ -178,3 +197,43 @@ async def test_the_error_says_what_to_write_in_hosts(
             await client.get(url)
 
     assert refused.value.code == "configuration_invalid"
+
+
+@pytest.mark.parametrize(
+    ("hosts", "error"),
+    [
+        (["http://callee.test:80"], ConfigurationError),
+        (["http://callee.test"], httpx.TooManyRedirects),
+    ],
+)
+async def test_hosts_hold_where_httpx_follows_a_redirect_to_https_with_the_token(
+    world: World, hosts: list[str], error: type[Exception]
+) -> None:
+    moved = b"HTTP/1.1 301 Moved\r\nLocation: https://callee.test/\r\nContent-Length: 0\r\n\r\n"
+    transport = httpx.AsyncHTTPTransport()
+    # Stands for the network: every connection is answered by a redirect.
+    backend = httpcore.AsyncMockBackend([moved] * 30)
+    transport._pool = httpcore.AsyncConnectionPool(network_backend=backend)
+    async with httpx.AsyncClient(
+        transport=transport, auth=outbound(world, hosts=hosts), follow_redirects=True
+    ) as client:
+        with pytest.raises(error) as refused:
+            await client.get("http://callee.test/")
+
+    if error is ConfigurationError:
+        assert str(refused.value).startswith(
+            "hosts does not let the token go to callee.test, port 443."
+        )
+
+
+@pytest.mark.parametrize(
+    ("hosts", "url"), [(["my_service"], "https://my_service/"), (["a.test."], "https://a.test./")]
+)
+async def test_unusual_names_that_can_match_are_allowed(
+    world: World, hosts: list[str], url: str
+) -> None:
+    callee = Callee()
+    async with callee.client(outbound(world, hosts=hosts)) as client:
+        await client.get(url)
+
+    assert callee.credentials[0] is not None

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from outbound_calls import MINT, Callee, mint_bodies, mints, outbound, rejecting, settle
+from outbound_calls import MINT, Callee, Gate, mint_bodies, mints, outbound, rejecting, settle
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -187,14 +187,46 @@ async def test_a_body_that_is_not_in_memory_is_sent_once(world: World, kind: str
     assert mints(world) == 2
 
 
-async def test_a_403_is_never_repeated(world: World) -> None:
-    callee = Callee(decide=lambda request: 403)
+async def test_a_403_is_never_repeated_and_replaces_an_opaque_token_for_later_calls(
+    world: World,
+) -> None:
+    callee = Callee()
     async with callee.client(outbound(world)) as client:
-        answer = await client.get("/")
+        await client.get("/")
+        stale = callee.credentials[0]
+        callee.decide = lambda request: 403 if request.headers["Authorization"] == stale else 200
+        first = await client.get("/")
+        await settle()
+        second = await client.get("/")
 
-    assert answer.status_code == 403
-    assert len(callee.credentials) == 1
+    assert (first.status_code, second.status_code) == (403, 200)
+    assert len(callee.credentials) == 3
+    assert mints(world) == 2
+
+
+async def test_a_403_never_replaces_a_jwt(world: World) -> None:
+    callee = Callee(decide=lambda request: 403)
+    async with callee.client(outbound(world, token_format="jwt")) as client:
+        for _ in range(3):
+            await client.get("/")
+            await settle()
+            world.time.advance(60)
+
     assert mints(world) == 1
+
+
+async def test_a_callee_that_always_answers_403_causes_ever_fewer_mints(world: World) -> None:
+    # Another route of the same callee answers 200: that does not begin the pauses anew.
+    callee = Callee(decide=lambda request: 403 if request.url.path == "/closed" else 200)
+    async with callee.client(outbound(world, seconds_until_expiration=86_400)) as client:
+        for _ in range(3600):
+            await client.get("/closed")
+            await settle()
+            await client.get("/")
+            world.time.advance(1)
+
+    assert mints(world) == 1 + 11
+    assert len(callee.credentials) == 7200
 
 
 async def test_a_rejected_token_is_not_asked_for_again(world: World) -> None:
@@ -228,19 +260,17 @@ async def test_a_rejection_while_clerk_is_down_is_given_to_the_caller(world: Wor
 async def test_calls_wait_for_the_new_token_while_one_that_was_rejected_is_replaced(
     world: World,
 ) -> None:
-    callee, answer_mint = Callee(), asyncio.Event()
-
-    async def hold(request: httpx.Request) -> None:
-        await answer_mint.wait()
+    callee, answer_mint = Callee(), Gate()
 
     async with callee.client(outbound(world)) as client:
         await client.get("/")
         callee.decide = rejecting(callee.credentials[0])
-        world.upstream.intercept = hold
+        world.upstream.intercept = answer_mint.hold
         first = asyncio.create_task(client.get("/"))
         await eventually(lambda: len(world.upstream.requests) == 2)
         second = asyncio.create_task(client.get("/"))
-        answer_mint.set()
+        await asyncio.sleep(0)
+        answer_mint.open()
         await asyncio.gather(first, second)
 
     # The first, the rejected and its repetition, and one that never saw the rejected token.

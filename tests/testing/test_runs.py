@@ -147,7 +147,7 @@ def test_the_blocks_of_the_document_are_a_suite_that_passes(suite: Suite) -> Non
     document = (ROOT / "docs" / "testing.md").read_text("utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```", document, re.MULTILINE | re.DOTALL)
     suite.write(pytest__ini=ASYNCIO, test_document__py="\n".join(blocks))
-    assert re.search(r"\b11 passed\b", suite.run("pytest_asyncio.plugin"))
+    assert re.search(r"\b12 passed\b", suite.run("pytest_asyncio.plugin"))
 
 
 def test_a_run_that_uses_no_fixture_pays_for_none(suite: Suite) -> None:

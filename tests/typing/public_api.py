@@ -7,6 +7,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, assert_type
 
+import httpx
+import httpx2
 from fastapi import Depends, FastAPI, WebSocket
 from starlette.applications import Starlette
 from starlette.requests import HTTPConnection, Request
@@ -104,7 +106,14 @@ assert_type(
 Settings(graph={"mch_": ["mch_"]}, accepts={"api_key", TokenType.M2M_TOKEN}, secret_key="sk_")
 Settings(machine_secret_key=Path("key"), secret_key=lambda: "sk_")
 ClerkClient(secret_key=lambda: Secret("sk_"), machine_secret_key=own_key)
-MachineTokenAuth(own_key)
+auth = MachineTokenAuth(own_key)
+httpx.AsyncClient(auth=auth)
+httpx.Client(auth=auth)
+httpx2.AsyncClient(auth=auth)
+httpx2.Client(auth=auth)
+assert_type(auth.token_sync(), str)
+assert_type(auth.forget(), bool)
+MachineTokenAuth(transport=httpx.HTTPTransport())  # type: ignore[arg-type]  # not asynchronous
 Settings(accepts=["m2m_token", TokenType.API_KEY])
 Settings(accepts=["m2m_tokens"])  # type: ignore[list-item]  # a typo
 Settings(accepts={"api_keys"})  # type: ignore[arg-type]  # a typo
