@@ -17,7 +17,7 @@ def main() -> None:
             f"The command line needs {', '.join(missing)}: pip install 'clerk-m2m[cli]'",
             file=sys.stderr,
         )
-        raise SystemExit(1)
+        raise SystemExit(2)
     # Only now: it imports what has just been looked for.
     from clerk_m2m.cli import app
 

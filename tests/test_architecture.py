@@ -66,6 +66,7 @@ OWNERS = {
     "rich": {"demo", "cli"},
     "sqlite3": {"emulator", "cli"},
     "starlette": {"asgi", "testing", "cli", "emulator", "demo"},
+    "tomlkit": {"cli"},
     "typer": {"cli"},
     "uvicorn": {"testing", "demo", "cli"},
     "websockets": {"demo"},

@@ -27,6 +27,7 @@ LANGUAGES = {
     "deployment.md": {"console"},  # tests/test_forks.py, tests/asgi/test_bad_settings.py
     "guards.md": {"python"},
     "client.md": {"python", "console"},
+    "command-line.md": {"toml", "console"},  # tests/cli/test_docs.py
     "emulator.md": {"python", "toml", "console"},  # tests/emulator/test_docs.py
     "fastapi.md": {"python"},
     "logs.md": {"python"},  # tests/asgi/test_events.py

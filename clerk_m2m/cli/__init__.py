@@ -1,8 +1,9 @@
-"""The command line: `clerk-m2m emulator` and `clerk-m2m demo`.
+"""The command line, `clerk-m2m`: one file or folder for each group of commands.
 
-One file per group of commands; this one puts them together. What a command prints to be read by a
-program goes to stdout; warnings and errors go to stderr, one line each. May import every other
-folder. Sole owner of `typer`.
+This file puts them together. `program` holds what all commands share (exit codes, `--json`, tables,
+questions), `instance` opens the instance that the environment names. What a command prints to be
+read by a program goes to stdout; warnings and errors go to stderr. May import every other folder.
+Sole owner of `typer` and `tomlkit`.
 """
 
 from __future__ import annotations
@@ -14,17 +15,20 @@ import typer
 import clerk_m2m
 from clerk_m2m.cli.demo import demo
 from clerk_m2m.cli.emulator import emulator
+from clerk_m2m.cli.graph import graph
+from clerk_m2m.cli.program import CommandLine
 
 __all__ = ["app"]
 
 app = typer.Typer(
+    cls=CommandLine,
     help="Clerk machine authentication for Starlette and FastAPI services.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.command()(demo)
 app.command()(emulator)
+app.add_typer(graph, name="graph")
 
 
 def _show_version(wanted: bool) -> None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
-
-INTERRUPTED: Final = 130
 
 
 def demo(
@@ -21,9 +19,5 @@ def demo(
     """
     from clerk_m2m.demo import play
 
-    try:
-        report = asyncio.run(play(as_json=as_json))
-    except KeyboardInterrupt:
-        typer.echo("Stopped.", err=True)
-        raise typer.Exit(INTERRUPTED) from None
+    report = asyncio.run(play(as_json=as_json))
     raise typer.Exit(report.exit_code)

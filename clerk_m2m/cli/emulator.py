@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Final, NoReturn
 import typer
 
 from clerk_m2m.backend_api.client import ClerkClient
+from clerk_m2m.cli.program import CommandError
 from clerk_m2m.emulator import Emulator
 from clerk_m2m.environment import is_loopback
-from clerk_m2m.secret import without_credentials
 
 if TYPE_CHECKING:
     from clerk_m2m.backend_api.resources import Machine
@@ -50,24 +50,26 @@ def emulator(
         _fail("--secret-key must start with sk_test_ (and never be a real instance's key).")
     # The socket tells the emulator its address, but not the name that it was bound by.
     allowed = [*(allow_host or []), *([] if _is_address(host) else [host])]
-    with (
-        closing(_open_emulator(secret_key, db, seed, allowed)) as emulated,
-        _listen(host, port) as listener,
-    ):
-        if not is_loopback(host):
-            typer.echo(
-                f"Warning: {host} is not loopback. Whoever reaches this port can use /_emulator, "
-                "which takes no key.",
-                err=True,
-            )
-        address = _origin(host, listener)
-        typer.echo(asyncio.run(_introduction(emulated, address, kept_in=db)))
-        _serve(emulated, listener)
+    try:
+        with (
+            closing(_open_emulator(secret_key, db, seed, allowed)) as emulated,
+            _listen(host, port) as listener,
+        ):
+            if not is_loopback(host):
+                typer.echo(
+                    f"Warning: {host} is not loopback. Whoever reaches this port can use "
+                    "/_emulator, which takes no key.",
+                    err=True,
+                )
+            address = _origin(host, listener)
+            typer.echo(asyncio.run(_introduction(emulated, address, kept_in=db)))
+            _serve(emulated, listener)
+    except KeyboardInterrupt:
+        pass  # Ctrl-C is how it is ended; uvicorn has shut down and raises it again
 
 
 def _fail(message: str) -> NoReturn:
-    typer.echo(f"Error: {without_credentials(message)}", err=True)
-    raise typer.Exit(1)
+    raise CommandError(message)
 
 
 def _open_emulator(
@@ -184,7 +186,4 @@ def _serve(emulated: Emulator, listener: socket.socket) -> None:
     import uvicorn
 
     config = uvicorn.Config(emulated, access_log=False, log_level="warning", date_header=False)
-    try:
-        uvicorn.Server(config).run(sockets=[listener])
-    except KeyboardInterrupt:
-        pass  # uvicorn has shut down and raises Ctrl-C again
+    uvicorn.Server(config).run(sockets=[listener])

@@ -3,6 +3,7 @@
     [machines.orders]
     id = "mch_…"                        # optional: derived from the name
     may_call = ["billing", "mch_…"]     # names in this file, or machine ids
+    must_not_call = ["audit"]           # optional; nothing that may_call names
     secret_key = "ak_…"                 # optional: derived from the name
     default_token_ttl = 3600            # optional, seconds
 
@@ -37,6 +38,7 @@ API_KEY_SECRET = re.compile(r"ak_\w{16,}", re.ASCII)  # Clerk's are longer; less
 MACHINE_FIELDS: Mapping[str, BodyRule] = {
     "id": Text(pattern=MACHINE_ID),
     "may_call": Texts(),
+    "must_not_call": Texts(),
     "secret_key": Text(pattern=MACHINE_SECRET),
     "default_token_ttl": Number(minimum=1, maximum=machines.MAX_TOKEN_TTL, whole=True),
 }
@@ -142,6 +144,10 @@ class _Reader:
         callee_ids = tuple(self._machine_id(place, item) for item in table.get("may_call", ()))
         if len(set(callee_ids)) > machines.MAX_EDGES:
             raise self._error(place, f"must have at most {machines.MAX_EDGES} items")
+        place = f"machines.{name}.must_not_call"
+        forbidden = {self._machine_id(place, item) for item in table.get("must_not_call", ())}
+        if both := forbidden.intersection(callee_ids):
+            raise self._error(place, f"names {min(both)}, which may_call names too")
         return SeededMachine(
             name=name,
             id=self._ids[name],

@@ -6,16 +6,11 @@ machine may call itself only where an edge says so.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
 
 from clerk_m2m.decision import Decision, Reason
 from clerk_m2m.errors import ConfigurationError
-from clerk_m2m.identity import MACHINE_ID
-
-# What a machine's table may hold; the last two speak to the emulator only.
-_MACHINE_KEYS: Final = ("id", "may_call", "secret_key", "default_token_ttl")
+from clerk_m2m.graph.document import MachineTable, machine_id, read_tables
 
 
 class ScopeGraph:
@@ -29,7 +24,7 @@ class ScopeGraph:
 
     def __init__(self, edges: Mapping[str, Iterable[str]]) -> None:
         self._callees = {
-            _machine_id(caller): frozenset(map(_machine_id, _several(caller, callees)))
+            machine_id(caller): frozenset(map(machine_id, _several(caller, callees)))
             for caller, callees in edges.items()
         }
 
@@ -37,9 +32,10 @@ class ScopeGraph:
     def from_toml(cls, text: str) -> ScopeGraph:
         """Read a graph from TOML: `[machines.NAME]` tables with `id` and `may_call`.
 
-        `may_call` lists names of the same file or machine ids. The emulator seeds itself from the
-        same file; the tables that speak only to it are passed over here. Raises
-        `ConfigurationError` naming the entry at fault.
+        `may_call` lists names of the same file or machine ids; what `must_not_call` lists must not
+        be in it. The emulator seeds itself from the same file; the tables that speak only to it are
+        passed over here. Raises `ConfigurationError` naming the entry at fault, also for a machine
+        that has no `id` yet: `clerk-m2m graph apply` creates it and writes its id into the file.
         """
         if _is_path(text):
             raise ConfigurationError(
@@ -47,24 +43,9 @@ class ScopeGraph:
                 "Settings(graph=path), which reads the file again when it changes, or read it "
                 'once: ScopeGraph.from_toml(Path(path).read_text("utf-8")).'
             )
-        document = _document(text)
-        machines = document.get("machines")
-        if not isinstance(machines, dict):
-            raise ConfigurationError(
-                "The scope graph has no [machines.NAME] table. Give each machine one, "
-                'with `id = "mch_…"` and `may_call = ["NAME"]`.'
-            )
-        for name, table in machines.items():
-            _refuse_unknown_keys(name, table)
-        ids = {name: _id_of(name, table) for name, table in machines.items()}
-        if len(set(ids.values())) != len(ids):
-            raise ConfigurationError("Two machines of the scope graph have the same id.")
-        return cls(
-            {
-                ids[name]: [_resolve(name, callee, ids) for callee in _may_call(name, table)]
-                for name, table in machines.items()
-            }
-        )
+        # Every table has its id first: then `may_call` holds ids only.
+        tables = {_id_of(table): table for table in read_tables(text)}
+        return cls({own: table.may_call for own, table in tables.items()})
 
     @property
     def machines(self) -> frozenset[str]:
@@ -101,59 +82,16 @@ def _is_path(text: object) -> bool:
     return not isinstance(text, str) or (text.endswith(".toml") and "\n" not in text)
 
 
-def _document(text: str) -> dict[str, Any]:
-    try:
-        return tomllib.loads(text)
-    except (ValueError, RecursionError) as exc:  # bad TOML, an endless number, endless nesting
-        fault = str(exc)
-    # Not chained: the cause's text would quote what this one leaves out.
-    raise ConfigurationError(f"The scope graph is not valid TOML: {fault}")
-
-
-def _machine_id(value: object) -> str:
-    if isinstance(value, str) and MACHINE_ID.fullmatch(value):
-        return value
-    raise ConfigurationError(
-        f"{value!r} in the scope graph is not a machine id (mch_ and 27 more)."
-    )
-
-
 def _several(caller: str, callees: Iterable[str]) -> Iterable[str]:
     if isinstance(callees, str) or not isinstance(callees, Iterable):
         raise ConfigurationError(f"The callees of {caller} must be a list of machine ids.")
     return callees
 
 
-def _refuse_unknown_keys(name: str, table: Any) -> None:
-    # A misspelt may_call would cut every edge of the machine without a word.
-    unknown = [key for key in table if key not in _MACHINE_KEYS] if isinstance(table, dict) else []
-    if unknown:
+def _id_of(table: MachineTable) -> str:
+    if table.id is None:
         raise ConfigurationError(
-            f"[machines.{name}] has an unknown key {unknown[0]!r}; "
-            f"there are {', '.join(_MACHINE_KEYS)}."
+            f"[machines.{table.name}] has no id. To create the machine and write its id into the "
+            'file, run: clerk-m2m graph apply FILE. For one that exists, add: id = "mch_…"'
         )
-
-
-def _id_of(name: str, table: Any) -> str:
-    machine_id = table.get("id") if isinstance(table, dict) else None
-    if machine_id is None:
-        raise ConfigurationError(f'[machines.{name}] has no id. Add: id = "mch_…"')
-    return _machine_id(machine_id)
-
-
-def _may_call(name: str, table: Mapping[str, Any]) -> list[Any]:
-    callees = table.get("may_call", [])
-    if not isinstance(callees, list):
-        raise ConfigurationError(f"[machines.{name}] may_call must be a list of names or ids.")
-    return callees
-
-
-def _resolve(name: str, callee: Any, ids: Mapping[str, str]) -> str:
-    if isinstance(callee, str) and callee in ids:
-        return ids[callee]
-    if isinstance(callee, str) and MACHINE_ID.fullmatch(callee):
-        return callee
-    raise ConfigurationError(
-        f"[machines.{name}] may_call names {callee!r}, which is neither a machine of this file "
-        "nor a machine id."
-    )
+    return table.id

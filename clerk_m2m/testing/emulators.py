@@ -237,6 +237,8 @@ def served(app: ASGIApp, **options: Any) -> Iterator[str]:
     import uvicorn
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
+        # asyncio does this for sockets that it makes itself; without it an answer takes 40 ms more.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         defaults: dict[str, Any] = {
             "loop": "asyncio",
             "http": "h11",

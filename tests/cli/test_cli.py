@@ -183,7 +183,7 @@ def test_of_many_machines_the_first_twenty_are_shown(tmp_path: Path) -> None:
 def failing(*arguments: str) -> str:
     """The one line of a command that cannot work."""
     result = CliRunner().invoke(app, arguments)
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert result.stdout == ""
     [line] = result.stderr.splitlines()
     return line
@@ -253,7 +253,7 @@ def test_a_package_that_is_not_installed_is_named_with_the_extra(
     with pytest.raises(SystemExit) as ended:
         main()
 
-    assert ended.value.code == 1
+    assert ended.value.code == 2
     printed = capsys.readouterr()
     assert printed.err == f"The command line needs {package}: pip install 'clerk-m2m[cli]'\n"
     assert printed.out == ""

@@ -94,6 +94,7 @@ def test_a_toml_file_names_machines_and_whom_they_may_call() -> None:
 
         [machines.billing]
         id = "{BILLING}"
+        must_not_call = ["orders"]
 
         [[api_keys]]
         name = "for the emulator only"
@@ -111,8 +112,18 @@ def test_a_toml_file_names_machines_and_whom_they_may_call() -> None:
         ("a = " + "[" * 100_000, "not valid TOML"),
         ("", r"has no \[machines.NAME\] table"),
         ("machines = 7", r"has no \[machines.NAME\] table"),
-        ("[machines.orders]", r"\[machines.orders\] has no id"),
-        ("machines.orders = 7", r"\[machines.orders\] has no id"),
+        ("[machines.orders]", r"\[machines.orders\] has no id.* clerk-m2m graph apply FILE"),
+        ("machines.orders = 7", r"\[machines.orders\] must be a table"),
+        (
+            f'[machines.{ORDERS}]\nid = "{BILLING}"',
+            "has the id of another machine as its name",
+        ),
+        (
+            f'[machines.orders]\nid = "{ORDERS}"\nmay_call = ["{BILLING}"]\n'
+            f'must_not_call = ["billing"]\n[machines.billing]\nid = "{BILLING}"',
+            rf"\[machines.orders\] may_call and must_not_call both name {BILLING}",
+        ),
+        ('[machines.orders]\nmust_not_call = ["nobody"]', "must_not_call names 'nobody'"),
         ('[machines.orders]\nid = "orders"', "'orders' in the scope graph is not a machine id"),
         ("[machines.orders]\nid = 7", "7 in the scope graph is not a machine id"),
         (

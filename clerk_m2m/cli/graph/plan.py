@@ -1,0 +1,222 @@
+"""What has to change so that an instance has what a graph file says: values, and their JSON.
+
+A machine is named by its id; one that does not exist yet by its name, which never has the form of
+an id (`clerk_m2m.graph.document`). A change holds the state that the plan was made from, `base`,
+and the one that it leads to, `target`. An instance may have of each edge either what `base` or what
+`target` says: so a run that was killed can go on, and anything else is somebody's edit.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from clerk_m2m.cli.graph.reading import Node
+from clerk_m2m.cli.program import FORMAT_VERSION, CommandError
+from clerk_m2m.identity import MACHINE_ID
+from clerk_m2m.secret import without_credentials
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """A machine's name, and whom it may call: ids, or names of machines to be created."""
+
+    name: str
+    may_call: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """One machine's change; `id` and `base` are None where it is created.
+
+    `target` is None where it is deleted.
+    """
+
+    id: str | None
+    base: State | None
+    target: State | None
+
+    @property
+    def name(self) -> str:
+        """Give the machine's name, as it will be."""
+        state = self.target or self.base
+        return state.name if state else ""
+
+    @property
+    def added(self) -> list[str]:
+        """Give the callees whose edges are added, in order."""
+        return sorted(_callees(self.target) - _callees(self.base))
+
+    @property
+    def cut(self) -> list[str]:
+        """Give the callees whose edges are cut, in order; a deletion ends them by itself."""
+        return sorted(_callees(self.base) - _callees(self.target)) if self.target else []
+
+    @property
+    def action(self) -> str:
+        """Say in a word what is done."""
+        return "create" if self.base is None else "delete" if self.target is None else "change"
+
+    def difference(self, live: Node, ids: Mapping[str, str]) -> str | None:
+        """Say where a machine is neither as planned from nor as planned to; None where it is.
+
+        `ids` are the ids of machines that have been created, by name.
+        """
+        base = _resolved(self.base, ids)
+        target = _resolved(self.target, ids)
+        names = {state.name for state in (self.base, self.target) if state}
+        if live.name not in names:
+            return f"it is now called {live.name}"
+        if more := live.may_call - (base | target):
+            return f"an edge to {min(more)} has been added"
+        if self.target is not None and (less := (base & target) - live.may_call):
+            return f"the edge to {min(less)} has been cut"
+        return None
+
+
+def _callees(state: State | None) -> frozenset[str]:
+    return state.may_call if state else frozenset()
+
+
+def _resolved(state: State | None, ids: Mapping[str, str]) -> frozenset[str]:
+    return frozenset(ids.get(callee, callee) for callee in _callees(state))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """All changes of one file to one instance.
+
+    `found` are machines that exist, by name, and whose ids are still to be written into the file.
+    `edges` are those of the machines that the plan is about, before it. `names` are by id, of what
+    the changes mention. `longest_token_ttl` is in seconds.
+    """
+
+    instance_id: str
+    file: Path
+    changes: tuple[Change, ...]
+    found: Mapping[str, str]
+    edges: int
+    ended: int
+    names: Mapping[str, str]
+    longest_token_ttl: int
+
+    @property
+    def same(self) -> bool:
+        """Whether nothing has to be done."""
+        return not self.changes and not self.found
+
+    @property
+    def ends_most(self) -> bool:
+        """Whether more than half of the edges go."""
+        return 2 * self.ended > self.edges
+
+    def label(self, key: str) -> str:
+        """Give the name of a machine; its id where it has no name here."""
+        return self.names.get(key, key)
+
+    def as_json(self) -> dict[str, Any]:
+        """Give the plan as the members of a JSON object."""
+        return {
+            "instance": self.instance_id,
+            "file": str(self.file),
+            "edges": self.edges,
+            "ended": self.ended,
+            "longest_token_ttl": self.longest_token_ttl,
+            "found": dict(self.found),
+            "changes": [
+                {
+                    "action": change.action,
+                    "id": change.id,
+                    "base": _state_json(change.base),
+                    "target": _state_json(change.target),
+                }
+                for change in self.changes
+            ],
+            "names": dict(self.names),
+        }
+
+
+def _state_json(state: State | None) -> dict[str, Any] | None:
+    return {"name": state.name, "may_call": sorted(state.may_call)} if state else None
+
+
+def is_plan(text: str) -> bool:
+    """Tell the text of a plan from that of a graph file: no TOML begins with a brace."""
+    return text.lstrip().startswith("{")
+
+
+_MEMBERS: Final = ("instance", "file", "edges", "ended", "longest_token_ttl", "found", "names")
+
+
+def read_plan(path: Path, text: str) -> Plan:
+    """Read the JSON of a plan; raises `CommandError` for one that is not whole."""
+    try:
+        document = json.loads(text)
+        if document["format_version"] != FORMAT_VERSION:
+            raise CommandError(
+                f"{path} is a plan of format {without_credentials(str(document['format_version']))}"
+                f"; this version reads {FORMAT_VERSION}. Make a new plan."
+            )
+        given = {name: document[name] for name in _MEMBERS}
+        plan = Plan(
+            instance_id=_text(given["instance"]),
+            file=Path(_text(given["file"])),
+            edges=_count(given["edges"]),
+            ended=_count(given["ended"]),
+            longest_token_ttl=_count(given["longest_token_ttl"]),
+            found={_text(name): _id(own) for name, own in given["found"].items()},
+            names={_id(own): _text(name) for own, name in given["names"].items()},
+            changes=tuple(_read_change(change) for change in document["changes"]),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        fault = f"{path} is not a plan of `graph plan`. Make a new one."
+    else:
+        return plan
+    raise CommandError(fault)
+
+
+def _read_change(value: Mapping[str, Any]) -> Change:
+    own = value["id"]
+    change = Change(
+        id=None if own is None else _id(own),
+        base=_read_state(value["base"]),
+        target=_read_state(value["target"]),
+    )
+    if (change.id is None) != (change.base is None) or change.base is change.target:
+        raise ValueError("a change of nothing")
+    return change
+
+
+def _read_state(value: Mapping[str, Any] | None) -> State | None:
+    if value is None:
+        return None
+    return State(
+        name=_text(value["name"]), may_call=frozenset(map(_text, _list(value["may_call"])))
+    )
+
+
+def _list(value: Any) -> Iterable[Any]:
+    if not isinstance(value, list):
+        raise TypeError("a list belongs here")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise TypeError("a text belongs here")
+    return value
+
+
+def _id(value: Any) -> str:
+    if not MACHINE_ID.fullmatch(_text(value)):
+        raise ValueError("a machine id belongs here")
+    return _text(value)
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise TypeError("a count belongs here")
+    return value

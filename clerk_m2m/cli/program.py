@@ -1,0 +1,156 @@
+"""What every command shares: how it ends, what it prints and where, and what it asks.
+
+A command prints its result to stdout and everything else to stderr. It ends with 0 for yes, or no
+difference; with 1 for no, or a difference (`raise typer.Exit(NO)`); with 2 for everything else
+(raise a `CommandError`, or let any other exception through); and with 130 after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any, Final, NoReturn, Protocol
+
+import typer
+from typer.core import TyperGroup
+
+from clerk_m2m.errors import ClerkM2MError
+from clerk_m2m.secret import without_credentials
+
+NO: Final = 1
+FAILED: Final = 2
+INTERRUPTED: Final = 130
+
+# The version of the JSON that `--json` prints. A new member does not change it.
+FORMAT_VERSION: Final = 1
+
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document to stdout and nothing else there.")
+]
+Yes = Annotated[
+    bool, typer.Option("--yes", help="Do not ask before something is changed in a live instance.")
+]
+
+# So wide that no row is wrapped where the output goes to another program.
+_WIDE: Final = 10_000
+
+
+class CommandError(Exception):
+    """The command cannot do what it was asked to; the text is printed, and the exit code is 2."""
+
+
+class CommandLine(TyperGroup):
+    """The commands, with the exit codes that the head of this file names.
+
+    Python and Typer end with 1 after an exception and after a declined prompt, which would read
+    as the answer "no".
+    """
+
+    def main(self, *args: Any, **given: Any) -> NoReturn:
+        """Run the command that the arguments name, and end the process."""
+        try:
+            code = super().main(*args, **given | {"standalone_mode": False})
+            sys.stdout.flush()  # now, while a failure still has an exit code
+        except SystemExit as exc:
+            # Typer's own, for instance after a broken pipe: only a command's Exit(1) means "no".
+            code = FAILED if exc.code == 1 else exc.code
+        except Exception as exc:  # noqa: BLE001  whatever it is, it must not end the process with 1
+            _tell(exc)
+            code = FAILED
+        if code == INTERRUPTED:  # Typer makes this of a KeyboardInterrupt
+            say("Stopped.")
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _tell(exc: Exception) -> None:
+    """Print what went wrong, without a key or token that was typed or answered."""
+    if isinstance(exc, BrokenPipeError):
+        # Nobody reads stdout any more. What is left in its buffer goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    elif isinstance(exc, typer.Abort):
+        say("Stopped.")
+    elif callable(text_of := getattr(exc, "format_message", None)):  # Typer's: wrong usage
+        if text := text_of():  # where there is none, the help has been shown
+            context = getattr(exc, "ctx", None)
+            say(f"Error: {text}" + (f" See {context.command_path} --help" if context else ""))
+    elif isinstance(exc, OSError):
+        place = f"{exc.filename}: " if exc.filename else ""
+        say(f"Error: {place}{exc.strerror or exc}")
+    elif isinstance(exc, CommandError | ClerkM2MError):
+        say(f"Error: {exc}")
+    else:
+        say("".join(traceback.format_exception(exc)))
+        say("Error: this should not happen. Please report it with the lines above.")
+
+
+def say(text: str) -> None:
+    """Print a line for a person to stderr, without control characters, keys and tokens."""
+    lines = without_credentials(text).rstrip().splitlines()
+    typer.echo("\n".join(printable(line) for line in lines), err=True)
+
+
+def printable(text: str) -> str:
+    """Give a text that cannot steer a terminal; a name may hold any character."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+def print_json(document: Mapping[str, Any]) -> None:
+    """Print a document with its `format_version`, as the only thing on stdout."""
+    typer.echo(json.dumps({"format_version": FORMAT_VERSION, **document}, indent=2))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print rows of text under their headings; each row stays one line."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        table.add_row(*(Text(printable(cell), no_wrap=True) for cell in row))
+    Console(soft_wrap=True, width=_WIDE, highlight=False).print(table)
+
+
+def confirm(question: str, *, yes: bool, instead: str = "--yes") -> None:
+    """Ask on stderr, unless `yes`; raises `CommandError` for any answer but y or yes.
+
+    `instead` is the option that answers the question where nobody can be asked.
+    """
+    if yes:
+        return
+    typer.echo(f"{printable(question)} [y/N] ", err=True, nl=False)
+    # Not Typer's own prompt: it does not tell Ctrl-C from the end of the input.
+    answer = sys.stdin.readline()
+    if answer.strip().lower() not in ("y", "yes"):
+        if not answer:
+            typer.echo("", err=True)
+        raise CommandError(f"Nothing was changed. (Answer y, or give {instead}.)")
+
+
+class Advance(Protocol):
+    """Moves a progress bar on; the total may be told late, once it is known."""
+
+    def __call__(self, steps: int, total: int | None = None, /) -> None: ...
+
+
+@contextmanager
+def progress(what: str, *, shown: bool = True) -> Iterator[Advance]:
+    """Show a bar on stderr, if that is a terminal; call what this gives with the steps done."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    bar = Progress(*columns, TimeElapsedColumn(), console=console, transient=True)
+    bar.disable = not (shown and console.is_terminal)
+    with bar:
+        task = bar.add_task(what, total=None)
+
+        def advance(steps: int, total: int | None = None, /) -> None:
+            bar.update(task, advance=steps, total=total)
+
+        yield advance

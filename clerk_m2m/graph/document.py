@@ -1,0 +1,134 @@
+"""The TOML document of a scope graph: its `[machines.NAME]` tables, read and checked.
+
+    [machines.orders]
+    id = "mch_…"                    # none yet: a machine that `clerk-m2m graph apply` creates
+    may_call = ["billing", "mch_…"] # names in this document, or machine ids; complete
+    must_not_call = ["audit"]       # asserted by `clerk-m2m graph test`, and never in may_call
+
+The same document seeds the emulator, which reads `secret_key` and `default_token_ttl` too.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from clerk_m2m.errors import ConfigurationError
+from clerk_m2m.identity import MACHINE_ID
+
+# What a machine's table may hold; the last two speak to the emulator only.
+_MACHINE_KEYS: Final = ("id", "may_call", "must_not_call", "secret_key", "default_token_ttl")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineTable:
+    """One `[machines.NAME]` table; `id` is None for a machine that does not exist yet.
+
+    `may_call` and `must_not_call` are what the callees' `key` is.
+    """
+
+    name: str
+    id: str | None
+    may_call: frozenset[str]
+    must_not_call: frozenset[str]
+
+    @property
+    def key(self) -> str:
+        """Give the id, or the name of a machine that has none; no name has the form of an id."""
+        return self.id or self.name
+
+
+def read_tables(text: str) -> tuple[MachineTable, ...]:
+    """Read the machines of a document; raises `ConfigurationError` naming the entry at fault."""
+    machines = _document(text).get("machines")
+    if not isinstance(machines, dict):
+        raise ConfigurationError(
+            "The scope graph has no [machines.NAME] table. Give each machine one, "
+            'with `id = "mch_…"` and `may_call = ["NAME"]`.'
+        )
+    for name, table in machines.items():
+        _refuse_unknown_keys(name, table)
+    ids = {name: _id_of(name, table) for name, table in machines.items()}
+    _refuse_ambiguous(ids)
+    keys = {name: machine_id or name for name, machine_id in ids.items()}
+    return tuple(_table(name, table, ids[name], keys) for name, table in machines.items())
+
+
+def machine_id(value: object) -> str:
+    """Give a machine id as it is; raises `ConfigurationError` for anything else."""
+    if isinstance(value, str) and MACHINE_ID.fullmatch(value):
+        return value
+    raise ConfigurationError(
+        f"{value!r} in the scope graph is not a machine id (mch_ and 27 more)."
+    )
+
+
+def _document(text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as exc:  # bad TOML, an endless number, endless nesting
+        fault = str(exc)
+    # Not chained: the cause's text would quote what this one leaves out.
+    raise ConfigurationError(f"The scope graph is not valid TOML: {fault}")
+
+
+def _refuse_unknown_keys(name: str, table: object) -> None:
+    if not isinstance(table, dict):
+        raise ConfigurationError(f"[machines.{name}] must be a table.")
+    # A misspelt may_call would cut every edge of the machine without a word.
+    unknown = [key for key in table if key not in _MACHINE_KEYS]
+    if unknown:
+        raise ConfigurationError(
+            f"[machines.{name}] has an unknown key {unknown[0]!r}; "
+            f"there are {', '.join(_MACHINE_KEYS)}."
+        )
+
+
+def _id_of(name: str, table: Mapping[str, Any]) -> str | None:
+    return machine_id(table["id"]) if "id" in table else None
+
+
+def _refuse_ambiguous(ids: Mapping[str, str | None]) -> None:
+    given = [each for each in ids.values() if each is not None]
+    if len(set(given)) != len(given):
+        raise ConfigurationError("Two machines of the scope graph have the same id.")
+    for name, own in ids.items():
+        # `may_call = ["mch_…"]` would mean this machine instead of the one that has the id.
+        if MACHINE_ID.fullmatch(name) and name != own:
+            raise ConfigurationError(
+                f"[machines.{name}] has the id of another machine as its name. Rename it."
+            )
+
+
+def _table(
+    name: str, table: Mapping[str, Any], own: str | None, keys: Mapping[str, str]
+) -> MachineTable:
+    may_call = _callees(name, "may_call", table, keys)
+    must_not_call = _callees(name, "must_not_call", table, keys)
+    if both := may_call & must_not_call:
+        raise ConfigurationError(
+            f"[machines.{name}] may_call and must_not_call both name {min(both)}."
+        )
+    return MachineTable(name=name, id=own, may_call=may_call, must_not_call=must_not_call)
+
+
+def _callees(
+    name: str, key: str, table: Mapping[str, Any], keys: Mapping[str, str]
+) -> frozenset[str]:
+    callees = table.get(key, [])
+    if not isinstance(callees, list):
+        raise ConfigurationError(f"[machines.{name}] {key} must be a list of names or ids.")
+    return frozenset(_resolve(name, key, callee, keys) for callee in callees)
+
+
+def _resolve(name: str, key: str, callee: Any, keys: Mapping[str, str]) -> str:
+    if isinstance(callee, str) and callee in keys:
+        return keys[callee]
+    if isinstance(callee, str) and MACHINE_ID.fullmatch(callee):
+        return callee
+    raise ConfigurationError(
+        f"[machines.{name}] {key} names {callee!r}, which is neither a machine of this file "
+        "nor a machine id."
+    )

@@ -1,0 +1,33 @@
+"""The commands of the page about the command line run as they stand, one after the other."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from clerk_m2m.cli import app
+from clerk_m2m.testing import ClerkEmulatorServer
+
+PAGE = (Path(__file__).parents[2] / "docs" / "command-line.md").read_text("utf-8")
+COMMAND = re.compile(r"^\$ clerk-m2m (.*?)(?: +# ends with (\d).*)?$", re.M)
+
+
+def test_the_commands_of_the_page_end_as_it_says(
+    clerk_emulator_server: ClerkEmulatorServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (graph,) = re.findall(r"^```toml\n(.*?)^```$", PAGE, re.M | re.S)
+    Path("graph.toml").write_text(graph, "utf-8")
+    consoles = "".join(re.findall(r"^```console\n(.*?)^```$", PAGE, re.M | re.S))
+    commands = COMMAND.findall(consoles)
+    assert len(commands) == len(consoles.splitlines())
+
+    for line, code in commands:
+        done = CliRunner().invoke(app, shlex.split(line), env=clerk_emulator_server.environ())
+        assert done.exit_code == int(code or 0), (line, done.output)

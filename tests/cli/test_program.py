@@ -1,0 +1,97 @@
+"""What all commands share: how they end, and what they print when they fail."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from clerk_m2m.cli import app
+from clerk_m2m.cli.program import NO, CommandError, CommandLine, confirm, printable
+
+KEY = "sk_live_" + "k" * 40
+
+
+def ending(raised: BaseException) -> tuple[int, str]:
+    """The exit code and the errors of a command that raises this."""
+    command = typer.Typer(cls=CommandLine)
+
+    @command.callback()
+    def _callback() -> None: ...
+
+    @command.command()
+    def fail() -> None:
+        raise raised
+
+    done = CliRunner().invoke(command, ["fail"])
+    assert done.stdout == ""
+    return done.exit_code, done.stderr
+
+
+def test_only_an_answer_ends_with_1() -> None:
+    assert ending(typer.Exit(NO)) == (1, "")
+    assert ending(CommandError("No.")) == (2, "Error: No.\n")
+    assert ending(typer.Abort()) == (2, "Stopped.\n")
+    assert ending(FileNotFoundError(2, "No such file", "a.toml"))[1] == (
+        "Error: a.toml: No such file\n"
+    )
+    assert ending(SystemExit(1)) == (2, "")
+    assert ending(KeyboardInterrupt()) == (130, "Stopped.\n")
+
+
+def test_an_exception_that_nobody_expected_ends_with_2_and_no_key() -> None:
+    code, errors = ending(RuntimeError(f"odd: {KEY}"))
+
+    assert code == 2
+    assert "RuntimeError: odd: sk_…" in errors
+    assert "Please report it" in errors
+    assert KEY not in errors
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["graph", "nothing"],
+        ["graph", KEY],
+        ["graph", "check", "a"],
+        ["graph", "pull", "--nope"],
+        [],
+    ],
+)
+def test_wrong_usage_ends_with_2_and_does_not_repeat_a_key(arguments: list[str]) -> None:
+    done = CliRunner().invoke(app, arguments)
+
+    assert done.exit_code == 2
+    assert KEY not in done.output
+
+
+def test_an_answer_that_cannot_be_printed_is_no_answer() -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("only Linux has a file that is always full")
+    with full.open("w") as stdout:
+        done = subprocess.run(
+            [sys.executable, "-m", "clerk_m2m", "--version"],
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    assert (done.returncode, done.stderr) == (2, "Error: No space left on device\n")
+
+
+def test_a_question_without_an_answer_is_declined(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+
+    with pytest.raises(CommandError, match="Nothing was changed"):
+        confirm("Really?", yes=False)
+    confirm("Really?", yes=True)
+
+
+def test_no_text_can_steer_a_terminal() -> None:
+    assert printable("a\x1b[2Jb\u202ec\r") == "a\ufffd[2Jb\ufffdc\ufffd"
