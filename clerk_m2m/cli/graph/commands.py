@@ -19,6 +19,7 @@ from clerk_m2m.cli.graph.effect import effect_lines, takes_effect
 from clerk_m2m.cli.graph.plan import Plan, is_plan, read_plan
 from clerk_m2m.cli.graph.planning import make_plan
 from clerk_m2m.cli.graph.reading import Snapshot, read_snapshot
+from clerk_m2m.cli.graph.show import show
 from clerk_m2m.cli.instance import ApiUrl, Instance
 from clerk_m2m.cli.program import (
     FORMAT_VERSION,
@@ -255,6 +256,9 @@ def run_assertions(
         _print_lines([f"FAILED {each.sentence}" for each in failed])
         _print_lines([f"{len(assertions)} assertions, {len(failed)} failed, in {tested.where}."])
     raise typer.Exit(NO if failed else 0)
+
+
+graph.command(epilog="Example: clerk-m2m graph show --around billing --depth 1")(show)
 
 
 async def _read(instance: Instance, *, as_json: bool) -> Snapshot:

@@ -1,0 +1,133 @@
+"""The SVG and Mermaid drawings: whole, quick, and closed to what a name may hold."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from time import process_time
+from xml.etree import ElementTree
+
+import pytest
+from drawn_graphs import clusters, dense, graph_of, hostile_graph
+
+from clerk_m2m.cli.graph.drawings.arrangement import arranged
+from clerk_m2m.cli.graph.drawings.drawn_graph import DrawnGraph
+from clerk_m2m.cli.graph.drawings.labels import fitted
+from clerk_m2m.cli.graph.drawings.mermaid import draw_mermaid
+from clerk_m2m.cli.graph.drawings.reach import find_reach
+from clerk_m2m.cli.graph.drawings.svg_layers import draw_svg_layers
+from clerk_m2m.cli.graph.drawings.svg_matrix import draw_svg_matrix
+
+SVG = "{http://www.w3.org/2000/svg}"
+ELEMENTS = {"svg", "title", "style", "rect", "text", "tspan", "circle", "path", "g", "defs"}
+ELEMENTS |= {"marker"}
+
+
+def matrix(graph: DrawnGraph) -> str:
+    reach = find_reach(graph)
+    return draw_svg_matrix(graph, reach, arranged(graph, reach))
+
+
+def layers(graph: DrawnGraph) -> str:
+    return draw_svg_layers(graph, find_reach(graph))
+
+
+DRAW = pytest.mark.parametrize("draw", [matrix, layers])
+ODD = {
+    "empty": graph_of({}),
+    "one": graph_of({"a": []}),
+    "self": graph_of({"a": ["a"]}),
+    "cycle": graph_of({"a": ["b"], "b": ["c"], "c": ["a"], "d": []}),
+    "two cycles": graph_of({"a": ["b"], "b": ["a", "c"], "c": ["d"], "d": ["c", "d"], "x": ["d"]}),
+    "long way": graph_of({"a": ["b", "d"], "b": ["c"], "c": ["d"], "d": []}),
+}
+
+
+def titles(drawing: str) -> list[str]:
+    return [each.text or "" for each in ElementTree.fromstring(drawing).iter(f"{SVG}title")]
+
+
+@DRAW
+@pytest.mark.parametrize("graph", ODD.values(), ids=ODD)
+def test_any_graph_is_drawn_with_every_edge_and_machine(graph: DrawnGraph, draw: object) -> None:
+    assert callable(draw)
+    drawing = draw(graph)
+    said = Counter(titles(drawing))
+
+    for caller, callee in graph.edges:
+        assert said[f"{graph.labels[caller]} may call {graph.labels[callee]}"] == 1
+    shown = "".join(ElementTree.fromstring(drawing).itertext())
+    assert all(label in shown for label in graph.labels)
+    assert "nan" not in drawing
+    assert "inf" not in drawing
+
+
+@DRAW
+def test_a_hostile_name_cannot_leave_its_text(draw: object) -> None:
+    assert callable(draw)
+    graph = hostile_graph()
+    drawing = draw(graph)
+    root = ElementTree.fromstring(drawing)
+
+    assert drawing.isascii()
+    assert {each.tag.removeprefix(SVG) for each in root.iter()} <= ELEMENTS
+    attributes = {name for each in root.iter() for name in each.attrib}
+    assert not any(name.lower().startswith("on") or "href" in name for name in attributes)
+    for each in root.iter():
+        text = re.sub("[\u2068\u2069\n]", "", each.text or "")
+        assert text.isprintable()
+        assert len(text) < 3_000
+    assert any("<script>alert(1)</script>" in title for title in titles(drawing)), "as text"
+
+
+def test_a_matrix_draws_edges_cycles_and_reach_through_others_in_three_forms() -> None:
+    graph = graph_of({"a": ["b"], "b": ["c"], "c": ["d"], "d": ["c"]})
+    root = ElementTree.fromstring(matrix(graph))
+    rows = [each for each in root.iter(f"{SVG}g") if each.get("class") == "row"]
+    drawn = [
+        {
+            kind: sum(each.get("class") == kind for each in row.iter())
+            for kind in ("direct", "cycle", "others")
+        }
+        for row in rows
+    ]
+
+    assert drawn == [
+        {"direct": 1, "cycle": 0, "others": 1},
+        {"direct": 1, "cycle": 0, "others": 1},
+        {"direct": 0, "cycle": 1, "others": 0},
+        {"direct": 0, "cycle": 1, "others": 0},
+    ]
+    assert titles(matrix(graph))[0] == "Scope graph: 4 machines, 4 edges"
+    assert "a may call b; reaches c, d through others; 0 callers" in titles(matrix(graph))
+
+
+@pytest.mark.parametrize("graph", [clusters(10, 20), dense(200)], ids=["clusters", "dense"])
+def test_a_matrix_of_200_machines_takes_at_most_50_ms(graph: DrawnGraph) -> None:
+    took = []
+    for _ in range(5):
+        begun = process_time()  # of this process, whatever else the computer does
+        matrix(graph)
+        took.append(process_time() - begun)
+
+    assert min(took) <= 0.050
+
+
+def test_one_graph_has_one_drawing() -> None:
+    graph = clusters(4, 10)
+
+    assert matrix(graph) == matrix(clusters(4, 10))
+
+
+def test_mermaid_has_every_label_as_text_and_every_edge() -> None:
+    graph = hostile_graph()
+    head, *lines = draw_mermaid(graph).splitlines()
+    nodes, edges = lines[: len(graph)], lines[len(graph) :]
+
+    assert head == "flowchart LR"
+    for index, line in enumerate(nodes):
+        found = re.fullmatch(rf'  m{index}\["((?:[A-Za-z0-9_ -]|#\d+;)+)"\]', line)
+        assert found is not None
+        text = re.sub(r"#(\d+);", lambda code: chr(int(code[1])), found[1])
+        assert text == fitted(graph.labels[index], 60)
+    assert edges == [f"  m{index} --> m{index + 1}" for index in range(len(graph) - 1)]
