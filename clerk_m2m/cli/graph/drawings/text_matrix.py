@@ -6,6 +6,7 @@ the width allows.
 
 from __future__ import annotations
 
+from textwrap import wrap
 from typing import Final
 
 from rich.cells import cell_len
@@ -21,6 +22,11 @@ _LEAST_LABEL: Final = 14
 # Unicode Standard, Braille Patterns: the left dots are 1 2 3 7, the right ones 4 5 6 8.
 _BRAILLE: Final = 0x2800
 _LEFT_BAR, _LEFT_DOT, _RIGHT_BAR, _RIGHT_DOT = 0x47, 0x02, 0xB8, 0x10
+
+
+_MEANING: Final = (
+    "A row may call a column. Brackets: machines that call one another most; callers come first."
+)
 
 
 class TooWideError(ValueError):
@@ -133,8 +139,4 @@ def _legend(halves: int, glyphs: Glyphs, width: int) -> list[str]:
         ]
     text = "   ".join(marks)
     lines = [text] if cell_len(text) <= width else marks
-    return [
-        *lines,
-        "A row's machine calls a column's, by number. Brackets: machines that call",
-        "one another most. In each, callers come first.",
-    ]
+    return [*lines, *wrap(_MEANING, width)]

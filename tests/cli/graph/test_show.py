@@ -1,0 +1,209 @@
+"""`clerk-m2m graph show`: from a file and from an instance, in each format, and how it fails."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from drawn_graphs import HOSTILE, clusters
+from test_docs import blocks
+from typer.testing import CliRunner, Result
+
+from clerk_m2m.cli import app
+from clerk_m2m.cli.graph.drawings.drawn_graph import DrawnGraph
+from clerk_m2m.cli.graph.file import load
+from clerk_m2m.demo.services import EDGES
+from harness import Instance
+
+ROOT = Path(__file__).parent.parent.parent.parent
+DEMO = ROOT / "docs" / "graph.toml"
+UNLISTED = "mch_unlistedunlistedunlisted012"
+
+
+def shown(*arguments: str, width: int = 80) -> Result:
+    return CliRunner().invoke(app, ["graph", "show", *arguments], env={"COLUMNS": str(width)})
+
+
+def failing(*arguments: str, width: int = 80) -> str:
+    """The one line of a command that cannot do what it should."""
+    result = shown(*arguments, width=width)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    [line] = result.stderr.splitlines()
+    return line
+
+
+def written(path: Path, tables: Mapping[str, Sequence[str]]) -> str:
+    """Write a graph file; gives its path."""
+    path.write_text(
+        "[machines]\n"
+        + "\n".join(
+            # A JSON string is a TOML string, but for surrogates, which neither file nor Clerk has.
+            f"[machines.{json.dumps(name)}]\nmay_call = {json.dumps(list(callees))}"
+            for name, callees in tables.items()
+        ),
+        "utf-8",
+    )
+    return str(path)
+
+
+def written_graph(path: Path, graph: DrawnGraph) -> str:
+    return written(
+        path,
+        {
+            label: [graph.labels[callee] for a, callee in sorted(graph.edges) if a == caller]
+            for caller, label in enumerate(graph.labels)
+        },
+    )
+
+
+def test_the_graph_of_the_documents_is_the_demos() -> None:
+    found = {table.name: table.may_call for table in load(DEMO).machines}
+
+    assert found == {name: frozenset(callees) for name, callees in EDGES.items()}
+
+
+def test_the_drawing_in_the_readme_is_what_the_command_gives() -> None:
+    result = shown("--file", str(DEMO), "--format", "svg")
+
+    assert result.stdout == (ROOT / "docs" / "graph.svg").read_text("ascii")
+    assert "](docs/graph.svg)" in (ROOT / "README.md").read_text("utf-8")
+
+
+def test_an_instance_is_drawn(instance: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLERK_SECRET_KEY", instance.emulator.secret_key)
+    twin = instance.emulator.add_machine("caller")
+
+    result = shown()
+    document = json.loads(shown("--json").stdout)
+
+    assert result.stdout == (
+        "Scope graph: 3 machines, 1 edge\n\n"
+        f"caller ({instance.caller.id})\n└── callee\n\nNo edges:\n  caller ({twin.id})\n"
+    )
+    assert result.exit_code == 0
+    assert document["format_version"] == 1
+    assert {each["id"]: each["name"] for each in document["machines"]} == {
+        instance.caller.id: "caller",
+        twin.id: "caller",
+        instance.callee.id: "callee",
+    }
+    assert document["edges"] == [
+        {"caller": f"caller ({instance.caller.id})", "callee": "callee"},
+    ]
+    twins = sorted([instance.caller.id, twin.id], key=str.casefold)
+    assert failing("--around", "caller") == (
+        f"Error: Several machines are called caller: caller ({twins[0]}), caller ({twins[1]}). "
+        "Give an id."
+    )
+    assert "May call nobody" in shown("--around", twin.id).stdout
+
+
+def test_a_callee_that_is_not_listed_is_drawn_as_such(tmp_path: Path) -> None:
+    file = written(tmp_path / "graph.toml", {"orders": [UNLISTED]})
+
+    assert f"└── {UNLISTED} (not listed)" in shown("--file", file).stdout
+    assert "orders" in shown("--file", file, "--around", UNLISTED).stdout
+    document = json.loads(shown("--file", file, "--format", "json").stdout)
+    assert [each["listed"] for each in document["machines"]] == [False, True]
+
+
+def test_around_a_machine_every_format_draws_only_what_is_near() -> None:
+    near = ("--file", str(DEMO), "--around", "shop", "--depth", "1")
+
+    assert shown(*near).stdout == (
+        "Scope graph around shop, depth 1: 2 machines, 1 edge\n\n"
+        "May call 1 machine:\nshop\n└── orders …\n\nMay be called by nobody:\nshop\n\n"
+        "… more is beyond the depth\n"
+    )
+    mermaid = 'flowchart LR\n  m0["orders"]\n  m1["shop"]\n  m1 --> m0\n'
+    assert shown(*near, "--format", "mermaid").stdout == mermaid
+    assert len(json.loads(shown(*near, "--json").stdout)["machines"]) == 2
+    assert "2 machines, 1 edge" in shown(*near, "--format", "svg").stdout
+
+
+def test_an_unknown_name_is_refused_with_the_nearest_ones() -> None:
+    assert failing("--file", str(DEMO), "--around", "odrers") == (
+        "Error: There is no machine odrers. Nearest names: orders, reports."
+    )
+    assert failing("--file", str(DEMO), "--around", "\x1b[31m") == (
+        r"Error: There is no machine \x1b[31m. There are 5."
+    )
+
+
+def test_many_machines_are_a_matrix_and_one_that_does_not_fit_says_what_does(
+    tmp_path: Path,
+) -> None:
+    file = written_graph(tmp_path / "graph.toml", clusters(10, 20))
+
+    assert failing("--file", file, width=80) == (
+        "Error: A matrix of 200 machines needs 118 columns, and there are 80. Use a wider "
+        "terminal, --format svg, or --around NAME."
+    )
+    assert "may call   " in shown("--file", file, width=200).stdout
+    warned = shown("--file", file, "--format", "mermaid")
+    assert warned.exit_code == 0
+    assert warned.stderr.startswith("Warning: Mermaid draws 500 edges by default")
+
+
+def test_too_many_machines_for_a_drawing_are_refused(tmp_path: Path) -> None:
+    file = written(tmp_path / "graph.toml", {f"worker-{at}": [] for at in range(1_001)})
+
+    for arguments in ([], ["--format", "svg"]):
+        assert "1,001 machines are too many for one drawing" in failing("--file", file, *arguments)
+    assert shown("--file", file, "--json").exit_code == 0
+    assert "1 machine, 0 edges" in shown("--file", file, "--around", "worker-7").stdout
+
+
+@pytest.mark.parametrize("form", ["text", "svg", "mermaid", "json"])
+def test_hostile_names_of_a_file_stay_text_in_every_format(form: str, tmp_path: Path) -> None:
+    names = [name for name in HOSTILE.values() if "\ud800" not in name]
+    chain = {name: names[at + 1 : at + 2] for at, name in enumerate(names)}
+    result = shown("--file", written(tmp_path / "graph.toml", chain), "--format", form)
+
+    assert result.exit_code == 0
+    lines = result.stdout.replace("\u2068", "").replace("\u2069", "").splitlines()
+    assert all(line.isprintable() for line in lines)
+    if form == "json":
+        document = json.loads(result.stdout)
+        assert {each["name"] for each in document["machines"]} == set(names)
+    if form == "svg":
+        ElementTree.fromstring(result.stdout)
+
+
+def test_a_terminal_without_unicode_gets_ascii(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = CliRunner(charset="ascii").invoke(app, ["graph", "show", "--file", str(DEMO)])
+
+    assert result.exit_code == 0
+    assert result.stdout.isascii()
+    assert "|-- orders" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--file", "no-such-file.toml"], "no-such-file.toml cannot be read"),
+        (["--format", "png"], "'png' is not one of"),
+        (["--depth", "0"], "greater than or equal to 1"),
+    ],
+)
+def test_a_command_that_cannot_work_ends_with_2(arguments: list[str], words: str) -> None:
+    assert words in failing(*arguments)
+
+
+def test_the_commands_of_the_page_draw(
+    instance: Instance, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CLERK_SECRET_KEY", instance.emulator.secret_key)
+    monkeypatch.chdir(tmp_path)
+    instance.emulator.add_machine("billing")
+    (tmp_path / "graph.toml").write_bytes(DEMO.read_bytes())
+    lines = "".join(blocks(ROOT / "docs" / "command-line.md", "console")).splitlines()
+    commands = [line.partition(" > ")[0].split()[4:] for line in lines if "graph show" in line]
+
+    assert len(commands) == 3
+    for arguments in commands:
+        assert "Scope graph" in shown(*arguments).stdout
