@@ -17,7 +17,7 @@ from clerk_m2m.cli.graph.drawings.drawn_graph import DrawnGraph
 from clerk_m2m.cli.graph.drawings.glyphs import ASCII, UNICODE, Glyphs
 from clerk_m2m.cli.graph.drawings.mermaid import MAX_EDGES, draw_mermaid
 from clerk_m2m.cli.graph.drawings.reach import find_reach
-from clerk_m2m.cli.graph.drawings.svg_layers import draw_svg_layers
+from clerk_m2m.cli.graph.drawings.svg_layers import draw_svg_layers, suits_layers
 from clerk_m2m.cli.graph.drawings.svg_matrix import draw_svg_matrix
 from clerk_m2m.cli.graph.drawings.text_matrix import TooWideError, draw_text_matrix
 from clerk_m2m.cli.graph.drawings.tree import draw_around, draw_tree
@@ -28,7 +28,7 @@ from clerk_m2m.cli.program import AsJson, CommandError, print_json, progress, sa
 
 # Beyond these, a tree or arrows are harder to read than a matrix.
 MAX_DRAWN_MACHINES: Final = 20
-MAX_DRAWN_EDGES: Final = 60
+MAX_DRAWN_EDGES: Final = 40
 # A matrix of more machines fits no screen, and takes seconds.
 MAX_MATRIX: Final = 1_000
 # Where the output is no terminal and COLUMNS is not set.
@@ -109,7 +109,7 @@ def _text(
 def _svg(graph: DrawnGraph) -> str:
     _refuse_too_many(graph)
     reach = find_reach(graph)
-    if _is_small(graph):
+    if _is_small(graph) and suits_layers(graph, reach):
         return draw_svg_layers(graph, reach)
     return draw_svg_matrix(graph, reach, arranged(graph, reach))
 

@@ -25,6 +25,8 @@ _GAP: Final = 84  # between columns
 _HEAD: Final = 78
 _SMALL_ADVANCE: Final = 7.0  # the width of a character of the counts, about
 _SWEEPS: Final = 8
+_MAX_BACK: Final = 12
+_MAX_COLUMNS: Final = 8
 
 
 @dataclass(slots=True)
@@ -38,6 +40,12 @@ class _Spot:
     x: float = 0
     y: float = 0
     width: float = 0
+
+
+def suits_layers(graph: DrawnGraph, reach: Reach) -> bool:
+    """Tell whether a small graph is readable like this: few arrows in cycles, no long chain."""
+    back = sum(_in_cycles(graph, reach))
+    return back <= _MAX_BACK and max(reach.level, default=0) < _MAX_COLUMNS
 
 
 def draw_svg_layers(graph: DrawnGraph, reach: Reach) -> str:

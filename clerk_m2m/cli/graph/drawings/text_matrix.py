@@ -47,7 +47,7 @@ def draw_text_matrix(
     margin = " " * (digits + 1 + label_width + 2)
     lines = [graph.headline(width), ""]
     lines += [f"{margin}{line}".rstrip() for line in _numbers(len(order), halves)]
-    brackets = [mark for group in groups for mark in _bracket(len(group), glyphs)]
+    brackets = [mark for group in groups for mark in _bracket(graph, group, glyphs)]
     for number, (index, bracket) in enumerate(zip(order, brackets, strict=True), 1):
         states = [_state(graph, reach, index, other) for other in order]
         label = padded(graph.labels[index], label_width)
@@ -88,9 +88,11 @@ def _numbers(count: int, halves: int) -> list[str]:
     return lines
 
 
-def _bracket(size: int, glyphs: Glyphs) -> list[str]:
+def _bracket(graph: DrawnGraph, group: list[int], glyphs: Glyphs) -> list[str]:
     first, between, last = glyphs.group
-    return [" "] if size == 1 else [first, *[between] * (size - 2), last]
+    if len(group) == 1 or not any(graph.callees[each] | graph.callers[each] for each in group):
+        return [" "] * len(group)
+    return [first, *[between] * (len(group) - 2), last]
 
 
 def _state(graph: DrawnGraph, reach: Reach, caller: int, callee: int) -> str:

@@ -15,7 +15,7 @@ from clerk_m2m.cli.graph.drawings.drawn_graph import DrawnGraph
 from clerk_m2m.cli.graph.drawings.labels import fitted
 from clerk_m2m.cli.graph.drawings.mermaid import draw_mermaid
 from clerk_m2m.cli.graph.drawings.reach import find_reach
-from clerk_m2m.cli.graph.drawings.svg_layers import draw_svg_layers
+from clerk_m2m.cli.graph.drawings.svg_layers import draw_svg_layers, suits_layers
 from clerk_m2m.cli.graph.drawings.svg_matrix import draw_svg_matrix
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -111,6 +111,16 @@ def test_a_matrix_of_200_machines_takes_at_most_50_ms(graph: DrawnGraph) -> None
         took.append(process_time() - begun)
 
     assert min(took) <= 0.050
+
+
+def test_a_chain_of_many_and_a_thicket_of_cycles_are_not_drawn_with_arrows() -> None:
+    chain = [graph_of({f"m{at}": [f"m{at + 1}"] for at in range(length)}) for length in (7, 8)]
+
+    assert [suits_layers(graph, find_reach(graph)) for graph in chain] == [True, False]
+    thicket = dense(16)
+    assert len(thicket.edges) > 12
+    assert not suits_layers(thicket, find_reach(thicket))
+    assert all(suits_layers(graph, find_reach(graph)) for graph in ODD.values())
 
 
 def test_one_graph_has_one_drawing() -> None:
