@@ -25,7 +25,7 @@ _STYLE: Final = """
 .page{fill:#fff;stroke:#d0d7de}.text{fill:#1f2328}.faint{fill:#59636e}
 .direct{fill:#0b69b7}.cycle{fill:#c2410c}.others{stroke:#59636e;fill:none}.dot{fill:#59636e}
 .line{stroke:#e4e8ec;fill:none}.group{fill:#eef4fb}.frame{stroke:#a9bacd;fill:none}
-.label{white-space:pre}.itself{stroke:#b4bcc6}.box{fill:#f6f8fa;stroke:#818b98}
+.label,.label text{white-space:pre}.itself{stroke:#b4bcc6}.box{fill:#f6f8fa;stroke:#818b98}
 .call{stroke:#0b69b7;fill:none}.call-back{stroke:#c2410c;fill:none}
 .row .band{fill:#0b69b7;opacity:0}.row:hover .band{opacity:.12}.row:hover .label{font-weight:700}
 @media (prefers-color-scheme:dark){
