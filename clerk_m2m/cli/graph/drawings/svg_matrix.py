@@ -24,8 +24,8 @@ class _Place:
     names: list[str]  # of all machines, escaped
     cell: int
     font: float
-    left: float
-    top: float
+    left: int
+    top: int
 
     @property
     def digits(self) -> int:
@@ -44,9 +44,8 @@ def draw_svg_matrix(graph: DrawnGraph, reach: Reach, groups: list[list[int]]) ->
     widest = max((width_of(label, font, MAX_LABEL) for label in graph.labels), default=0)
     numbers = len(str(len(order))) * font * ADVANCE + 8
     names = [text(label, 60) for label in graph.labels]
-    place = _Place(
-        order, names, cell, font, MARGIN + widest + numbers + 8, _HEAD + widest + numbers + 10
-    )
+    left, top = round(MARGIN + widest + numbers + 8), round(_HEAD + widest + numbers + 10)
+    place = _Place(order, names, cell, font, left, top)
     right = place.left + place.side + numbers + MARGIN
     parts = [
         *_legend(),
@@ -165,7 +164,7 @@ def _dots(place: _Place, y: float, beyond: int) -> str:
             start = at
         elif not within and start is not None:
             x = place.left + (start + 0.5) * cell
-            runs.append(f"M{x:.1f} {y + cell / 2:g}h{(at - start - 1) * cell}")
+            runs.append(f"M{x} {y + cell / 2:g}h{(at - start - 1) * cell}")
             start = None
     if not runs:
         return ""
@@ -182,15 +181,15 @@ def _edges(graph: DrawnGraph, reach: Reach, place: _Place, at: int) -> list[str]
     inset = 1.5 if place.cell < 15 else 2.5
     size = place.cell - 2 * inset
     y = place.top + at * place.cell + inset
-    start = f'y="{y:g}" width="{size:g}" height="{size:g}" rx='
-    square, disc = f'{start}"2"', f'{start}"{size / 2:g}"'
-    shown = []
-    for column, callee in enumerate(place.order):
-        if callees >> callee & 1:
-            kind, shape = ("cycle", disc) if cycle >> callee & 1 else ("direct", square)
-            x = place.left + column * place.cell + inset
-            shown.append(
-                f'<rect class="{kind}" x="{x:.1f}" {shape}><title>{place.names[caller]} may call '
-                f"{place.names[callee]}</title></rect>"
-            )
-    return shown
+    square, disc = (
+        f'<rect class="{kind}" y="{y:g}" width="{size:g}" height="{size:g}" rx="{corner:g}" x="'
+        for kind, corner in (("direct", 2), ("cycle", size / 2))
+    )
+    title = f'"><title>{place.names[caller]} may call '
+    left = place.left + inset
+    return [
+        f"{disc if cycle >> callee & 1 else square}{left + column * place.cell}{title}"
+        f"{place.names[callee]}</title></rect>"
+        for column, callee in enumerate(place.order)
+        if callees >> callee & 1
+    ]
