@@ -13,7 +13,7 @@ from clerk_m2m.cli import app
 from clerk_m2m.testing import ClerkEmulatorServer
 
 PAGE = (Path(__file__).parents[2] / "docs" / "command-line.md").read_text("utf-8")
-COMMAND = re.compile(r"^\$ clerk-m2m (.*?)(?: +# ends with (\d).*)?$", re.M)
+COMMAND = re.compile(r"^\$ clerk-m2m (.*?)(?: > .*)?(?: +# ends with (\d).*)?$", re.M)
 
 
 def test_the_commands_of_the_page_end_as_it_says(
