@@ -23,6 +23,7 @@ from clerk_m2m.errors import (
     ConfigurationError,
     ConflictError,
     FieldError,
+    FleetUnavailableError,
     InvalidRequestError,
     KeyRefusedError,
     KeyUnavailableError,
@@ -41,6 +42,7 @@ from clerk_m2m.errors import (
     VerificationUnavailableError,
     VerifierMisconfiguredError,
 )
+from clerk_m2m.fleet_settings import Fleet
 from clerk_m2m.graph.scope_graph import ScopeGraph
 from clerk_m2m.identity import (
     ApiKeyIdentity,
@@ -86,6 +88,8 @@ __all__ = [
     "CredentialVerifier",
     "Decision",
     "FieldError",
+    "Fleet",
+    "FleetUnavailableError",
     "GraphSource",
     "Guard",
     "Identity",

@@ -22,6 +22,7 @@
     │   ├── OverloadedError                not sent: more calls wait than Clerk answers in time
     │   └── BackendUnavailableError        timeout, unreachable, 5xx, or nonsense
     │       └── AnswerTooLargeError        the answer is over the size limit
+    ├── FleetUnavailableError              the Redis of the fleet did not do what was asked
     └── TokenUnavailableError              the caller's side could not get a token to send
 
 `code` is stable and fit for an alert; `status` is the HTTP status that the error means. No error
@@ -47,6 +48,7 @@ __all__ = [
     "ConfigurationError",
     "ConflictError",
     "FieldError",
+    "FleetUnavailableError",
     "InvalidRequestError",
     "KeyRefusedError",
     "KeyUnavailableError",
@@ -325,6 +327,12 @@ class AnswerTooLargeError(BackendUnavailableError):
     """Clerk's answer is over the size limit: ask for less at once."""
 
     code = "answer_too_large"
+
+
+class FleetUnavailableError(ClerkM2MError):
+    """The Redis that the fleet shares did not do what was asked. What was asked may be done."""
+
+    code = "fleet_unavailable"
 
 
 class TokenUnavailableError(ClerkM2MError):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
+from clerk_m2m import fleet_settings
 from clerk_m2m.environment import (
     DEFAULT_API_URL,
     SecretKey,
@@ -23,6 +24,7 @@ from clerk_m2m.environment import (
     key_from_env,
 )
 from clerk_m2m.errors import ConfigurationError
+from clerk_m2m.fleet_settings import Fleet, checked_fleet
 from clerk_m2m.graph.scope_graph import ScopeGraph
 from clerk_m2m.graph.source import GraphSource, checked_source
 from clerk_m2m.identity import MACHINE_ID, TokenType, TokenTypeName
@@ -54,6 +56,8 @@ ENVIRONMENT: Final = {
     "max_inflight": "CLERK_M2M_MAX_INFLIGHT",
     "unknown_rate": "CLERK_M2M_UNKNOWN_RATE",
 }
+# All variables that settings are read from, but those of files with keys.
+VARIABLES: Final = (*ENVIRONMENT.values(), *fleet_settings.ENVIRONMENT.values())
 _SECRET_KEYS: Final = frozenset({"machine_secret_key", "secret_key"})
 _INTEGERS: Final = frozenset({"cache_size", "max_inflight"})
 _NUMBERS: Final = frozenset({"unknown_rate"})
@@ -87,7 +91,8 @@ class Settings:
     is down, 0 turns it off. `timeout` is the total deadline of a verification, `max_inflight`
     bounds the calls to Clerk at once in each event loop, and `unknown_rate` the verifications of
     unknown credentials a second, which is what a flood of them may cost; None adapts it to Clerk's
-    rate limit, between 1 and 100.
+    rate limit, between 1 and 100. `fleet` is the Redis through which services tell each other
+    what was revoked.
 
     Raises `ConfigurationError`, whose text says what to set.
     """
@@ -112,6 +117,7 @@ class Settings:
     timeout: float
     max_inflight: int
     unknown_rate: float | None
+    fleet: Fleet | None
 
     def __init__(
         self,
@@ -136,6 +142,7 @@ class Settings:
         timeout: float = 2.0,
         max_inflight: int = 20,
         unknown_rate: float | None = None,
+        fleet: Fleet | None = None,
     ) -> None:
         # First of all: tracebacks may show the locals of this frame.
         machine_secret_key, secret_key = hidden(machine_secret_key), hidden(secret_key)
@@ -161,6 +168,7 @@ class Settings:
         set_field(self, "timeout", checked_seconds("timeout", timeout, least=0.01, most=60.0))
         set_field(self, "max_inflight", checked_count("max_inflight", max_inflight, least=2))
         set_field(self, "unknown_rate", checked_rate("unknown_rate", unknown_rate))
+        set_field(self, "fleet", checked_fleet(fleet))
         self._check_together()
 
     @classmethod
@@ -182,10 +190,13 @@ class Settings:
         keys = {
             name: key_from_env(ENVIRONMENT[name], environ) for name in _SECRET_KEYS - given.keys()
         }
+        fleet = None if "fleet" in given else Fleet.from_env(environ)
         del environ  # it holds keys, and tracebacks may show the locals of this frame
         read = {
             name: _from_text(name, ENVIRONMENT[name], text) for name, text in texts.items() if text
         } | {name: key for name, key in keys.items() if key}
+        if "fleet" not in given:
+            given["fleet"] = fleet
         try:
             return cls(**(read | given))
         except ConfigurationError as exc:

@@ -12,7 +12,7 @@ import httpx
 from upstreams import record
 
 from clerk_m2m import MachineTokenAuth
-from clerk_m2m.outbound.background import BACKGROUND
+from clerk_m2m.background import BACKGROUND
 from harness import API_URL, World
 
 MINT = "createM2MToken"

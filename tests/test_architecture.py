@@ -22,6 +22,7 @@ import clerk_m2m
 LAYERS = [
     # the vocabulary: values and errors, no I/O
     {"secret", "clock", "tasks", "decision", "identity"},
+    {"background"},
     {"errors"},
     {"environment"},
     {"credentials"},
@@ -31,8 +32,10 @@ LAYERS = [
     {"backend_api"},
     {"lookups"},
     {"graph"},
+    {"fleet_settings"},
     {"settings"},
     {"outbound"},
+    {"fleet"},
     {"verification"},
     {"asgi"},
     # the public names, and what is used like an application of the package
@@ -45,7 +48,7 @@ LAYERS = [
 ]
 
 FOLDERS = sorted(
-    {"asgi", "backend_api", "cli", "demo", "emulator", "graph", "lookups", "observe"}
+    {"asgi", "backend_api", "cli", "demo", "emulator", "fleet", "graph", "lookups", "observe"}
     | {"outbound", "testing", "transport", "verification"}
 )
 
@@ -63,6 +66,7 @@ OWNERS = {
     "jwt": {"verification.signature", "emulator"},
     "pydantic_core": {"identity", "secret"},  # only when pydantic asks for a schema
     "pytest": {"testing"},
+    "redis": {"fleet.log"},
     "rich": {"demo", "cli"},
     "sqlite3": {"emulator", "cli"},
     "starlette": {"asgi", "testing", "cli", "emulator", "demo"},
@@ -91,6 +95,7 @@ ENVIRONMENT = {"environment", "demo"}
 
 MAX_LINES = 350
 NOT_IMPORTED = ["jwt", "cryptography", "fastapi", "typer", "rich", "uvicorn", "pytest", "sqlite3"]
+NOT_IMPORTED += ["redis"]
 NOT_IMPORTED += ["prometheus_client", "opentelemetry"]
 
 PACKAGE = Path(clerk_m2m.__file__).parent

@@ -45,6 +45,7 @@ class ExcludedPaths:
             method, path = _entry(each)
             kind = self._prefixes if path.endswith("*") else self._whole
             kind.setdefault(path.removesuffix("*"), set()).add(method)
+        self.is_empty = not (self._whole or self._prefixes)
 
     def exempt(self, scope: Scope) -> bool:
         """Tell whether an HTTP request or a WebSocket is let through without a credential."""

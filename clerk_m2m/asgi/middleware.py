@@ -188,7 +188,7 @@ class MachineAuthMiddleware:
         return self._required and not self._report_only and not self._exclude.exempt(request)
 
     async def _identify(self, scope: Scope, exchange: Exchange) -> Identity | None:
-        if self._exclude.exempt(scope):
+        if not self._exclude.is_empty and self._exclude.exempt(scope):
             return None
         try:
             token = extract(scope["headers"], api_key_header=self._api_key_header)

@@ -10,7 +10,7 @@ from clerk_m2m.asgi.routes import guards
 from clerk_m2m.environment import nearest, unknown_variables
 from clerk_m2m.graph.scope_graph import ScopeGraph
 from clerk_m2m.identity import TokenType
-from clerk_m2m.settings import ENVIRONMENT, Settings
+from clerk_m2m.settings import VARIABLES, Settings
 
 
 def warnings(app: Any, settings: Settings, *, report_only: bool) -> Iterator[str]:
@@ -22,7 +22,7 @@ def warnings(app: Any, settings: Settings, *, report_only: bool) -> Iterator[str
     routes = [(path, guard) for path, guard, _ in guards(app)]
     if report_only:
         yield _only_reports(routes)
-    for name, near in unknown_variables(ENVIRONMENT.values()).items():
+    for name, near in unknown_variables(VARIABLES).items():
         yield f"{name} is set in the environment, and nothing reads it.{_question(near)}"
     yield from _without_edges(settings)
     yield from _unreachable(routes, settings)

@@ -91,6 +91,10 @@ class LiveSource:
         """Read the edges of `caller` again before the next decision."""
         self._invalidations.add(caller, lifetime=self._lifetime)
 
+    def forget_everything(self) -> None:
+        """Read the edges of every caller again before the next decision."""
+        self._invalidations.void_everything()
+
     def age(self) -> float | None:
         """Give the seconds since Clerk last told about a caller; None where it never did."""
         return None if self._good_at is None else self._now() - self._good_at

@@ -91,6 +91,14 @@ class Invalidations:
                 self._drop_unproven()
             self.number = row.number
 
+    def void_everything(self, instant: float | None = None) -> None:
+        """Void all that was asked for before now, and deny JWTs issued up to `instant` (Unix s)."""
+        with self._lock:
+            row = self._next(None)
+            floor = self._floor.instant if instant is None else max(instant, self._floor.instant)
+            self._floor = _Row(row.number, floor)
+            self.number = row.number
+
     def void(self, names: Iterable[Name], asked_at: int) -> bool:
         """Tell whether a value of these names, asked for at the number `asked_at`, is void."""
         if self._floor.number > asked_at:

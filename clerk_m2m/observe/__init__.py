@@ -11,6 +11,7 @@ May import only the vocabulary.
 from clerk_m2m.observe.call_times import Histogram
 from clerk_m2m.observe.events import Event, OnEvent
 from clerk_m2m.observe.measurements import (
+    FleetMeasurements,
     Measured,
     MeasuredVerifier,
     Measurements,
@@ -20,6 +21,7 @@ from clerk_m2m.observe.measurements import (
 
 __all__ = [
     "Event",
+    "FleetMeasurements",
     "Histogram",
     "Measured",
     "MeasuredVerifier",

@@ -11,7 +11,12 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
-from clerk_m2m.observe.measurements import Measurements, MintMeasurements, Upstream
+from clerk_m2m.observe.measurements import (
+    FleetMeasurements,
+    Measurements,
+    MintMeasurements,
+    Upstream,
+)
 
 M = TypeVar("M")
 
@@ -89,6 +94,15 @@ def _breakers(measured: Measurements) -> list[Sample]:
         for calls, now in upstream.breakers.items()
         for state in ("closed", "open", "silent")
     ]
+
+
+def _fleet(read: Callable[[FleetMeasurements], float]) -> Callable[[Measurements], list[Sample]]:
+    return lambda measured: [] if measured.fleet is None else _one(read(measured.fleet))
+
+
+def _fleet_rows(measured: Measurements) -> list[Sample]:
+    fleet = measured.fleet
+    return [] if fleet is None else _each({"applied": fleet.applied, "refused": fleet.refused})
 
 
 # The histogram has no samples: exporters read `Measurements.calls`, or are told of each call.
@@ -231,6 +245,35 @@ VERIFIER: Final[tuple[Metric[Measurements], ...]] = (
         unit="s",
         help="Seconds that the clock of this host is ahead of Clerk's.",
         read=lambda measured: _one(measured.clock_skew),
+    ),
+    Metric(
+        name="fleet.in_sync",
+        kind=Kind.GAUGE,
+        unit="1",
+        help="1 while the log of the fleet is followed, 0 while it cannot be read.",
+        read=_fleet(lambda fleet: float(fleet.in_sync)),
+    ),
+    Metric(
+        name="fleet.out_of_sync",
+        kind=Kind.GAUGE,
+        unit="s",
+        help="Seconds since the log of the fleet could last be read; 0 while it is followed.",
+        read=_fleet(lambda fleet: fleet.out_of_sync),
+    ),
+    Metric(
+        name="fleet.rows",
+        kind=Kind.COUNTER,
+        unit="{row}",
+        labels=("outcome",),
+        help="Rows of the log of the fleet: applied, or refused for lack of a good signature.",
+        read=_fleet_rows,
+    ),
+    Metric(
+        name="fleet.doubts",
+        kind=Kind.COUNTER,
+        unit="{doubt}",
+        help="How often rows of the log may have been lost, so that all was verified again.",
+        read=_fleet(lambda fleet: fleet.doubts),
     ),
 )
 

@@ -29,6 +29,21 @@ class Upstream:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FleetMeasurements:
+    """How the log of the fleet is followed.
+
+    `out_of_sync` is for how many seconds it could not be read, 0 while it is. `applied` counts
+    rows, `refused` those without a good signature, and `doubts` how often rows may have been lost.
+    """
+
+    in_sync: bool
+    out_of_sync: float
+    applied: int
+    refused: int
+    doubts: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Measurements:
     """What a verifier has done since construction, and how it stands now.
 
@@ -51,6 +66,7 @@ class Measurements:
     graph_age: float | None
     key_set_age: float | None
     clock_skew: float | None
+    fleet: FleetMeasurements | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

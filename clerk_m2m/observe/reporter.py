@@ -208,6 +208,49 @@ class Reporter:
             extra = {"event_name": "skew_ended"} | fields
             self._write("end of clock skew", logging.INFO, said, extra)
 
+    # The fleet
+
+    def fleet_in_sync(self, seconds: float) -> None:
+        """The fleet's log was read up to its end, after `seconds`."""
+        text = f"The fleet's log is followed, after {seconds:.1f} s without it."
+        self._change("fleet_in_sync", logging.INFO, text, {"seconds": seconds})
+
+    def fleet_lost(self, exc: Exception) -> None:
+        """The fleet's log cannot be read."""
+        fields = {"code": getattr(exc, "code", None), "cause": cleaned(exc)}
+        self._tell("fleet_lost", fields)
+        text = f"What other services revoke is not heard of until Redis answers: {cleaned(exc)}"
+        self._write("fleet lost", logging.WARNING, text, {"event_name": "fleet_lost"} | fields)
+
+    def fleet_doubted(self) -> None:
+        """Rows of the fleet's log may have been lost."""
+        text = (
+            "The fleet's log does not go on where it ended: Redis was emptied, has evicted it, or "
+            "a failover lost a part. Everything is verified again."
+        )
+        self._tell("fleet_doubted", {})
+        self._write("fleet doubt", logging.ERROR, text, {"event_name": "fleet_doubted"})
+
+    def fleet_row_refused(self) -> None:
+        """A row of the fleet's log has no good signature."""
+        text = (
+            "A row of the fleet's log was ignored: none of this service's fleet keys has signed it."
+        )
+        self._tell("fleet_row_refused", {})
+        extra = {"event_name": "fleet_row_refused"}
+        self._write("fleet row refused", logging.ERROR, text, extra)
+
+    def fleet_write_failed(self, exc: BaseException) -> None:
+        """A revocation that `watch()` heard of could not be told to the fleet."""
+        fields = {"code": getattr(exc, "code", None), "cause": cleaned(exc)}
+        self._tell("fleet_write_failed", fields)
+        text = (
+            "A revocation could not be told to the other services, which may accept what was "
+            f"revoked until their own verdicts end: {cleaned(exc)}"
+        )
+        extra = {"event_name": "fleet_write_failed"} | fields
+        self._write("fleet write", logging.ERROR, text, extra)
+
     # Tokens that we mint
 
     def minted(self, *, seconds: float, token_id: str, caller: str, token_type: str) -> None:

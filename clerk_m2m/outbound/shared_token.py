@@ -21,6 +21,7 @@ from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Final
 
+from clerk_m2m.background import BACKGROUND
 from clerk_m2m.errors import (
     BackendUnavailableError,
     ClerkM2MError,
@@ -31,7 +32,6 @@ from clerk_m2m.errors import (
 )
 from clerk_m2m.observe.measurements import MintMeasurements
 from clerk_m2m.observe.reporter import Reporter
-from clerk_m2m.outbound.background import BACKGROUND
 from clerk_m2m.outbound.flight import Flight
 from clerk_m2m.outbound.minting import Bearer, TokenMint
 from clerk_m2m.outbound.rejections import origin_of

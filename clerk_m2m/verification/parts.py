@@ -5,24 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from secrets import token_bytes
 from typing import TYPE_CHECKING
 
 from clerk_m2m.backend_api.calls import BackendAPI
 from clerk_m2m.backend_api.jwks import get_jwks
 from clerk_m2m.backend_api.opening import open_api
-from clerk_m2m.backend_api.revocations import Revocation
 from clerk_m2m.clock import Clock, ServerClock
-from clerk_m2m.credentials import jwt_of
+from clerk_m2m.credentials import OpaqueCredential
+from clerk_m2m.decision import Decision, Reason
 from clerk_m2m.environment import key_of_file, require_https
-from clerk_m2m.errors import TokenInvalidError
+from clerk_m2m.errors import BackendAPIError, ScopeDeniedError, TokenInvalidError
 from clerk_m2m.graph.file import FileSource
 from clerk_m2m.graph.live import LiveSource
 from clerk_m2m.graph.scope_graph import ScopeGraph
 from clerk_m2m.graph.source import GraphSource, StaticSource
-from clerk_m2m.identity import TokenType
+from clerk_m2m.identity import Identity, TokenType
 from clerk_m2m.lookups.cache import Cache
 from clerk_m2m.lookups.invalidations import Invalidations, Name
-from clerk_m2m.lookups.verdict import Refused, Verdict
+from clerk_m2m.lookups.single_flight import Demand
+from clerk_m2m.lookups.verdict import Answer, Refused, Verdict
 from clerk_m2m.observe.call_times import CallResult, CallTimes
 from clerk_m2m.observe.counters import Stats
 from clerk_m2m.observe.measurements import Measurements
@@ -32,12 +34,14 @@ from clerk_m2m.settings import Settings
 from clerk_m2m.transport.admission import UnknownRate
 from clerk_m2m.transport.breaker import Breakers
 from clerk_m2m.transport.call import Call
-from clerk_m2m.verification.online import OnlineVerification
+from clerk_m2m.verification.invalidating import Effects, Invalidator
+from clerk_m2m.verification.online import Ask, OnlineVerification
 from clerk_m2m.verification.outcome import Source
 
 if TYPE_CHECKING:
     import httpx
 
+    from clerk_m2m.fleet.member import Member
     from clerk_m2m.verification.offline import OfflineVerification
 
 
@@ -142,44 +146,45 @@ def offline_verification(
     )
 
 
-def invalidate_token(
+def digest_keys(settings: Settings) -> tuple[bytes, ...]:
+    """Give the keys of the digests of tokens; verdicts are kept under those of the first one.
+
+    Without a fleet no other process needs to know the digests of this one.
+    """
+    if settings.fleet is None:
+        return (token_bytes(32),)
+    from clerk_m2m.fleet.keys import digest_key
+
+    return tuple(digest_key(each, settings.api_url) for each in settings.fleet.keys)
+
+
+def invalidator(
+    settings: Settings,
     invalidations: Invalidations,
     offline: OfflineVerification | None,
-    token: str,
-    digest: bytes,
-    lifetime: float,
-) -> None:
-    """Void what is known of a token, and deny it where it is a JWT; `lifetime` is in seconds."""
-    jwt = jwt_of(token)
-    if offline is None or jwt is None:
-        invalidations.add(digest, lifetime=lifetime)
-        return
-    left = offline.remaining(jwt)
-    if left is None:
-        invalidations.add_unproven(digest)
-    else:
-        invalidations.add(digest, lifetime=max(left, lifetime))
+    graph: GraphSource | None,
+    clock: Clock,
+    server_clock: ServerClock,
+    reporter: Reporter,
+    *,
+    digests: Callable[[str], tuple[bytes, ...]],
+) -> tuple[Invalidator, Member | None]:
+    """Make what invalidates, and a verifier's part in its fleet, if the service has one."""
+    effects = Effects(
+        invalidations,
+        offline,
+        graph,
+        digests=digests,
+        opaque_lifetime=settings.timeout + max(settings.cache_ttl, settings.stale_if_error),
+        clock=clock,
+        server_clock=server_clock,
+    )
+    member = None
+    if settings.fleet is not None:
+        from clerk_m2m.fleet.member import Member  # imported only where it is used
 
-
-def forget(graph: GraphSource | None, caller: str) -> None:
-    """Have a graph that can do so read the edges of `caller` again."""
-    forget_caller = getattr(graph, "forget", None)
-    if forget_caller is not None:
-        forget_caller(caller)
-
-
-def revoked(
-    invalidate: Callable[..., None], graph: GraphSource | None, revocation: Revocation
-) -> None:
-    """Invalidate what a client has revoked or deleted."""
-    if revocation.token_id is not None:
-        invalidate(token_id=revocation.token_id)
-    if revocation.machine_id is not None:
-        invalidate(machine_id=revocation.machine_id)
-    if revocation.token is not None:
-        invalidate(token=revocation.token.reveal())
-    if revocation.caller is not None:
-        forget(graph, revocation.caller)
+        member = Member(settings.fleet, local=effects, clock=clock, reporter=reporter)
+    return Invalidator(effects, member, reporter, patience=settings.cache_ttl), member
 
 
 def measured(
@@ -192,6 +197,7 @@ def measured(
     graph: GraphSource | None,
     offline: OfflineVerification | None,
     server_clock: ServerClock,
+    fleet: Member | None,
 ) -> Measurements:
     """Read the counters and the state of a verifier's parts."""
     return Measurements(
@@ -208,6 +214,7 @@ def measured(
         graph_age=graph.age() if isinstance(graph, FileSource | LiveSource) else None,
         key_set_age=None if offline is None else offline.key_set_age(),
         clock_skew=server_clock.skew(),
+        fleet=None if fleet is None else fleet.measure(),
     )
 
 
@@ -246,6 +253,26 @@ def names(digest: bytes, verdict: Verdict) -> tuple[Name, ...]:
     if isinstance(verdict, Refused):
         return (digest,)
     return digest, verdict.token_id, verdict.subject
+
+
+def reported(ask: Ask, reporter: Reporter) -> Ask:
+    """Ask ahead of a verdict's end: nobody waits, so a failure is told to the operator."""
+
+    async def ask_again(credential: OpaqueCredential, demand: Demand) -> Answer[Verdict]:
+        try:
+            return await ask(credential, demand)
+        except BackendAPIError as exc:
+            reporter.refresh_failed(exc)
+            raise
+
+    return ask_again
+
+
+def denied(identity: Identity, callee: str, reason: Reason, source: Source) -> ScopeDeniedError:
+    """Give the refusal of a caller that may not call."""
+    refusal = ScopeDeniedError(Decision(caller=identity.subject, callee=callee, reason=reason))
+    refusal.holder, refusal.source = identity, source
+    return refusal
 
 
 def invalid(verdict: Refused, source: Source) -> TokenInvalidError:

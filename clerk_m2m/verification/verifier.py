@@ -14,22 +14,18 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from hashlib import blake2b
-from math import inf
-from secrets import token_bytes
 from typing import TYPE_CHECKING, assert_never
 
 from clerk_m2m.backend_api.client import ClerkClient
 from clerk_m2m.backend_api.sync_client import SyncClerkClient
 from clerk_m2m.clock import Clock, ServerClock
 from clerk_m2m.credentials import Headers, JWTCredential, OpaqueCredential, credential_of, parse
-from clerk_m2m.decision import Decision, Reason
 from clerk_m2m.errors import (
     BackendAPIError,
     BackendUnavailableError,
     OverloadedError,
     RateLimitedError,
     RefusalError,
-    ScopeDeniedError,
     TokenTypeNotAcceptedError,
     VerificationUnavailableError,
     VerifierMisconfiguredError,
@@ -37,8 +33,7 @@ from clerk_m2m.errors import (
 from clerk_m2m.graph.source import fetched_edge, known_edge
 from clerk_m2m.identity import Identity
 from clerk_m2m.lookups.invalidations import Invalidations
-from clerk_m2m.lookups.single_flight import Demand
-from clerk_m2m.lookups.verdict import Answer, Refused, Verdict
+from clerk_m2m.lookups.verdict import Refused, Verdict
 from clerk_m2m.observe.call_times import CallTimes, OnCall
 from clerk_m2m.observe.counters import Stats
 from clerk_m2m.observe.events import OnEvent
@@ -77,7 +72,7 @@ class Verifier:
     ) -> None:
         self.settings = settings = settings or Settings.from_env()
         self.stats, self._call_times = stats, times = Stats(), CallTimes()
-        self._clock = clock = clock or Clock()
+        clock = clock or Clock()
         if transport is None:
             parts.require_https_for_keys(settings)
         self.reporter = reporter = Reporter(clock, on_event=on_event)
@@ -97,10 +92,22 @@ class Verifier:
             settings, self._key_api, invalidations, clock, server_clock, reporter
         )
         self._ask: Ask = parts.online_verification(settings, self._api, clock, self.stats)
+        self._ask_again = parts.reported(self._ask, reporter)
         self._verdicts = parts.verdict_cache(settings, invalidations, clock)
-        self._digest_key = token_bytes(32)
-        # How long a verdict on an opaque token may live that is asked for now, in seconds.
-        self._opaque_lifetime = settings.timeout + max(settings.cache_ttl, settings.stale_if_error)
+        self._digest_key, *other_keys = parts.digest_keys(settings)
+        self._invalidator, self._fleet = parts.invalidator(
+            settings,
+            invalidations,
+            self._offline,
+            self._graph,
+            clock,
+            server_clock,
+            reporter,
+            digests=lambda token: (
+                self._digest(token),
+                *(self._digest(token, key) for key in other_keys),
+            ),
+        )
 
     async def verify(
         self, token: str, *, while_waiting: AbstractAsyncContextManager[None] | None = None
@@ -149,6 +156,8 @@ class Verifier:
 
     async def _find_out(self, digest: bytes, token: Secret) -> Outcome:
         """Verify where the verdict is not cached, or the caller's edge is not known yet."""
+        if self._fleet is not None:
+            self._fleet.start()
         try:
             return await self._verify_and_authorize(digest, token)
         except VerificationUnavailableError as refusal:
@@ -183,7 +192,7 @@ class Verifier:
                         continue  # something was invalidated while the graph was read
             reason = decide(verdict, self._callee, edge)
             if reason is not ALLOWED:
-                raise self._denied(verdict, reason, source)
+                raise parts.denied(verdict, self._callee, reason, source)
             return Outcome(identity=verdict, source=source)
 
     async def _verdict(
@@ -215,6 +224,8 @@ class Verifier:
                 "This service has no key set to verify JWTs with. Send an opaque token.",
                 token_class=credential.token_class,
             )
+        if self._fleet is not None:
+            await self._fleet.ready()  # before that it is not known which JWTs are denied
         number = self._invalidations.number
         answer = await self._offline.verify(credential, digest, timeout=timeout)
         self.stats.offline += 1
@@ -249,13 +260,6 @@ class Verifier:
             self.stats.refreshes += 1
             self._verdicts.refresh(digest, partial(self._ask_again, credential))
 
-    async def _ask_again(self, credential: OpaqueCredential, demand: Demand) -> Answer[Verdict]:
-        try:
-            return await self._ask(credential, demand)
-        except BackendAPIError as exc:
-            self.reporter.refresh_failed(exc)
-            raise
-
     def _admit(self, verdict: Verdict) -> Identity | None:
         """Apply a cached verdict and the scope policy; None where the edge is not known yet."""
         if isinstance(verdict, Refused):
@@ -268,14 +272,7 @@ class Verifier:
         reason = decide(verdict, self._callee, edge)
         if reason is ALLOWED:
             return verdict
-        raise self._denied(verdict, reason, Source.CACHE)
-
-    def _denied(self, identity: Identity, reason: Reason, source: Source) -> ScopeDeniedError:
-        refusal = ScopeDeniedError(
-            Decision(caller=identity.subject, callee=self._callee, reason=reason)
-        )
-        refusal.holder, refusal.source = identity, source
-        return refusal
+        raise parts.denied(verdict, self._callee, reason, Source.CACHE)
 
     def invalidate(
         self,
@@ -291,33 +288,27 @@ class Verifier:
         this very one, since what it says of itself may be forged; by `token_id` the one of that id;
         by `machine_id` those minted until now (and for 5 s more, the leeway for clocks).
         """
-        if token is not None and token_id is None and machine_id is None:
-            parts.invalidate_token(
-                self._invalidations,
-                self._offline,
-                token,
-                self._digest(token),
-                self._opaque_lifetime,
-            )
-        elif token_id is not None and token is None and machine_id is None:
-            never_a_jwt = self._offline is None or token_id.startswith("ak_")
-            self._invalidations.add(
-                token_id, lifetime=self._opaque_lifetime if never_a_jwt else inf
-            )
-        elif machine_id is not None and token is None and token_id is None:
-            self._invalidations.add(
-                machine_id,
-                lifetime=self._opaque_lifetime if self._offline is None else inf,
-                instant=self._server_clock.latest(),
-            )
-            parts.forget(self._graph, machine_id)
-        else:
-            raise TypeError("invalidate() takes exactly one of token, token_id and machine_id")
-        self.reporter.invalidated(token_id=token_id, machine_id=machine_id)
+        self._invalidator.here(token=token, token_id=token_id, machine_id=machine_id)
+
+    async def invalidate_everywhere(
+        self,
+        *,
+        token: str | None = None,
+        token_id: str | None = None,
+        machine_id: str | None = None,
+    ) -> None:
+        """Like `invalidate`, here and in all services of the fleet.
+
+        Returns when the fleet's log has it: who follows the log applies it some milliseconds later.
+        Raises `FleetUnavailableError` where it could not be written within `timeout` seconds; it is
+        in force here even then. Raises `ConfigurationError` without a fleet.
+        """
+        invalidation = self._invalidator.here(token=token, token_id=token_id, machine_id=machine_id)
+        await self._invalidator.everywhere(invalidation, timeout=self.settings.timeout)
 
     def watch(self, client: ClerkClient | SyncClerkClient) -> Callable[[], None]:
-        """Invalidate whatever `client` revokes or deletes from now on; gives what ends this."""
-        return client.on_revocation(partial(parts.revoked, self.invalidate, self._graph))
+        """Invalidate what `client` revokes, here and in the fleet; gives what ends this."""
+        return client.on_revocation(self._invalidator.revoked)
 
     def measure(self) -> Measurements:
         """Give what was counted and how things stand now, for an exporter; from any thread."""
@@ -330,6 +321,7 @@ class Verifier:
             graph=self._graph,
             offline=self._offline,
             server_clock=self._server_clock,
+            fleet=self._fleet,
         )
 
     def on_call(self, listener: OnCall) -> None:
@@ -343,12 +335,14 @@ class Verifier:
         await self._api.aclose()
         await self._key_api.aclose()
         await self._verdicts.aclose()
+        if self._fleet is not None:
+            self._fleet.leave_loop()
         if (close_graph := getattr(self._graph, "aclose", None)) is not None:
             await close_graph()
         self.reporter.flush()
 
-    def _digest(self, token: str) -> bytes:
+    def _digest(self, token: str, key: bytes | None = None) -> bytes:
         # The class of a credential is a function of its text, so equal digests mean equal classes.
         # The key goes before the token: BLAKE2 has no length extension, and needs one block less.
-        text = self._digest_key + token.encode("utf-8", "surrogatepass")
+        text = (key or self._digest_key) + token.encode("utf-8", "surrogatepass")
         return blake2b(text, digest_size=16).digest()

@@ -122,10 +122,11 @@ async def test_when_the_call_fails_all_fail_once_and_together(world: World) -> N
         answers = await asyncio.gather(*waiters, return_exceptions=True)
 
     assert {type(answer) for answer in answers} == {VerificationUnavailableError}
-    assert (upstream.calls, verifier.stats.unavailable) == (1, WAITERS)
+    # A dropped connection is worth one more attempt, for all of them together.
+    assert (upstream.calls, verifier.stats.unavailable) == (2, WAITERS)
     upstream.raises = None
     await verifier.verify(token)
-    assert upstream.calls == 2
+    assert upstream.calls == 3
 
 
 async def test_when_the_call_fails_and_nobody_waits_nothing_is_said_of_it(world: World) -> None:

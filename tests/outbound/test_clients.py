@@ -177,7 +177,7 @@ async def test_no_context_variable_of_a_caller_is_seen_in_a_mint(world: World) -
     variable.set("the caller's")
     await outbound(world, machine_secret_key=key).token()
 
-    assert seen == [("none", "clerk_m2m mints")]
+    assert seen == [("none", "clerk_m2m background")]
 
 
 # The extensions of a request

@@ -17,8 +17,8 @@ import pytest
 from outbound_calls import MINT, settle
 
 from clerk_m2m import MachineTokenAuth
+from clerk_m2m.background import BACKGROUND
 from clerk_m2m.emulator import EmulatedMachine
-from clerk_m2m.outbound.background import BACKGROUND
 from clerk_m2m.testing import ClerkEmulatorServer
 from harness import FakeTime
 
@@ -107,7 +107,7 @@ def test_the_thread_ends_with_aclose_and_with_the_auth(
     clerk_emulator_server: ClerkEmulatorServer, caller: EmulatedMachine
 ) -> None:
     def threads() -> int:
-        return sum(each.name == "clerk_m2m mints" for each in threading.enumerate())
+        return sum(each.name == "clerk_m2m background" for each in threading.enumerate())
 
     def ended() -> bool:
         until = time.monotonic() + 2

@@ -1,14 +1,14 @@
-"""The event loop that mints run in: one for the process, in a daemon thread of its own.
+"""An event loop for what belongs to no caller: one for the process, in a daemon thread of its own.
 
-A mint outlives whoever asked for it: an event loop that ends (`asyncio.run` per job), a thread, a
-cancelled call. In a loop of its own it can be awaited from every loop and thread, so all of them
-share one mint, and a synchronous caller needs no loop.
+Mints and the log of a fleet run in it. A mint outlives whoever asked for it: an event loop that
+ends (`asyncio.run` per job), a thread, a cancelled call. In a loop of its own it can be awaited
+from every loop and thread, so all of them share one mint, and a synchronous caller needs no loop.
 
 Rules of this file:
 
-- The thread starts at the first mint and ends when nobody is left who used it: each user was
+- The thread starts at the first use and ends when nobody is left who used it: each user was
   closed (`leave`), or has been collected. It does not keep the process alive.
-- A forked child has no such thread: its first mint starts another. A fork waits for what runs here
+- A forked child has no such thread: its first use starts another. A fork waits for what runs here
   to end, at most `FORK_PATIENCE` seconds: the child would inherit the locks that it holds (of
   imports, of OpenSSL), and nobody there would give them back.
 - No context variable of a caller is seen in it.
@@ -43,9 +43,16 @@ class Background:
         self._fork_waited = False
         tell_of_forks(self)
 
-    def start(self, user: object, make: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    def start(
+        self,
+        user: object,
+        make: Callable[[], Coroutine[Any, Any, None]],
+        *,
+        lasting: bool = False,
+    ) -> None:
         """Run `make()` as a task; the thread stays until `user` leaves or is collected.
 
+        A fork does not wait for one that is `lasting`: it goes on for as long as the process.
         Raises `RuntimeError` where no thread can be started, as at the end of the interpreter.
         """
         with self._lock:
@@ -54,7 +61,9 @@ class Background:
                 self._users.add(user)
                 weakref.finalize(user, self._look).atexit = False
             # Under the lock: the loop does not end between the look at it and this.
-            loop.call_soon_threadsafe(lambda: detached(self._run(make)), context=Context())
+            loop.call_soon_threadsafe(
+                lambda: detached(make() if lasting else self._run(make)), context=Context()
+            )
 
     def serves(self, user: object) -> bool:
         """Tell whether the thread runs, and `user` has used it."""
@@ -91,7 +100,7 @@ class Background:
         end = loop.create_future()
         # A context of its own: since Python 3.14 a thread may begin with that of its starter.
         thread = threading.Thread(
-            target=Context().run, args=(_serve, loop, end), name="clerk_m2m mints", daemon=True
+            target=Context().run, args=(_serve, loop, end), name="clerk_m2m background", daemon=True
         )
         try:
             thread.start()

@@ -1,0 +1,27 @@
+"""What is derived from the fleet's keys (HKDF, RFC 5869), each for one purpose only."""
+
+from __future__ import annotations
+
+import hmac
+from typing import Final
+
+from clerk_m2m.secret import Secret
+
+KEY_SIZE: Final = 32
+_SALT: Final = b"clerk_m2m fleet, version 1"
+
+
+def derived(key: Secret, purpose: str) -> bytes:
+    """Give 32 bytes that only a holder of `key` can compute, for one purpose."""
+    pseudo_random = hmac.digest(_SALT, key.reveal().encode(), "sha256")
+    return hmac.digest(pseudo_random, purpose.encode() + b"\x01", "sha256")
+
+
+def digest_key(key: Secret, origin: str) -> bytes:
+    """Give the key of the digests of tokens; `origin` is that of the Backend API."""
+    return derived(key, f"digest of tokens of {origin}")
+
+
+def log_key(key: Secret) -> bytes:
+    """Give the key that rows of the log are signed with."""
+    return derived(key, "log")

@@ -1,0 +1,82 @@
+"""One row of the log: an invalidation as it is written to Redis, signed."""
+
+from __future__ import annotations
+
+import hmac
+import json
+import secrets
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from clerk_m2m.lookups.invalidation import Invalidation, TokenKind
+
+VERSION: Final = 1
+# What a row can take at most, in bytes: an id has some 40, and there are two digests.
+MAX_BODY: Final = 2048
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A row as it is in Redis. `ends_at` (Unix s) is when it is not needed any longer; 0 is never.
+
+    `number` and `previous`, the nonce of the row before it, are set by Redis.
+    """
+
+    nonce: str
+    body: str
+    signature: str
+    ends_at: int = 0
+    number: int = 0
+    previous: str = ""
+
+
+class RowFormat:
+    """Writes rows with the first of the keys, and reads those that any of the keys has signed."""
+
+    def __init__(self, keys: tuple[bytes, ...]) -> None:
+        self._keys = keys
+
+    def write(self, invalidation: Invalidation, *, ends_at: float | None) -> Row:
+        """Give the row of an invalidation that is needed until `ends_at` (Unix s); None: always."""
+        fields = {
+            name: value for name, value in asdict(invalidation).items() if value not in (None, ())
+        }
+        if invalidation.digests:
+            fields["digests"] = [digest.hex() for digest in invalidation.digests]
+        body = json.dumps({"v": VERSION} | fields, sort_keys=True, separators=(",", ":"))
+        nonce = secrets.token_hex(16)
+        return Row(
+            nonce=nonce,
+            body=body,
+            signature=_signature(self._keys[0], nonce, body),
+            ends_at=0 if ends_at is None else int(ends_at) + 1,
+        )
+
+    def read(self, row: Row) -> Invalidation | None:
+        """Give the invalidation of a row; None for one that no holder of a key has written."""
+        signature = row.signature.encode("utf-8", "replace")
+        good = any(
+            hmac.compare_digest(_signature(key, row.nonce, row.body).encode(), signature)
+            for key in self._keys
+        )
+        if not good or len(row.body) > MAX_BODY:
+            return None
+        # Signed, so one of ours has written it; a later version may have other fields.
+        try:
+            return _invalidation(json.loads(row.body))
+        except (ValueError, TypeError, KeyError):
+            return None
+
+
+def _signature(key: bytes, nonce: str, body: str) -> str:
+    return hmac.digest(key, f"{nonce}\n{body}".encode("utf-8", "replace"), "sha256").hex()
+
+
+def _invalidation(fields: dict[str, Any]) -> Invalidation | None:
+    if fields.pop("v") != VERSION:
+        return None
+    digests = tuple(bytes.fromhex(each) for each in fields.pop("digests", ()))
+    kind = fields.pop("token_kind", None)
+    return Invalidation(
+        digests=digests, token_kind=None if kind is None else TokenKind(kind), **fields
+    )

@@ -1,0 +1,106 @@
+"""The two programs that run in Redis, so that a step cannot be seen half done.
+
+Two keys of one hash slot hold the log. The hash `head` has `epoch` (random), `number` and `nonce`
+of the last row, `first`, the number of the oldest row that is kept, and `floor`, the last row that
+was dropped while it still denied something. The stream `rows` has the rows `first`-0 to `number`-0.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+# Gives the epoch, or begins a new one (`fresh`) where rows are missing. What is left of the rows
+# stays: their numbers and nonces are those of the stream.
+_CHECKED: Final = """
+local head, rows = KEYS[1], KEYS[2]
+local fresh = ARGV[1]
+
+local function id_number(entry)
+  return entry and tonumber(string.match(entry[1], '^%d+')) or nil
+end
+
+local function checked()
+  local known = redis.call('HMGET', head, 'epoch', 'number', 'first')
+  local number, first = tonumber(known[2]), tonumber(known[3])
+  local kept = redis.call('XLEN', rows)
+  if known[1] and number and first and kept == number - first + 1 then
+    return known[1], number, first
+  end
+  local newest = redis.call('XREVRANGE', rows, '+', '-', 'COUNT', 1)[1]
+  local oldest = redis.call('XRANGE', rows, '-', '+', 'COUNT', 1)[1]
+  number, first = id_number(newest) or 0, id_number(oldest) or 1
+  local nonce = newest and newest[2][2] or ''
+  if kept ~= number - first + 1 then
+    redis.call('DEL', rows)
+    number, first, nonce = 0, 1, ''
+  end
+  redis.call('HSET', head, 'epoch', fresh, 'number', number, 'first', first, 'nonce', nonce)
+  return fresh, number, first
+end
+"""
+
+# ARGV: fresh epoch, the most rows that are kept, then nonce, body, signature and end of each row.
+# Gives the epoch and the number of the last row.
+APPEND: Final = (
+    _CHECKED
+    + """
+local epoch, number, first = checked()
+local most, now = tonumber(ARGV[2]), tonumber(redis.call('TIME')[1])
+local nonce = redis.call('HGET', head, 'nonce')
+
+local function drop_oldest()
+  local entry = redis.call('XRANGE', rows, '-', '+', 'COUNT', 1)[1]
+  local fields = entry[2]
+  local ends_at = tonumber(fields[10])
+  -- Without an end it is no row of ours.
+  local ended = not ends_at or (ends_at > 0 and ends_at <= now)
+  if not ended and number - first + 1 < most then
+    return false
+  end
+  if not ended then
+    redis.call('HSET', head, 'floor', cjson.encode({fields[2], fields[6], fields[8]}))
+  end
+  redis.call('XDEL', rows, entry[1])
+  first = first + 1
+  return true
+end
+
+for at = 3, #ARGV, 4 do
+  for _ = 1, 100 do
+    if first > number or not drop_oldest() then break end
+  end
+  number = number + 1
+  redis.call('XADD', rows, number .. '-0', 'nonce', ARGV[at], 'previous', nonce,
+    'body', ARGV[at + 1], 'signature', ARGV[at + 2], 'ends_at', ARGV[at + 3])
+  nonce = ARGV[at]
+end
+redis.call('HSET', head, 'number', number, 'nonce', nonce, 'first', first)
+return {epoch, number}
+"""
+)
+
+# ARGV: fresh epoch, the number after which rows are wanted (-1: from the oldest on), how many, and
+# the epoch that must not go on ('' for none). Gives epoch, number, first, nonce and floor, then
+# number, nonce, previous, body and signature of each row.
+READ: Final = (
+    _CHECKED
+    + """
+local epoch, number, first = checked()
+if epoch == ARGV[4] then
+  epoch = fresh
+  redis.call('HSET', head, 'epoch', epoch)
+end
+local after = tonumber(ARGV[2])
+local known = redis.call('HMGET', head, 'nonce', 'floor')
+local answer = {epoch, number, first, known[1] or '', known[2] or ''}
+if after < number then
+  local from = after < 0 and '-' or string.format('%d-0', after + 1)
+  for _, entry in ipairs(redis.call('XRANGE', rows, from, '+', 'COUNT', tonumber(ARGV[3]))) do
+    local fields = entry[2]
+    table.insert(answer, id_number(entry))
+    for at = 2, 8, 2 do table.insert(answer, fields[at] or '') end
+  end
+end
+return answer
+"""
+)

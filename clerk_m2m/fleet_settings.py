@@ -1,0 +1,141 @@
+"""`Fleet`: the Redis that the workers and hosts of a fleet share, as it is set."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from clerk_m2m.environment import _variable, checked_flag
+from clerk_m2m.errors import ConfigurationError
+from clerk_m2m.secret import Secret
+
+# As long as 32 random bytes in base64 without padding, less some room for other alphabets.
+MIN_KEY_LENGTH: Final = 32
+MAX_KEYS: Final = 2
+DEFAULT_PREFIX: Final = "clerk_m2m"
+ENVIRONMENT: Final = {
+    "server": "CLERK_M2M_FLEET_URL",
+    "keys": "CLERK_M2M_FLEET_KEY",
+    "prefix": "CLERK_M2M_FLEET_PREFIX",
+}
+_SCHEMES: Final = frozenset({"redis", "rediss", "unix"})
+_PREFIX: Final = re.compile(r"[A-Za-z0-9\-_.:/]{1,100}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, init=False)
+class Fleet:
+    """A Redis or Valkey through which services tell each other what was revoked.
+
+    `server` is an address (`redis://`, `rediss://` with TLS, `unix://`), or a callable that gives a
+    client of `redis.asyncio`, for Sentinel, Cluster or certificates of your own; it is called once
+    in each process. `keys` are one or two secrets of 32 characters or more, the same for all
+    services of an instance: the first one signs, and what either has signed is believed. Give two
+    while you replace one. `prefix` begins the names of all keys in Redis: give each Clerk instance
+    that shares a Redis a prefix of its own. A process that could not read the log of revocations
+    yet does not know which JWTs are denied: it answers 503 to them, unless `require_log` is False.
+
+    Raises `ConfigurationError`.
+    """
+
+    server: Secret | Callable[[], Any]
+    keys: tuple[Secret, ...]
+    prefix: str
+    require_log: bool
+
+    def __init__(
+        self,
+        server: str | Secret | Callable[[], Any],
+        *,
+        keys: Iterable[str | Secret],
+        prefix: str = DEFAULT_PREFIX,
+        require_log: bool = True,
+    ) -> None:
+        # First of all: tracebacks may show the locals of this frame.
+        server = Secret(server) if isinstance(server, str) else server
+        keys = _hidden(keys)
+        set_field = object.__setattr__  # the dataclass is frozen
+        set_field(self, "server", _server(server))
+        set_field(self, "keys", _keys(keys))
+        set_field(self, "prefix", _prefix(prefix))
+        set_field(self, "require_log", checked_flag("require_log", require_log))
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Fleet | None:
+        """Read `CLERK_M2M_FLEET_URL`, `CLERK_M2M_FLEET_KEY` and `CLERK_M2M_FLEET_PREFIX`.
+
+        None where neither an address nor a key is set. Two keys are separated by a comma.
+        """
+        server, keys, prefix = (_variable(environ, each) for each in ENVIRONMENT.values())
+        del environ  # it holds keys, and tracebacks may show the locals of this frame
+        if not server and not keys:
+            return None
+        if not server or not keys:
+            missing = ENVIRONMENT["keys" if server else "server"]
+            raise ConfigurationError(
+                f"A fleet needs an address and a key: set {missing} too, or neither."
+            )
+        given = [Secret(each.strip()) for each in keys.reveal().split(",") if each.strip()]
+        return cls(server, keys=given, prefix=prefix.reveal() or DEFAULT_PREFIX)
+
+
+def checked_fleet(value: object) -> Fleet | None:
+    """Give a fleet, or None; raises `ConfigurationError` for anything else."""
+    if value is not None and not isinstance(value, Fleet):
+        raise ConfigurationError("fleet must be a Fleet: its server and its keys.")
+    return value
+
+
+def _hidden(keys: Iterable[str | Secret]) -> list[Any]:
+    if isinstance(keys, str | Secret):
+        return [Secret(keys)]
+    return [Secret(each) if isinstance(each, str) else each for each in keys]
+
+
+def _server(server: object) -> Secret | Callable[[], Any]:
+    if callable(server):
+        return server
+    if not isinstance(server, Secret):
+        raise ConfigurationError(
+            "fleet: the server must be an address, or a callable that gives a client of "
+            "redis.asyncio."
+        )
+    try:
+        parts = urlsplit(server.reveal())
+        usable = parts.scheme in _SCHEMES and bool(parts.hostname or parts.path)
+        parts.port  # noqa: B018  reading an impossible port raises
+    except ValueError:
+        usable = False
+    if not usable:
+        # Not quoted: it may hold a password.
+        raise ConfigurationError(
+            "fleet: the address (CLERK_M2M_FLEET_URL) must begin with redis://, rediss:// or "
+            "unix://, such as redis://redis.internal:6379/0."
+        )
+    return server
+
+
+def _keys(keys: list[Any]) -> tuple[Secret, ...]:
+    if not 1 <= len(keys) <= MAX_KEYS or not all(isinstance(each, Secret) for each in keys):
+        raise ConfigurationError(
+            "fleet: keys (CLERK_M2M_FLEET_KEY) must be one secret text, or two while one replaces "
+            "the other."
+        )
+    if any(len(each.reveal()) < MIN_KEY_LENGTH for each in keys):
+        raise ConfigurationError(
+            f"fleet: a key (CLERK_M2M_FLEET_KEY) is shorter than {MIN_KEY_LENGTH} characters. Make "
+            'one: python -c "import secrets; print(secrets.token_urlsafe(32))"'
+        )
+    if len(set(keys)) < len(keys):
+        raise ConfigurationError("fleet: the two keys (CLERK_M2M_FLEET_KEY) are the same.")
+    return tuple(keys)
+
+
+def _prefix(prefix: object) -> str:
+    if not isinstance(prefix, str) or not _PREFIX.fullmatch(prefix):
+        raise ConfigurationError(
+            "fleet: prefix (CLERK_M2M_FLEET_PREFIX) must be letters, digits and - _ . : / only."
+        )
+    return prefix

