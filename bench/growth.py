@@ -15,7 +15,7 @@ from bench.measure import Effort, Row, compared
 from clerk_m2m import ScopeGraph, Verifier
 from clerk_m2m.backend_api.parsing import read_m2m_token
 from clerk_m2m.lookups.verdict import Answer
-from clerk_m2m.verification.online import _identity
+from clerk_m2m.verification.online import identity_of
 
 FEW = 10
 VERDICTS = 100_000
@@ -39,7 +39,7 @@ def _fill(verifier: Verifier, verdicts: int) -> None:
     for number in range(verdicts):
         record = read_m2m_token(json.loads(endless.verified(endless.machine_id(number))))
         digest, cache = verifier._digest(endless.new_token()), verifier._verdicts
-        cache.put(digest, Answer(value=_identity(record)), asked_at=0)
+        cache.put(digest, Answer(value=identity_of(record)), asked_at=0)
 
 
 async def _hit(verifier: Verifier, tokens: list[str], times: int) -> float:

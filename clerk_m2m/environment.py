@@ -44,6 +44,13 @@ def key_from_env(variable: str, environ: Mapping[str, str] | None = None) -> Sec
     return Path(path.reveal()) if path else text or None
 
 
+def machine_id_from_env(environ: Mapping[str, str] | None = None) -> str:
+    """Read the service's own machine, `CLERK_MACHINE_ID`; empty where it is unset."""
+    text = _variable(environ, "CLERK_MACHINE_ID")
+    del environ  # it holds keys, and tracebacks may show the locals of this frame
+    return text.reveal()
+
+
 def api_url_from_env(environ: Mapping[str, str] | None = None) -> str:
     """Read the Backend API's origin, `CLERK_API_URL`, or give Clerk's own."""
     text = _variable(environ, "CLERK_API_URL")

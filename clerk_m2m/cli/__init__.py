@@ -1,7 +1,8 @@
 """The command line, `clerk-m2m`: one file or folder for each group of commands.
 
 This file puts them together. `program` holds what all commands share (exit codes, `--json`, tables,
-questions), `instance` opens the instance that the environment names. What a command prints to be
+questions), `instance` opens the instance that the environment names, `secret_text` takes secrets in
+and hands them over, `verifying` and `told` tell what a credential is. What a command prints to be
 read by a program goes to stdout; warnings and errors go to stderr. May import every other folder.
 Sole owner of `typer` and `tomlkit`.
 """
@@ -14,9 +15,14 @@ import typer
 
 import clerk_m2m
 from clerk_m2m.cli.demo import demo
+from clerk_m2m.cli.doctor import doctor
 from clerk_m2m.cli.emulator import emulator
+from clerk_m2m.cli.explain import explain
 from clerk_m2m.cli.graph import graph
+from clerk_m2m.cli.keys import keys
+from clerk_m2m.cli.machines import machines
 from clerk_m2m.cli.program import CommandLine
+from clerk_m2m.cli.tokens import tokens
 
 __all__ = ["app"]
 
@@ -26,9 +32,14 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-app.command()(demo)
-app.command()(emulator)
+app.command(epilog="Example: clerk-m2m demo")(demo)
+app.command(epilog="Example: clerk-m2m emulator --seed graph.toml --db clerk.db")(emulator)
+app.command(epilog="Example: clerk-m2m doctor --workers 4")(doctor)
+app.command(epilog="Example: clerk-m2m explain --callee orders < token")(explain)
 app.add_typer(graph, name="graph")
+app.add_typer(machines, name="machines")
+app.add_typer(tokens, name="tokens")
+app.add_typer(keys, name="keys")
 
 
 def _show_version(wanted: bool) -> None:

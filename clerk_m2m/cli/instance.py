@@ -67,7 +67,7 @@ class Instance:
         return cls(
             api_url=api_url_from_env() if api_url is None else bare_origin(api_url),
             allow_http=allow_http_from_env(),
-            live=not _is_test_key(key),
+            live=not is_test_key(key),
             secret_key=key,
             machine_secret_key=of_machine,
         )
@@ -96,7 +96,8 @@ class Instance:
         )
 
 
-def _is_test_key(key: Secret | Path | None) -> bool:
+def is_test_key(key: object) -> bool:
+    """Tell whether a key, or the one in a file, is that of a development instance."""
     if isinstance(key, Path):
         key = key_of_file("CLERK_SECRET_KEY_FILE", "sk_", key)
-    return key is not None and key.reveal().startswith(_TEST_KEY)
+    return isinstance(key, Secret) and key.reveal().startswith(_TEST_KEY)

@@ -98,13 +98,24 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
-def print_json(document: Mapping[str, Any]) -> None:
-    """Print a document with its `format_version`, as the only thing on stdout."""
-    typer.echo(json.dumps({"format_version": FORMAT_VERSION, **document}, indent=2))
+def print_lines(lines: Iterable[str], *, err: bool = False) -> None:
+    """Print lines of a result to stdout, or to stderr with `err`."""
+    for line in lines:
+        typer.echo(printable(line), err=err)
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print rows of text under their headings; each row stays one line."""
+def print_json(document: Mapping[str, Any], *, err: bool = False) -> None:
+    """Print a document with its `format_version`, as the only thing on stdout.
+
+    With `err` it goes to stderr, because stdout is a secret's.
+    """
+    typer.echo(json.dumps({"format_version": FORMAT_VERSION, **document}, indent=2), err=err)
+
+
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], *, err: bool = False
+) -> None:
+    """Print rows of text under their headings, to stderr with `err`; each row stays one line."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -112,7 +123,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     table = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for row in rows:
         table.add_row(*(Text(printable(cell), no_wrap=True) for cell in row))
-    Console(soft_wrap=True, width=_WIDE, highlight=False).print(table)
+    Console(soft_wrap=True, width=_WIDE, highlight=False, stderr=err).print(table)
 
 
 def confirm(question: str, *, yes: bool, instead: str = "--yes") -> None:

@@ -99,16 +99,11 @@ class OnlineVerification:
         found = answered.value
         if found is None:
             return _no(credential, "The credential is not active.")
-        if found.revoked:
-            return _no(credential, "The credential was revoked.")
         remaining = _remaining(found.expires_at, answered.headers)
-        if found.expired or (remaining is not None and remaining <= -LEEWAY):
-            return _no(credential, "The credential has expired.")
-        if isinstance(found, OAuthAccessToken) and not matches_audience(
-            found.audience, self._audience
-        ):
-            return _no(credential, WRONG_AUDIENCE)
-        return Answer(value=_identity(found), lifetime=self._lifetime(remaining, asked_at))
+        detail = why_refused(found, remaining, self._audience)
+        if detail is not None:
+            return _no(credential, detail)
+        return Answer(value=identity_of(found), lifetime=self._lifetime(remaining, asked_at))
 
     def _unknown(self, credential: OpaqueCredential) -> str:
         if credential.token_class is TokenClass.M2M_OPAQUE and self._api.has_machine_key:
@@ -123,6 +118,20 @@ class OnlineVerification:
         if remaining is None:
             return self._cache_ttl
         return max(remaining - DATE_RESOLUTION - (self._now() - asked_at), 0.0)
+
+
+def why_refused(found: _Resource, remaining: float | None, audience: frozenset[str]) -> str | None:
+    """Say why what Clerk tells of a credential is a no; None where it is none.
+
+    `remaining` are the seconds to its end by Clerk's clock, None where they are not known.
+    """
+    if found.revoked:
+        return "The credential was revoked."
+    if found.expired or (remaining is not None and remaining <= -LEEWAY):
+        return "The credential has expired."
+    if isinstance(found, OAuthAccessToken) and not matches_audience(found.audience, audience):
+        return WRONG_AUDIENCE
+    return None
 
 
 def _remaining(expires_at: datetime | None, headers: Mapping[str, str]) -> float | None:
@@ -143,7 +152,8 @@ def _scopes(scopes: tuple[str, ...]) -> frozenset[str]:
     return frozenset(scopes)
 
 
-def _identity(found: _Resource) -> Identity:
+def identity_of(found: _Resource) -> Identity:
+    """Give the identity that a live credential becomes."""
     scopes = _scopes(found.scopes)
     expires_at = found.expires_at.timestamp() if found.expires_at else None
     match found:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -13,7 +14,11 @@ from clerk_m2m.cli import app
 from clerk_m2m.testing import ClerkEmulatorServer
 
 PAGE = (Path(__file__).parents[2] / "docs" / "command-line.md").read_text("utf-8")
-COMMAND = re.compile(r"^\$ clerk-m2m (.*?)(?: > .*)?(?: +# ends with (\d).*)?$", re.M)
+COMMAND = re.compile(
+    r"^\$ (?:export (\w+)=(\S+)|clerk-m2m (.*?)(?: < (\S+))?(?: > \S+)?)"
+    r"(?: +# (?:ends with (\d))?.*)?$",
+    re.M,
+)
 
 
 def test_the_commands_of_the_page_end_as_it_says(
@@ -28,6 +33,18 @@ def test_the_commands_of_the_page_end_as_it_says(
     commands = COMMAND.findall(consoles)
     assert len(commands) == len(consoles.splitlines())
 
-    for line, code in commands:
-        done = CliRunner().invoke(app, shlex.split(line), env=clerk_emulator_server.environ())
+    environ = clerk_emulator_server.environ()
+    for variable, value, line, stdin, code in commands:
+        if variable:
+            environ[variable] = value.replace("mch_…", orders_id(environ))
+            continue
+        given = Path(stdin).read_text("utf-8") if stdin else ""
+        done = CliRunner().invoke(app, shlex.split(line), input=given, env=environ)
         assert done.exit_code == int(code or 0), (line, done.output)
+
+
+def orders_id(environ: dict[str, str]) -> str:
+    """The id of the machine whose environment the page comes to."""
+    listing = ["machines", "list", "--query", "orders", "--json"]
+    done = CliRunner().invoke(app, listing, env=environ)
+    return str(json.loads(done.stdout)["machines"][0]["id"])

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -91,6 +93,20 @@ def test_a_question_without_an_answer_is_declined(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(CommandError, match="Nothing was changed"):
         confirm("Really?", yes=False)
     confirm("Really?", yes=True)
+
+
+def test_the_help_of_every_command_has_an_example() -> None:
+    def commands(group: Any, *path: str) -> Iterator[tuple[tuple[str, ...], Any]]:
+        for name, command in getattr(group, "commands", {}).items():
+            yield from commands(command, *path, name)
+        if path and not hasattr(group, "commands"):
+            yield path, group
+
+    found = list(commands(typer.main.get_command(app)))
+
+    assert len(found) > 15
+    for path, command in found:
+        assert str(command.epilog).startswith(f"Example: clerk-m2m {' '.join(path)}"), path
 
 
 def test_no_text_can_steer_a_terminal() -> None:

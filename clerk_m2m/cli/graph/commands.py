@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -29,8 +28,8 @@ from clerk_m2m.cli.program import (
     Yes,
     confirm,
     print_json,
+    print_lines,
     print_table,
-    printable,
     progress,
     say,
 )
@@ -106,9 +105,9 @@ def plan(
     if as_json:
         print_json({**made.as_json(), "same": made.same, "takes_effect": _effect(made)})
     else:
-        _print_lines(report.plan_lines(made))
+        print_lines(report.plan_lines(made))
         if not made.same:
-            _print_lines(effect_lines(made.longest_token_ttl))
+            print_lines(effect_lines(made.longest_token_ttl))
     raise typer.Exit(0 if made.same else NO)
 
 
@@ -145,15 +144,15 @@ def apply(
     applying.check_plan(made, snapshot)
     if names := _new_names(made):
         files.refuse_unless_ids_fit(files.load(made.file), names)
-    _print_lines(report.plan_lines(made), err=as_json)
+    print_lines(report.plan_lines(made), err=as_json)
     if not made.same:
         _ask(instance, made, yes=yes, allow_large_cut=allow_large_cut)
     done = asyncio.run(_apply(instance, made, snapshot, as_json=as_json))
     if as_json:
         print_json({"instance": made.instance_id, **done.as_json(), "takes_effect": _effect(made)})
     elif not made.same:
-        _print_lines(report.done_lines(done))
-        _print_lines(effect_lines(made.longest_token_ttl))
+        print_lines(report.done_lines(done))
+        print_lines(effect_lines(made.longest_token_ttl))
 
 
 def _new_names(made: Plan) -> list[str]:
@@ -204,7 +203,7 @@ def check(
     if as_json:
         print_json({**checked.as_json(), "takes_effect": takes_effect(token_ttl)})
     else:
-        _print_lines([checked.sentence, ""])
+        print_lines([checked.sentence, ""])
         print_table(
             ["credential of the caller", "service without a graph", "service with this graph"],
             [
@@ -212,7 +211,7 @@ def check(
                 for way in checking.ways(allowed=checked.allowed)
             ],
         )
-        _print_lines(["", *effect_lines(token_ttl)])
+        print_lines(["", *effect_lines(token_ttl)])
     raise typer.Exit(0 if checked.allowed else NO)
 
 
@@ -253,8 +252,8 @@ def run_assertions(
             }
         )
     else:
-        _print_lines([f"FAILED {each.sentence}" for each in failed])
-        _print_lines([f"{len(assertions)} assertions, {len(failed)} failed, in {tested.where}."])
+        print_lines([f"FAILED {each.sentence}" for each in failed])
+        print_lines([f"{len(assertions)} assertions, {len(failed)} failed, in {tested.where}."])
     raise typer.Exit(NO if failed else 0)
 
 
@@ -279,8 +278,3 @@ def _snapshot_json(snapshot: Snapshot) -> dict[str, object]:
 
 def _effect(made: Plan) -> dict[str, object]:
     return takes_effect(made.longest_token_ttl)
-
-
-def _print_lines(lines: Iterable[str], *, err: bool = False) -> None:
-    for line in lines:
-        typer.echo(printable(line), err=err)

@@ -1,0 +1,103 @@
+"""A served shop of three machines, and somebody who runs commands in the environment of one."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from canaries import WINDOW
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from clerk_m2m.cli import app
+from clerk_m2m.emulator import EmulatedMachine
+from clerk_m2m.testing import ClerkEmulator, ClerkEmulatorServer
+from clerk_m2m.testing.emulators import serve
+from harness import SIGNING_KEY
+
+COMMANDS = get_command(app)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a command ended with and printed."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """Give the document on stdout."""
+        document = json.loads(self.out)
+        assert document["format_version"] == 1
+        assert isinstance(document, dict)
+        return document
+
+
+@dataclass
+class Shop:
+    """`billing` may call `orders`, whose environment this is; `audit` may call nobody.
+
+    No run may print a secret, whole or in part, but one that was asked for.
+    """
+
+    emulator: ClerkEmulator
+    orders: EmulatedMachine
+    billing: EmulatedMachine
+    audit: EmulatedMachine
+    environ: dict[str, str]
+    secrets: list[str] = field(default_factory=list)
+
+    def run(self, *arguments: object, stdin: str = "", **environ: str) -> Ended:
+        """Run a command in process; what is given on standard input is a secret, too."""
+        if stdin:
+            self.secrets += [word for word in stdin.split() if len(word) > WINDOW + 3]
+        # Not `invoke`, which makes the commands anew: that takes half of a run's time.
+        given = self.environ | environ
+        with CliRunner().isolation(input=stdin, env=given) as (stdout, stderr, _):
+            with pytest.raises(SystemExit) as raised:
+                COMMANDS.main(list(map(str, arguments)))
+            sys.stdout.flush()
+            sys.stderr.flush()
+            printed = [each.getvalue().decode() for each in (stdout, stderr)]
+        assert isinstance(raised.value.code, int)
+        ended = Ended(raised.value.code, *printed)
+        self.assert_silent(ended.err if "--show-secret" in arguments else ended.out + ended.err)
+        return ended
+
+    def assert_silent(self, text: str) -> None:
+        """Fail where a part of a secret is in the text."""
+        for secret in self.secrets:
+            for start in range(3, len(secret) - WINDOW + 1):
+                assert secret[start : start + WINDOW] not in text, "a canary sang"
+
+    def token(self, machine: EmulatedMachine | None = None, **given: Any) -> str:
+        """Mint a token of billing's, or of another machine's."""
+        return self.emulator.mint_m2m_token(machine or self.billing, **given).token
+
+
+@pytest.fixture(scope="session")
+def shop_server() -> Iterator[ClerkEmulatorServer]:
+    """One served emulator for all shops: starting and stopping one takes 0.1 s."""
+    emulator = ClerkEmulator(signing_key=SIGNING_KEY)
+    with serve(emulator) as server:
+        yield server
+    emulator.close()
+
+
+@pytest.fixture
+def shop(shop_server: ClerkEmulatorServer) -> Shop:
+    """A new shop; its environment has the keys of orders and of the instance."""
+    emulator = shop_server.emulator
+    emulator.reset()
+    orders = emulator.add_machine("orders")
+    billing = emulator.add_machine("billing", may_call=[orders])
+    audit = emulator.add_machine("audit")
+    environ = shop_server.environ(orders, instance_key=True) | {"CLERK_M2M_UNKNOWN_RATE": "4"}
+    keys = [machine.secret_key for machine in (orders, billing, audit)]
+    return Shop(emulator, orders, billing, audit, environ, [*keys, emulator.secret_key])
