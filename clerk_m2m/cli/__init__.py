@@ -19,6 +19,7 @@ from clerk_m2m.cli.doctor import doctor
 from clerk_m2m.cli.emulator import emulator
 from clerk_m2m.cli.explain import explain
 from clerk_m2m.cli.graph import graph
+from clerk_m2m.cli.invalidate import invalidate
 from clerk_m2m.cli.keys import keys
 from clerk_m2m.cli.machines import machines
 from clerk_m2m.cli.program import CommandLine
@@ -36,6 +37,7 @@ app.command(epilog="Example: clerk-m2m demo")(demo)
 app.command(epilog="Example: clerk-m2m emulator --seed graph.toml --db clerk.db")(emulator)
 app.command(epilog="Example: clerk-m2m doctor --workers 4")(doctor)
 app.command(epilog="Example: clerk-m2m explain --callee orders < token")(explain)
+app.command(epilog="Example: clerk-m2m invalidate mt_0123456789abcdef0123456789abcdef")(invalidate)
 app.add_typer(graph, name="graph")
 app.add_typer(machines, name="machines")
 app.add_typer(tokens, name="tokens")

@@ -91,6 +91,11 @@ class Log:
             WAIT + COMMAND_TIMEOUT,
         )
 
+    async def info(self, section: str) -> dict[str, str]:
+        """Ask for a section of what Redis tells of itself."""
+        told = await self._run(self._client.info(section), CONNECT_TIMEOUT + COMMAND_TIMEOUT)
+        return {_text(name): _text(value) for name, value in told.items()}
+
     async def aclose(self) -> None:
         """Close the connections."""
         try:

@@ -27,7 +27,7 @@ from clerk_m2m.fleet.follower import REDIAL, follow
 from clerk_m2m.fleet.keys import log_key
 from clerk_m2m.fleet.log import MAX_ROWS, Log, Page
 from clerk_m2m.fleet.position import Position
-from clerk_m2m.fleet.rows import Row, RowFormat
+from clerk_m2m.fleet.rows import Row, RowFormat, needed_until
 from clerk_m2m.fleet_settings import Fleet
 from clerk_m2m.lookups.invalidation import Invalidation, TokenKind
 from clerk_m2m.observe.measurements import FleetMeasurements
@@ -39,8 +39,6 @@ FIRST_READING: Final = 0.1
 BATCH: Final = 100
 # Processes that write the same rows back begin at different moments within this time, in seconds.
 WRITE_BACK_SPREAD: Final = 0.5
-# A row about an opaque token is of use only to who is following, or was a moment ago. Seconds.
-OPAQUE_ROW: Final = 600.0
 
 
 class Local(Protocol):
@@ -128,7 +126,8 @@ class Member:
 
         The future ends when the log has it, or with `FleetUnavailableError`.
         """
-        row = self._format.write(invalidation, ends_at=self._needed_until(invalidation))
+        ends_at = needed_until(invalidation, self._clock.wall())
+        row = self._format.write(invalidation, ends_at=ends_at)
         letter = _Letter(row, self._now() + patience)
         letter.written.set_running_or_notify_cancel()
         self._outbox.append(letter)
@@ -233,21 +232,13 @@ class Member:
         now, rows = self._clock.wall(), []
         for name in list(self._missing)[:BATCH]:
             invalidation = self._missing.pop(name)
-            ends_at = self._needed_until(invalidation)
+            ends_at = needed_until(invalidation, now)
             if ends_at is None or ends_at > now:
                 rows.append(self._format.write(invalidation, ends_at=ends_at))
         if rows:
             await log.append(rows)
 
     # Inside
-
-    def _needed_until(self, invalidation: Invalidation) -> float | None:
-        """Give until when the log must keep an invalidation (Unix s); None where it always must."""
-        if invalidation.token_kind is TokenKind.JWT:
-            return invalidation.ends_at
-        if invalidation.token_kind is TokenKind.OPAQUE or invalidation.caller is not None:
-            return self._clock.wall() + OPAQUE_ROW
-        return None
 
     def _remember(self, invalidation: Invalidation) -> None:
         if invalidation.token_kind is TokenKind.OPAQUE or invalidation.caller is not None:

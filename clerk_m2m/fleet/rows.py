@@ -13,6 +13,8 @@ from clerk_m2m.lookups.invalidation import Invalidation, TokenKind
 VERSION: Final = 1
 # What a row can take at most, in bytes: an id has some 40, and there are two digests.
 MAX_BODY: Final = 2048
+# A row about an opaque token is of use only to who is following, or was a moment ago. Seconds.
+OPAQUE_ROW: Final = 600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +30,15 @@ class Row:
     ends_at: int = 0
     number: int = 0
     previous: str = ""
+
+
+def needed_until(invalidation: Invalidation, now: float) -> float | None:
+    """Give until when the log must keep an invalidation; None where it always must. Unix s."""
+    if invalidation.token_kind is TokenKind.JWT:
+        return invalidation.ends_at
+    if invalidation.token_kind is TokenKind.OPAQUE or invalidation.caller is not None:
+        return now + OPAQUE_ROW
+    return None
 
 
 class RowFormat:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ from clerk_m2m.clock import Clock, ServerClock
 from clerk_m2m.credentials import jwt_of
 from clerk_m2m.errors import ConfigurationError
 from clerk_m2m.graph.source import GraphSource
+from clerk_m2m.lookups.digest import digest_of
 from clerk_m2m.lookups.invalidation import Invalidation, TokenKind
 from clerk_m2m.lookups.invalidations import Invalidations
 from clerk_m2m.observe.reporter import Reporter
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class Effects:
     """Makes invalidations, and applies them to the verdicts, the denials and the graph.
 
-    `digests` gives the names under which verdicts on a token may be kept, here and elsewhere.
+    `digest_keys` are those of tokens; verdicts are kept under the digests of the first one.
     `opaque_lifetime` is how long a verdict on an opaque token may live that is asked for now, in
     seconds.
     """
@@ -35,7 +35,7 @@ class Effects:
         offline: OfflineVerification | None,
         graph: GraphSource | None,
         *,
-        digests: Callable[[str], tuple[bytes, ...]],
+        digest_keys: tuple[bytes, ...],
         opaque_lifetime: float,
         clock: Clock,
         server_clock: ServerClock,
@@ -43,7 +43,7 @@ class Effects:
         self._table = table
         self._offline = offline
         self._graph = graph
-        self._digests = digests
+        self._digest_keys = digest_keys
         self._opaque_lifetime = opaque_lifetime
         self._clock = clock
         self._server_clock = server_clock
@@ -66,7 +66,7 @@ class Effects:
             )
         kind, ends_at = self._kind(token)
         return Invalidation(
-            digests=self._digests(token),
+            digests=tuple(digest_of(key, token) for key in self._digest_keys),
             token_kind=kind,
             ends_at=ends_at,
             instant=instant,

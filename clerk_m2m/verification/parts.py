@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from secrets import token_bytes
@@ -146,16 +146,16 @@ def offline_verification(
     )
 
 
-def digest_keys(settings: Settings) -> tuple[bytes, ...]:
+def keys_of_digests(settings: Settings) -> tuple[bytes, ...]:
     """Give the keys of the digests of tokens; verdicts are kept under those of the first one.
 
     Without a fleet no other process needs to know the digests of this one.
     """
     if settings.fleet is None:
         return (token_bytes(32),)
-    from clerk_m2m.fleet.keys import digest_key
+    from clerk_m2m.fleet.publishing import digest_keys  # imported only where it is used
 
-    return tuple(digest_key(each, settings.api_url) for each in settings.fleet.keys)
+    return digest_keys(settings.fleet, settings.api_url)
 
 
 def invalidator(
@@ -167,14 +167,14 @@ def invalidator(
     server_clock: ServerClock,
     reporter: Reporter,
     *,
-    digests: Callable[[str], tuple[bytes, ...]],
+    digest_keys: tuple[bytes, ...],
 ) -> tuple[Invalidator, Member | None]:
     """Make what invalidates, and a verifier's part in its fleet, if the service has one."""
     effects = Effects(
         invalidations,
         offline,
         graph,
-        digests=digests,
+        digest_keys=digest_keys,
         opaque_lifetime=settings.timeout + max(settings.cache_ttl, settings.stale_if_error),
         clock=clock,
         server_clock=server_clock,

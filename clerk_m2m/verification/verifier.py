@@ -13,7 +13,6 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
-from hashlib import blake2b
 from typing import TYPE_CHECKING, assert_never
 
 from clerk_m2m.backend_api.client import ClerkClient
@@ -32,6 +31,7 @@ from clerk_m2m.errors import (
 )
 from clerk_m2m.graph.source import fetched_edge, known_edge
 from clerk_m2m.identity import Identity
+from clerk_m2m.lookups.digest import digest_of
 from clerk_m2m.lookups.invalidations import Invalidations
 from clerk_m2m.lookups.verdict import Refused, Verdict
 from clerk_m2m.observe.call_times import CallTimes, OnCall
@@ -94,7 +94,8 @@ class Verifier:
         self._ask: Ask = parts.online_verification(settings, self._api, clock, self.stats)
         self._ask_again = parts.reported(self._ask, reporter)
         self._verdicts = parts.verdict_cache(settings, invalidations, clock)
-        self._digest_key, *other_keys = parts.digest_keys(settings)
+        digest_keys = parts.keys_of_digests(settings)
+        self._digest_key = digest_keys[0]
         self._invalidator, self._fleet = parts.invalidator(
             settings,
             invalidations,
@@ -103,10 +104,7 @@ class Verifier:
             clock,
             server_clock,
             reporter,
-            digests=lambda token: (
-                self._digest(token),
-                *(self._digest(token, key) for key in other_keys),
-            ),
+            digest_keys=digest_keys,
         )
 
     async def verify(
@@ -120,7 +118,7 @@ class Verifier:
         `ScopeDeniedError`, or `VerificationUnavailableError` where it could not be found out.
         """
         try:
-            digest = self._digest(token)
+            digest = digest_of(self._digest_key, token)
             found = self._verdicts.read(digest)
             if found is not None:
                 verdict, due = found
@@ -340,9 +338,3 @@ class Verifier:
         if (close_graph := getattr(self._graph, "aclose", None)) is not None:
             await close_graph()
         self.reporter.flush()
-
-    def _digest(self, token: str, key: bytes | None = None) -> bytes:
-        # The class of a credential is a function of its text, so equal digests mean equal classes.
-        # The key goes before the token: BLAKE2 has no length extension, and needs one block less.
-        text = (key or self._digest_key) + token.encode("utf-8", "surrogatepass")
-        return blake2b(text, digest_size=16).digest()

@@ -10,6 +10,7 @@ import typer
 
 from clerk_m2m.cli.doctor import local, remote, sources
 from clerk_m2m.cli.doctor.findings import Finding, Status, exit_code
+from clerk_m2m.cli.doctor.fleet import check_fleet
 from clerk_m2m.cli.doctor.limits import check_admission
 from clerk_m2m.cli.instance import is_test_key
 from clerk_m2m.cli.program import AsJson, print_json, print_lines
@@ -63,6 +64,9 @@ async def examine(workers: int) -> AsyncIterator[Finding]:
         yield finding
     for finding in local.check_accepted(settings):
         yield finding
+    if settings.fleet is not None:
+        async for finding in check_fleet(settings.fleet):
+            yield finding
     live = not is_test_key(settings.secret_key)
     for finding in check_admission(settings, workers, live=live):
         yield finding

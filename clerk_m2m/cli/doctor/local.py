@@ -12,7 +12,7 @@ from clerk_m2m.environment import checked_secret_key, key_from_env, unknown_vari
 from clerk_m2m.errors import ConfigurationError
 from clerk_m2m.identity import TokenClass, TokenType
 from clerk_m2m.secret import Secret
-from clerk_m2m.settings import ENVIRONMENT, Settings
+from clerk_m2m.settings import VARIABLES, Settings
 from clerk_m2m.verification.policy import not_accepted
 
 _KEYS: Final = {"CLERK_MACHINE_SECRET_KEY": "ak_", "CLERK_SECRET_KEY": "sk_"}
@@ -57,7 +57,7 @@ def _remedy(variable: str) -> str:
 
 def check_variables() -> Iterator[Finding]:
     """Check that each `CLERK_M2M_…` variable is one that is read."""
-    unknown = unknown_variables(ENVIRONMENT.values())
+    unknown = unknown_variables(VARIABLES)
     for name, similar in unknown.items():
         remedy = f"Was {similar} meant?" if similar else "Take it out, or correct its name."
         yield Finding(

@@ -1,0 +1,27 @@
+"""An invalidation that is written to the log by a process that does not follow it."""
+
+from __future__ import annotations
+
+from clerk_m2m.fleet.keys import digest_key, log_key
+from clerk_m2m.fleet.log import Log
+from clerk_m2m.fleet.rows import RowFormat, needed_until
+from clerk_m2m.fleet_settings import Fleet
+from clerk_m2m.lookups.invalidation import Invalidation
+
+
+async def publish_once(fleet: Fleet, invalidation: Invalidation, *, now: float) -> int:
+    """Write an invalidation to the log, and give its number; `now` is Unix time in seconds.
+
+    Raises `FleetUnavailableError` where it could not be written.
+    """
+    form = RowFormat(tuple(log_key(each) for each in fleet.keys))
+    log = Log(fleet)
+    try:
+        return await log.append([form.write(invalidation, ends_at=needed_until(invalidation, now))])
+    finally:
+        await log.aclose()
+
+
+def digest_keys(fleet: Fleet, origin: str) -> tuple[bytes, ...]:
+    """Give the keys that services of the fleet digest the tokens of an instance with."""
+    return tuple(digest_key(each, origin) for each in fleet.keys)
