@@ -10,8 +10,8 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from clerk_m2m.backend_api.arguments import check_json, check_text, query_text
+from clerk_m2m.backend_api.document import Document, read_document
 from clerk_m2m.backend_api.key_source import KeySource
-from clerk_m2m.backend_api.parsing import Document, read_document
 from clerk_m2m.backend_api.problems import error_of
 from clerk_m2m.backend_api.revocations import Revocation, RevocationListeners
 from clerk_m2m.environment import (

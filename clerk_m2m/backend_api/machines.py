@@ -63,9 +63,7 @@ class Machines:
             },
             items=limit,
         )
-        return await self._api.run(
-            call, lambda page: parsing.read_page(page, "data", parsing.read_machine)
-        )
+        return await self._api.run(call, parsing.read_machines)
 
     async def iter(
         self,

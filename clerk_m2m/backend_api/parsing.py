@@ -13,14 +13,14 @@ from (`_Property`).
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import wraps
 from typing import Any, Concatenate, Final, ParamSpec, TypeAlias, TypeVar
 
+from clerk_m2m.backend_api.document import Document
 from clerk_m2m.backend_api.resources import (
     ApiKey,
     CreatedApiKey,
@@ -53,22 +53,6 @@ _SECONDS_BELOW: Final = 1e11
 # What stands for a value that is refused, and for a property that is not there.
 _REFUSED: Final = object()
 _ABSENT: Final = object()
-
-
-@dataclass(frozen=True, slots=True)
-class Document:
-    """A JSON object as Clerk answered it; hidden, since it may hold a key or a token."""
-
-    members: dict[str, Any] = field(repr=False)
-
-
-def read_document(body: bytes) -> Document | None:
-    """Give the JSON object that a body holds; None where it holds none."""
-    try:
-        value = json.loads(body.decode("utf-8"))
-    except (ValueError, RecursionError):
-        return None
-    return Document(value) if isinstance(value, dict) else None
 
 
 def _reader(read: Callable[Concatenate[Any, P], T]) -> Callable[Concatenate[Any, P], T]:
@@ -333,6 +317,28 @@ def read_page(value: Any, name: str, read: Callable[[Any], T]) -> Page[T]:
     """Read a list answer whose items are under `name`."""
     items = replace(_items(read), name=name)
     return Page(**_read(value, {"items": items, "total_count": _COUNT}))
+
+
+@_reader
+def read_machines(value: Any) -> Page[Machine]:
+    """Read the answer of `ListMachines`; equal machines among the scoped ones are one object."""
+    # A page of 500 machines may name 75,000 scoped ones, which are a few thousand machines.
+    seen: dict[str, tuple[Any, ScopedMachine]] = {}
+
+    def read_once(item: Any) -> ScopedMachine:
+        given, known = seen.get(_id_of(item), (None, None))
+        if known is None or given != item:
+            known = read_scoped_machine(item)
+            seen[known.id] = item, known
+        return known
+
+    shape = {**_MACHINE, "scoped_machines": _items(read_once)}
+    return read_page(value, "data", lambda item: Machine(**_read(item, shape)))
+
+
+def _id_of(item: Any) -> str:
+    own = item.get("id") if isinstance(item, dict) else None
+    return own if isinstance(own, str) else ""
 
 
 @_reader

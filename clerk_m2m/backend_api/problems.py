@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from clerk_m2m.backend_api.parsing import read_document
+from clerk_m2m.backend_api.document import read_document
 from clerk_m2m.errors import (
     BackendAPIError,
     BackendUnavailableError,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Final, NoReturn
 import typer
 
 from clerk_m2m.backend_api.client import ClerkClient
-from clerk_m2m.cli.program import CommandError
+from clerk_m2m.cli.program import CommandError, printable
 from clerk_m2m.emulator import Emulator
 from clerk_m2m.environment import is_loopback
 
@@ -162,7 +162,7 @@ Cut an edge:            DELETE /v1/machines/<caller>/scopes/<callee>"""
 def _machine_lines(machine: Machine, secret_key: str) -> list[str]:
     callees = ", ".join(callee.name for callee in machine.scoped_machines) or "nobody"
     return [
-        f"Machine {machine.name} (may call: {callees}):",
+        printable(f"Machine {machine.name} (may call: {callees}):"),
         f"  export CLERK_MACHINE_ID={machine.id}",
         f"  export CLERK_MACHINE_SECRET_KEY={secret_key}",
         "",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Final
 
@@ -17,6 +18,8 @@ from clerk_m2m.cli.program import AsJson, Yes, print_json, print_table, say
 from clerk_m2m.cli.secret_text import HandOver, SecretFile, ShowSecret, handed_over
 
 MAX_PREVIOUS_TTL: Final = 28_800
+# A machine may be called `user_service`.
+_SUBJECT: Final = re.compile(r"(user|org|mch)_[A-Za-z0-9_]{27}")
 
 machines: Final = typer.Typer(
     help="The machines of an instance, and their secret keys.", no_args_is_help=True
@@ -154,7 +157,7 @@ async def _rotate(instance: Instance, machine: str, keep_old: int, hand_over: Ha
 
 async def subject_of(clerk: ClerkClient, given: str) -> str:
     """Give a subject: an id as it is, and a machine's id for its name."""
-    if given.startswith(("user_", "org_", "mch_")):
+    if _SUBJECT.fullmatch(given):
         return given
     return (await find_machine(clerk, given)).id
 

@@ -7,12 +7,13 @@ difference; with 1 for no, or a difference (`raise typer.Exit(NO)`); with 2 for 
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Annotated, Any, Final, NoReturn, Protocol
 
 import typer
@@ -53,16 +54,24 @@ class CommandLine(TyperGroup):
     def main(self, *args: Any, **given: Any) -> NoReturn:
         """Run the command that the arguments name, and end the process."""
         try:
+            if sys.stdout is None:  # before anything is done of which nobody would hear
+                raise CommandError("Standard output is closed. (To drop it: > /dev/null)")
+            if isinstance(
+                sys.stdout, io.TextIOWrapper
+            ):  # where the locale has no letter for a name
+                sys.stdout.reconfigure(errors="backslashreplace")
             code = super().main(*args, **given | {"standalone_mode": False})
             sys.stdout.flush()  # now, while a failure still has an exit code
         except SystemExit as exc:
             # Typer's own, for instance after a broken pipe: only a command's Exit(1) means "no".
             code = FAILED if exc.code == 1 else exc.code
         except Exception as exc:  # noqa: BLE001  whatever it is, it must not end the process with 1
-            _tell(exc)
+            with suppress(OSError):  # what cannot be told, on a full disk, has failed all the same
+                _tell(exc)
             code = FAILED
         if code == INTERRUPTED:  # Typer makes this of a KeyboardInterrupt
-            say("Stopped.")
+            with suppress(OSError):
+                say("Stopped.")
         sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -135,7 +144,7 @@ def confirm(question: str, *, yes: bool, instead: str = "--yes") -> None:
         return
     typer.echo(f"{printable(question)} [y/N] ", err=True, nl=False)
     # Not Typer's own prompt: it does not tell Ctrl-C from the end of the input.
-    answer = sys.stdin.readline()
+    answer = sys.stdin.readline() if sys.stdin else ""
     if answer.strip().lower() not in ("y", "yes"):
         if not answer:
             typer.echo("", err=True)

@@ -46,7 +46,9 @@ def read_secret(what: str) -> Secret:
 
     Raises `CommandError` where there is none.
     """
-    if sys.stdin.isatty():
+    if sys.stdin is None:  # closed, as `<&-` does
+        text = Secret("")
+    elif sys.stdin.isatty():
         text = Secret(getpass.getpass(f"{what} (not shown): ", stream=sys.stderr).strip())
     else:
         text = _read_stdin()

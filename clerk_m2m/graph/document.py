@@ -66,6 +66,12 @@ def machine_id(value: object) -> str:
 
 
 def _document(text: str) -> dict[str, Any]:
+    if text.startswith("\N{ZERO WIDTH NO-BREAK SPACE}"):
+        # Nothing of it shows in an editor, and TOML's own error only names line 1, column 1.
+        raise ConfigurationError(
+            "The scope graph begins with a byte order mark, which TOML does not allow. Save the "
+            'file as UTF-8 without it ("UTF-8", not "UTF-8 with BOM").'
+        )
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as exc:  # bad TOML, an endless number, endless nesting

@@ -330,3 +330,20 @@ def test_a_trace_id_that_is_no_text_is_left_out() -> None:
 
     assert problem is not None
     assert problem.clerk_trace_id is None
+
+
+def test_a_machine_that_many_may_call_is_one_object_in_a_page_unless_it_is_told_otherwise() -> None:
+    callee = {key: value for key, value in MACHINE.items() if key != "scoped_machines"}
+    renamed = callee | {"name": "renamed"}
+    data = [MACHINE | {"scoped_machines": [dict(each)]} for each in (callee, callee, renamed)]
+    page = wire.read_machines({"data": data, "total_count": 3})
+    first, second, third = (machine.scoped_machines[0] for machine in page)
+    assert first is second
+    assert (first.name, third.name) == ("caller", "renamed")
+
+
+@pytest.mark.parametrize("wrong", [{"id": []}, {"id": None}, {"id": 1}, {"name": 1}])
+def test_a_scoped_machine_of_a_page_is_read_strictly_also_after_a_valid_one(wrong: Any) -> None:
+    broken = MACHINE | {"scoped_machines": [MACHINE, MACHINE | wrong]}
+    with pytest.raises(BackendUnavailableError, match=f"a valid '{next(iter(wrong))}'"):
+        wire.read_machines({"data": [broken], "total_count": 1})

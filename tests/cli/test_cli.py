@@ -180,6 +180,15 @@ def test_of_many_machines_the_first_twenty_are_shown(tmp_path: Path) -> None:
     assert any(line.startswith("And 3 more: GET http://127.0.0.1:") for line in lines)
 
 
+def test_a_name_in_a_seed_cannot_steer_the_terminal(tmp_path: Path) -> None:
+    seed = tmp_path / "machines.toml"
+    seed.write_text(r'[machines."a\u001b[2J\nb"]')
+    with started("emulator", "--port", "0", "--seed", str(seed)) as process:
+        lines = lines_until(process, "Mint a token")
+
+    assert "Machine a\ufffd[2J\ufffdb (may call: nobody):" in [line.rstrip() for line in lines]
+
+
 def failing(*arguments: str) -> str:
     """The one line of a command that cannot work."""
     result = CliRunner().invoke(app, arguments)

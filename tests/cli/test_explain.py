@@ -98,8 +98,34 @@ def test_a_token_that_a_machines_key_does_not_see_is_told_with_the_instance_key(
 
     assert (code, step) == ("token_invalid", "verification")
     assert f"{token.id} of {shop.audit.id}: live until" in why
-    assert "minted without access" in why
-    assert f"clerk-m2m graph check {shop.audit.id} {shop.orders.id}" in mend
+    assert f"minted without the edge audit ({shop.audit.id}) -> orders ({shop.orders.id})" in why
+    assert "The edge is not there now either." in why
+    assert 'Add "orders" to `may_call` of [machines.audit]' in mend
+
+    shop.emulator.allow(shop.audit, shop.orders)
+    _, _, why, mend = refusal(shop, token.token)
+
+    assert "The edge is there now, so the token is older" in why
+    assert mend.startswith("Mint a new token")
+
+
+def test_a_service_with_the_key_of_another_machine_is_told_to_mend_its_key(shop: Shop) -> None:
+    audits = {"CLERK_MACHINE_SECRET_KEY": shop.audit.secret_key}
+
+    code, step, why, mend = refusal(shop, shop.token(), **audits)
+    by_machine = refusal(shop, shop.token(), **audits, **NO_INSTANCE_KEY)
+
+    assert (code, step) == ("token_invalid", "verification")
+    assert "CLERK_MACHINE_SECRET_KEY does not see it" in why
+    assert mend.startswith("clerk-m2m doctor")
+    assert "Mint" not in mend
+    assert "If the key in CLERK_MACHINE_SECRET_KEY is another machine's" in by_machine[3]
+
+
+def test_an_id_in_place_of_a_token_is_told(shop: Shop) -> None:
+    why = refusal(shop, shop.emulator.mint_m2m_token(shop.billing).id)[2]
+
+    assert "It has the form of an id, which is no credential" in why
 
 
 def test_what_only_the_instance_key_can_know_is_said(shop: Shop) -> None:

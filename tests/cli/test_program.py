@@ -14,7 +14,14 @@ import typer
 from typer.testing import CliRunner
 
 from clerk_m2m.cli import app
-from clerk_m2m.cli.program import NO, CommandError, CommandLine, confirm, printable
+from clerk_m2m.cli.program import (
+    NO,
+    CommandError,
+    CommandLine,
+    confirm,
+    print_table,
+    printable,
+)
 
 KEY = "sk_live_" + "k" * 40
 
@@ -85,6 +92,65 @@ def test_an_answer_that_cannot_be_printed_is_no_answer() -> None:
         )
 
     assert (done.returncode, done.stderr) == (2, "Error: No space left on device\n")
+
+
+def test_what_cannot_be_told_because_the_disk_is_full_is_no_answer() -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("only Linux has a file that is always full")
+    with full.open("w") as stderr:
+        done = subprocess.run([sys.executable, "-m", "clerk_m2m", "nothing"], stderr=stderr)
+
+    assert done.returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("stream", "arguments", "said"),
+    [
+        ("stdout", ["graph", "pull"], "Error: Standard output is closed."),
+        ("stdin", ["tokens", "verify"], "Error: There is no credential on standard input.\n"),
+    ],
+)
+def test_a_closed_stream_is_one_clear_line(
+    stream: str,
+    arguments: list[str],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("CLERK_SECRET_KEY", KEY)
+    monkeypatch.setattr(sys, stream, None)  # what Python makes of `>&-` and `<&-`
+
+    with pytest.raises(SystemExit) as raised:
+        app(arguments)
+
+    assert raised.value.code == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith(said)
+    assert len(errors.splitlines()) == 1
+
+
+def test_a_question_that_nobody_can_answer_is_declined(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+
+    with pytest.raises(CommandError, match="Nothing was changed"):
+        confirm("Really?", yes=False)
+
+
+@pytest.mark.parametrize("charset", ["ascii", "latin-1"])
+def test_a_name_that_the_locale_cannot_write_is_escaped(charset: str) -> None:
+    command = typer.Typer(cls=CommandLine)
+
+    @command.callback()
+    def _callback() -> None: ...
+
+    @command.command()
+    def show() -> None:
+        print_table(["name"], [("to \N{SNOWMAN}",)])
+
+    done = CliRunner(charset=charset).invoke(command, ["show"])
+
+    assert (done.exit_code, done.stdout.split()) == (0, ["name", "to", r"\u2603"])
 
 
 def test_a_question_without_an_answer_is_declined(monkeypatch: pytest.MonkeyPatch) -> None:

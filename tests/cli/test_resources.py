@@ -245,6 +245,13 @@ def test_api_keys_are_created_listed_and_revoked(shop: Shop, tmp_path: Path) -> 
     assert (left, [each["revoked"] for each in every]) == ([], [True])
 
 
+def test_a_machine_whose_name_begins_like_an_id_is_found_by_its_name(shop: Shop) -> None:
+    machine = shop.emulator.add_machine("user_service")
+    key = shop.emulator.add_api_key("nightly", subject=machine)
+
+    assert key.id in shop.run("keys", "list", "user_service").out
+
+
 def test_a_secret_among_the_arguments_is_refused_and_not_repeated(shop: Shop) -> None:
     token = shop.token()
     key = shop.emulator.add_api_key("one", subject=shop.billing).secret

@@ -108,6 +108,7 @@ def test_a_toml_file_names_machines_and_whom_they_may_call() -> None:
     ("text", "said"),
     [
         ("[machines", "not valid TOML"),
+        ("\ufeff[machines.orders]", "byte order mark"),
         ("a = " + "9" * 5000, "not valid TOML"),
         ("a = " + "[" * 100_000, "not valid TOML"),
         ("", r"has no \[machines.NAME\] table"),

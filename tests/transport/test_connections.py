@@ -23,7 +23,7 @@ from upstreams import (
 
 from clerk_m2m import ClerkClient, VerificationUnavailableError
 from clerk_m2m.backend_api.calls import document_of
-from clerk_m2m.backend_api.parsing import Document
+from clerk_m2m.backend_api.document import Document
 from clerk_m2m.errors import BackendUnavailableError, RateLimitedError
 from clerk_m2m.transport.breaker import Breakers
 from clerk_m2m.transport.call import Budget

@@ -12,7 +12,7 @@ import pytest
 from http_clients import CHANGE, QUESTION, Script, http_client
 
 from clerk_m2m.backend_api.calls import document_of
-from clerk_m2m.backend_api.parsing import Document
+from clerk_m2m.backend_api.document import Document
 from clerk_m2m.clock import ServerClock
 from clerk_m2m.errors import (
     BackendAPIError,

@@ -5,6 +5,7 @@ Nothing here decides. What a JWT says of itself is told as that; it is not verif
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -32,6 +33,7 @@ from clerk_m2m.settings import Settings
 
 Resource = M2MToken | ApiKey | OAuthAccessToken
 
+_ID: Final = re.compile(r"(mt|ak|oat)_[0-9a-fA-F]{32}")
 _ONE_HEADER: Final = (
     "Send one header, `Authorization: Bearer TOKEN`, with no quotes, spaces or line breaks in the "
     "token. `MachineTokenAuth` does so."
@@ -99,7 +101,9 @@ async def _scope(
             diagnosis.why.append("The edge is there now, so the token is older than the edge.")
             diagnosis.mend.append(_MINT)
             return
-        if caller is None and settings.secret_key is None:
+        if caller is not None:
+            diagnosis.why.append("The edge is not there now either.")
+        elif settings.secret_key is None:
             diagnosis.why.append(
                 "Whether the edge is there now can only be told with the instance's key "
                 "(CLERK_SECRET_KEY)."
@@ -183,9 +187,10 @@ async def _invalid(
         case JWTCredential() as jwt:
             await _jwt(diagnosis, jwt, settings, clerk)
         case OpaqueCredential() as opaque:
-            _opaque(diagnosis, decided, settings, await ask_clerk(clerk, opaque))
+            found = await ask_clerk(clerk, opaque)
+            await _opaque(diagnosis, decided, settings, clerk, found)
         case None if found is not None:
-            _opaque(diagnosis, decided, settings, found)
+            await _opaque(diagnosis, decided, settings, clerk, found)
         case None:
             _form(diagnosis, decided)
 
@@ -201,22 +206,30 @@ def _form(diagnosis: Diagnosis, decided: Decided) -> None:
     diagnosis.mend += [_ONE_HEADER, _MINT]
 
 
-def _opaque(
-    diagnosis: Diagnosis, decided: Decided, settings: Settings, found: Resource | None
+async def _opaque(
+    diagnosis: Diagnosis,
+    decided: Decided,
+    settings: Settings,
+    clerk: ClerkClient,
+    found: Resource | None,
 ) -> None:
     if found is None:
         _unknown(diagnosis, decided, settings)
         return
     diagnosis.why.append(f"Clerk says of {found.id} of {found.subject}: {told_life(found)}.")
-    if found.live and decided.callee not in found.scopes:
-        diagnosis.why.append(
-            f"It was minted without access to {decided.callee}, and a machine's key does not see "
-            "such a token: Clerk answers 404."
-        )
-        diagnosis.mend.append(
-            f"clerk-m2m graph check {found.subject} {decided.callee} tells whether the edge is "
-            "there now. If not: clerk-m2m graph plan FILE, then clerk-m2m graph apply FILE."
-        )
+    if isinstance(found, M2MToken) and found.live and settings.machine_secret_key is not None:
+        # The service asked with its machine's key, which sees only what may call that machine.
+        if decided.callee in found.scopes:
+            diagnosis.why.append(
+                f"It may call {decided.callee}, and yet the key in CLERK_MACHINE_SECRET_KEY does "
+                "not see it: most likely that key is another machine's."
+            )
+            diagnosis.mend.append(_DOCTOR)
+        else:
+            reason = Reason.TOKEN_SCOPE_MISSING
+            decision = Decision(caller=found.subject, callee=decided.callee, reason=reason)
+            await _scope(diagnosis, decision, settings, clerk)
+        return
     diagnosis.mend.append(_again(decided))
 
 
@@ -229,16 +242,22 @@ def _again(decided: Decided) -> str:
 
 
 def _unknown(diagnosis: Diagnosis, decided: Decided, settings: Settings) -> None:
+    credential = decided.credential
+    if isinstance(credential, OpaqueCredential) and _ID.fullmatch(credential.token.reveal()):
+        diagnosis.why.append(
+            "It has the form of an id, which is no credential: the token or the key itself is sent."
+        )
     if settings.secret_key is None:
         diagnosis.why += [
             "With a machine's key Clerk answers 404 for a token that it does not know (any more), "
-            "and for one that was minted without an edge to this machine: which one cannot be "
+            "and for one that was minted without an edge to the key's machine: which one cannot be "
             "known here.",
             "Who holds the instance's key can know it: run explain with CLERK_SECRET_KEY set.",
         ]
         diagnosis.mend += [
             f"If the edge is missing: clerk-m2m graph check CALLER {decided.callee}, then "
             "clerk-m2m graph plan FILE and graph apply FILE.",
+            f"If the key in CLERK_MACHINE_SECRET_KEY is another machine's: {_DOCTOR}",
             _MINT,
         ]
         return

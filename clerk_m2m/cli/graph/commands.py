@@ -78,7 +78,7 @@ def pull(
     if as_json:
         print_json(_snapshot_json(snapshot))
     elif out is None:
-        typer.echo(pulled.text, nl=False)
+        typer.echo(pulled.text.encode(), nl=False)  # TOML is UTF-8, whatever the locale is
     else:
         machines, edges = len(snapshot.machines), snapshot.edges
         done = "Wrote" if changed else "No change in"

@@ -56,9 +56,10 @@ def merged(file: GraphFile, snapshot: Snapshot) -> Pulled:
             node, table = snapshot.machines[machine_id], tables[section.name]
             kept.append(_updated(section, table, node, _Naming(ids, names)))
     listed = set(ids.values())
+    ending = "\r\n" if "\r\n" in file.text else "\n"
     for node in sorted(snapshot.machines.values(), key=lambda node: node.name):
         if node.id not in listed:
-            _insert(kept, _new_section(node, names))
+            _insert(kept, _new_section(node, names, ending), ending)
     return Pulled(text=_checked(sections.join(kept), snapshot), removed=tuple(removed))
 
 
@@ -120,22 +121,24 @@ def _items(before: Iterable[str], live: frozenset[str] | None, naming: _Naming) 
     return after
 
 
-def _new_section(node: Node, names: Mapping[str, str]) -> Section:
+def _new_section(node: Node, names: Mapping[str, str], ending: str = "\n") -> Section:
     callees = sorted(names[callee] for callee in node.may_call)
     lines = [f"id = {sections.quoted(node.id)}", *sections.array_of(callees)]
-    header = f"[machines.{sections.key_of(node.name)}]\n"
+    header = f"[machines.{sections.key_of(node.name)}]{ending}"
     return Section(name=node.name, header=header).with_lines(lines)
 
 
-def _insert(kept: list[Section], new: Section) -> None:
+def _insert(kept: list[Section], new: Section, ending: str) -> None:
     """Put a new table before the first that sorts after it, with an empty line between."""
     name = new.name or ""
     places = [(index, each.name) for index, each in enumerate(kept) if each.name is not None]
     after = [index for index, other in places if other > name]
     index = after[0] if after else (places[-1][0] + 1 if places else len(kept))
     before = kept[index - 1].text if index else ""
-    gap = "" if not before or before.endswith("\n\n") else "\n" if before.endswith("\n") else "\n\n"
-    end = "\n" if index < len(kept) else ""
+    lines = before.splitlines(keepends=True)[-1:]
+    ended = before.endswith("\n")
+    gap = "" if not lines or not lines[0].strip() else ending if ended else 2 * ending
+    end = ending if index < len(kept) else ""
     kept.insert(index, Section(name=new.name, header=gap + new.header, body=new.body + end))
 
 

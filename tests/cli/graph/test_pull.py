@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typer.testing import CliRunner
+
 from clerk_m2m import ScopeGraph
+from clerk_m2m.cli import app
 from clerk_m2m.emulator import Emulator
 
 from .conftest import Operator
@@ -101,6 +104,30 @@ def test_a_hostile_name_is_only_a_name(operator: Operator) -> None:
     assert operator.graph().callees(caller.id) == {machine.id}
     assert "\x1b" not in run.out
     assert "\x1b" not in operator.ended(0, "check", "caller", machine.id).out
+
+
+def test_new_tables_have_the_line_endings_of_the_file(operator: Operator) -> None:
+    stock = operator.emulator.add_machine("stock")
+    operator.emulator.add_machine("billing", may_call=[stock])
+    operator.emulator.add_machine("zebra")
+    operator.file.write_bytes(b"# ours\r\n[machines.stock]\r\n")
+
+    operator.ended(0, "pull", "--out", operator.file)
+
+    text = operator.file.read_bytes().decode()
+    assert text.count("\n") == text.count("\r\n") > 10
+    assert "\r\n\r\n\r\n" not in text
+    assert text.index("[machines.billing]") < text.index("# ours") < text.index("[machines.zebra]")
+
+
+def test_a_pulled_file_is_utf_8_whatever_the_locale_is(operator: Operator) -> None:
+    operator.emulator.add_machine("gr\u00f6\u00dfe \N{SNOWMAN}")
+
+    done = CliRunner(charset="latin-1").invoke(app, ["graph", "pull"], env=operator.environ)
+    operator.ended(0, "pull", "--out", operator.file)
+
+    assert done.exit_code == 0
+    assert done.stdout_bytes == operator.file.read_bytes()
 
 
 def test_two_machines_of_one_name_are_an_error_that_names_both(operator: Operator) -> None:
