@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from difflib import get_close_matches
 from ipaddress import IPv6Address, ip_address
 from math import inf
@@ -73,6 +73,21 @@ def unknown_variables(
     names = [name for name in (os.environ if environ is None else environ) if _is_ours(name)]
     del environ  # it holds keys, and tracebacks may show the locals of this frame
     return {name: nearest(name, known) for name in sorted(set(names).difference(known))}
+
+
+def misspelt_variables(
+    known: Collection[str], environ: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Give each variable of Clerk's that is near to a `known` one which is not set, and that one.
+
+    Variables without a near one may be other programs'.
+    """
+    names = set(os.environ if environ is None else environ)
+    del environ  # it holds keys, and tracebacks may show the locals of this frame
+    read = {variable for name in known for variable in (name, f"{name}_FILE")}
+    unset = sorted(name for name in known if not names.intersection((name, f"{name}_FILE")))
+    others = sorted(name for name in names - read if name.startswith("CLERK_"))
+    return {name: near for name in others if (near := nearest(name, unset))}
 
 
 def _is_ours(variable: str) -> bool:
@@ -155,6 +170,8 @@ def checked_key(name: str, prefix: str, value: str | Secret | None) -> Secret | 
 def _fault_of(key: Secret, prefix: str) -> str | None:
     # The key is part of a header: what cannot stand there would fail at the first request.
     text = key.reveal()
+    if text.startswith(("'", '"')):
+        return "it is in quotes, which are not part of a key. Take them away."
     if not text.startswith(prefix):
         return f"it starts with {prefix}. (Is it another of Clerk's keys?)"
     if not (text.isascii() and text.isprintable()) or " " in text:

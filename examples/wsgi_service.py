@@ -1,14 +1,17 @@
 """A WSGI service: the verifier runs in an event loop of its own, behind a portal of anyio.
 
     CLERK_MACHINE_ID=mch_… CLERK_MACHINE_SECRET_KEY=ak_… python wsgi_service.py
+    CLERK_MACHINE_ID=mch_… CLERK_MACHINE_SECRET_KEY=ak_… gunicorn 'wsgi_service:create_app()'
 
 Each thread of the server waits for its own answer; the cache and the shared look-ups are one for
-all threads. With a server that forks (gunicorn), open the portal in each worker.
+all threads. A server that forks opens the portal in each worker: gunicorn calls `create_app` there,
+unless it is told to `--preload`.
 """
 
+import atexit
 import json
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from http import HTTPStatus
 from typing import Any
 from wsgiref.simple_server import make_server
@@ -46,6 +49,13 @@ def open_app() -> Iterator[Application]:
 
         yield app
         portal.call(verifier.aclose)
+
+
+def create_app() -> Application:
+    """Open the app until the process ends; takes anyio 4.5, whose portals do not keep it alive."""
+    stack = ExitStack()
+    atexit.register(stack.close)
+    return stack.enter_context(open_app())
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
+import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator
@@ -162,3 +164,21 @@ def test_the_wsgi_example_verifies_on_every_thread(instance: Instance) -> None:
     ]
     assert missing.headers["www-authenticate"] == "Bearer"
     assert int(down.headers["retry-after"]) >= 1
+
+
+def test_a_process_that_opened_the_wsgi_example_ends_and_closes_it(instance: Instance) -> None:
+    script = (
+        "import atexit; from wsgi_service import create_app\n"
+        "atexit.register(print, 'closed')\n"  # called last
+        "create_app()({}, lambda status, headers: print(status))\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(EXAMPLES), *sys.path])},
+    )
+
+    assert ended.stdout.splitlines() == ["401 Unauthorized", "closed"]

@@ -104,6 +104,7 @@ def test_an_address_is_kept_without_its_last_slash_and_a_header_in_lower_case() 
         ({"machine_secret_key": None}, r"No key is set. Set machine_secret_key"),
         ({"machine_secret_key": ""}, r"No key is set. Set machine_secret_key"),
         ({"machine_secret_key": INSTANCE_KEY}, "machine_secret_key .* starts with ak_"),
+        ({"machine_secret_key": f'"{MACHINE_KEY}"'}, "machine_secret_key .* it is in quotes"),
         ({"machine_secret_key": "ak_a b"}, "machine_secret_key .* holds no spaces"),
         ({"machine_secret_key": "ak_a\nb"}, "machine_secret_key .* no line breaks"),
         ({"machine_secret_key": "ak_é"}, "machine_secret_key .* only ASCII characters"),

@@ -176,7 +176,10 @@ def require_machine(
     """
     for machine_id in machine_ids:
         if not MACHINE_ID.fullmatch(machine_id):
-            raise ConfigurationError(f"require_machine({machine_id!r}): not a machine id.")
+            raise ConfigurationError(
+                f"require_machine({machine_id!r}): not a machine id. A name will not do, since "
+                "several machines may have it: give the id, mch_ and 27 more characters."
+            )
     allowed = frozenset(machine_ids)
 
     def rule(identity: Identity, more_scopes: Sequence[str]) -> MachineIdentity:

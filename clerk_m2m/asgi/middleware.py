@@ -18,7 +18,7 @@ from clerk_m2m.asgi.lifespan import fail_start, run_lifespan
 from clerk_m2m.asgi.openapi import Protection, describe
 from clerk_m2m.asgi.refusals import EXCHANGE, Exchange, answer
 from clerk_m2m.asgi.routes import mistake
-from clerk_m2m.asgi.starting import warnings
+from clerk_m2m.asgi.starting import misspelt, warnings
 from clerk_m2m.clock import Clock
 from clerk_m2m.credentials import extract
 from clerk_m2m.errors import (
@@ -111,7 +111,7 @@ class MachineAuthMiddleware:
                 self._reporter = Reporter(Clock(), on_event=on_event)
             self._on_error = _synchronous(on_error)
         except ConfigurationError as exc:
-            self._fault = str(exc)
+            self._fault = f"{exc}{misspelt() if not (settings or verifier) else ''}"
 
     def _verify_by(self, verifier: CredentialVerifier) -> None:
         self.verifier = verifier

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from clerk_m2m.asgi.routes import guards
-from clerk_m2m.environment import nearest, unknown_variables
+from clerk_m2m.environment import misspelt_variables, nearest, unknown_variables
 from clerk_m2m.graph.scope_graph import ScopeGraph
 from clerk_m2m.identity import TokenType
 from clerk_m2m.settings import VARIABLES, Settings
@@ -26,6 +26,12 @@ def warnings(app: Any, settings: Settings, *, report_only: bool) -> Iterator[str
         yield f"{name} is set in the environment, and nothing reads it.{_question(near)}"
     yield from _without_edges(settings)
     yield from _unreachable(routes, settings)
+
+
+def misspelt() -> str:
+    """Name the variables whose names are near to one that is not set: to be added to an error."""
+    found = misspelt_variables(VARIABLES)
+    return "".join(f" ({name} is set. Was {near} meant?)" for name, near in found.items())
 
 
 def _only_reports(routes: list[tuple[str, Any]]) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Final, Self
+from urllib.parse import urlsplit
 
 import typer
 
@@ -21,6 +22,7 @@ from clerk_m2m.environment import (
     allow_http_from_env,
     api_url_from_env,
     bare_origin,
+    is_loopback,
     key_from_env,
     key_of_file,
 )
@@ -42,7 +44,11 @@ _TEST_KEY: Final = "sk_test_"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instance:
-    """Where the instance is, and the keys for it; `live` unless its key says otherwise."""
+    """Where the instance is, and the keys for it.
+
+    `live` unless its key says otherwise. Without its key, at an address of loopback, it is an
+    emulator and not live; elsewhere it may be live.
+    """
 
     api_url: str
     allow_http: bool
@@ -64,15 +70,20 @@ class Instance:
                 f"Set {names} (or the same with _FILE at its end, and the path of a file that "
                 "holds the key)."
             )
+        url = api_url_from_env() if api_url is None else bare_origin(api_url)
         return cls(
-            api_url=api_url_from_env() if api_url is None else bare_origin(api_url),
+            api_url=url,
             allow_http=allow_http_from_env(),
-            live=not is_test_key(key),
+            live=not (
+                is_loopback(urlsplit(url).hostname or "") if key is None else is_test_key(key)
+            ),
             secret_key=key,
             machine_secret_key=of_machine,
         )
 
     def __str__(self) -> str:
+        if self.secret_key is None:  # a machine's key does not tell which kind of instance it is of
+            return f"instance at {self.api_url}{', which may be LIVE' if self.live else ''}"
         return f"{'LIVE' if self.live else 'development'} instance at {self.api_url}"
 
     def announce(self) -> None:

@@ -103,6 +103,9 @@ class PythonAPI:
                 default_token_ttl=default_token_ttl,
                 secret_key=secret_key,
             )
+            for callee in map(_id, may_call):
+                if machines.find_machine(db, callee) is None:
+                    raise LookupError(f"there is no machine {callee!r}: give a machine, or its id")
             callees = [machines.existing_machine(db, _id(callee)) for callee in may_call]
             machines.add_edges(db, machine, callees, self._instance.now_ms())
             return _emulated(db, machine)

@@ -98,7 +98,8 @@ class Reporter:
         self._write(
             exc.code,
             logging.ERROR,
-            f"Clerk refused this service's own key, or there is none: {cleaned(exc)}",
+            f"Clerk refused this service's own key, or there is none: {cleaned(exc)} "
+            "(`clerk-m2m doctor` in this environment tells which key it is.)",
             {"event_name": "key_refused"} | fields,
         )
 

@@ -33,6 +33,11 @@ class TokenOptions:
 def own_key(given: SecretKey | None) -> SecretKey:
     """Give the machine's own key as it was given, or as the environment has it."""
     given = hidden(given)  # first of all: tracebacks may show the locals of this frame
+    if type(given).__name__ == "Request":  # of httpx or httpx2, which call what is given as auth
+        raise ConfigurationError(
+            "auth=MachineTokenAuth needs parentheses. Write auth=MachineTokenAuth(), made once for "
+            "the process: each one mints a token of its own."
+        )
     key = key_from_env("CLERK_MACHINE_SECRET_KEY") if given is None else given
     if not key:
         raise ConfigurationError(

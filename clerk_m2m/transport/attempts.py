@@ -172,8 +172,13 @@ async def _send_and_read(client: httpx.AsyncClient, call: Call, deadline: float)
         if _now() >= deadline:
             reason += ", at the deadline of the call"
         raise BackendUnavailableError(
-            f"{call.operation}: Clerk did not answer ({reason})."
+            f"{call.operation}: Clerk did not answer at {_address(client, call)} ({reason})."
         ) from exc
+
+
+def _address(client: httpx.AsyncClient, call: Call) -> str:
+    """Give where a call goes to: the Backend API, or a key set of another address."""
+    return str(client.base_url).rstrip("/") if call.url.startswith("/") else call.url
 
 
 # Pauses: seconds to wait before a retry, infinite where there is none

@@ -54,6 +54,22 @@ def test_a_bad_setting_fails_the_start_with_the_reason(caplog: pytest.LogCapture
     assert f"This service cannot start: {REASON}" in caplog.text
 
 
+def test_a_misspelt_variable_is_named_where_its_absence_stops_the_start(
+    monkeypatch: pytest.MonkeyPatch, world: World
+) -> None:
+    monkeypatch.setenv("CLERK_MACHINE_ID", world.callee.id)
+    monkeypatch.setenv("CLERK_PUBLISHABLE_KEY", "pk_test_of_something_else")
+    monkeypatch.setenv("CLERK_MACHINE_SECRETKEY", world.callee.secret_key)
+
+    with pytest.raises(ConfigurationError) as refused, TestClient(behind()):
+        pass
+
+    text = str(refused.value)
+    assert text.startswith("No key is set.")
+    assert text.endswith(" (CLERK_MACHINE_SECRETKEY is set. Was CLERK_MACHINE_SECRET_KEY meant?)")
+    assert "PUBLISHABLE" not in text
+
+
 BAD: dict[str, tuple[Callable[[World], dict[str, Any]], str]] = {
     "a graph that is not there": (
         lambda world: {"settings": world.settings(graph="/nowhere/graph.toml")},

@@ -215,6 +215,11 @@ def test_a_guard_that_could_never_be_met_is_refused_when_it_is_made(make: Any) -
     assert refused.value.code == "configuration_invalid"
 
 
+def test_a_machines_name_is_no_id_and_the_error_says_why() -> None:
+    with pytest.raises(ConfigurationError, match=r"'billing'\): not a machine id. A name will not"):
+        require_machine("billing")
+
+
 def test_the_guards_need_no_fastapi() -> None:
     script = """
 import sys

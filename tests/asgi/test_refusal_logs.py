@@ -58,6 +58,7 @@ async def test_a_refused_key_of_our_own_is_logged_as_an_error_for_the_operator(
     assert await code_of(app, world.token()) == "verifier_misconfigured"
     assert [each.levelname for each in caplog.records] == ["ERROR", "WARNING"]
     assert "Clerk refused this service's own key" in caplog.records[0].getMessage()
+    assert "`clerk-m2m doctor` in this environment" in caplog.records[0].getMessage()
     assert "xxxx" not in caplog.text
 
 

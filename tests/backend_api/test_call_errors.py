@@ -118,6 +118,16 @@ async def test_a_compressed_answer_is_refused_unread() -> None:
     assert failed.value.code == "backend_unavailable"
 
 
+async def test_an_address_where_nobody_answers_is_named() -> None:
+    clerk, _ = answering(*[httpx.ConnectError("")] * 9)
+    with pytest.raises(BackendUnavailableError) as failed:
+        await clerk.machines.list()
+
+    assert str(failed.value) == (
+        "ListMachines: Clerk did not answer at https://clerk.test (ConnectError)."
+    )
+
+
 @pytest.mark.parametrize("size", [64 * 1024, 64 * 1024 + 1])
 async def test_an_answer_is_read_up_to_64_kib_and_a_list_further(size: int) -> None:
     body = b"[" + b" " * (size - 2) + b"]"

@@ -77,6 +77,24 @@ def test_a_missing_edge_is_named_with_the_commands_that_add_it(shop: Shop) -> No
     assert document["reason"] == "edge_missing"
 
 
+def test_without_the_instance_key_a_missing_edge_is_named_by_ids(shop: Shop) -> None:
+    _, step, _, mend = refusal(
+        shop, shop.token(), **NO_INSTANCE_KEY, CLERK_MACHINE_ID=shop.audit.id
+    )
+
+    assert step == "edge"
+    assert f'Add "{shop.audit.id}" to `may_call` of the machine {shop.billing.id} in' in mend
+
+
+def test_without_a_callee_the_two_ways_to_name_one_are_told(shop: Shop) -> None:
+    ended = shop.run("explain", stdin=shop.token(), CLERK_MACHINE_ID="")
+
+    assert (ended.code, ended.err) == (
+        2,
+        "Error: Name the machine that is called: set CLERK_MACHINE_ID, or --callee.\n",
+    )
+
+
 def test_a_token_that_is_older_than_its_edge_is_to_be_minted_anew(shop: Shop) -> None:
     old = shop.token(shop.audit)
     before = refusal(shop, old, **NO_MACHINE_KEY)

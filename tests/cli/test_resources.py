@@ -125,6 +125,19 @@ def test_a_live_instance_is_asked_about_first(shop: Shop, tmp_path: Path) -> Non
         assert "Nothing was changed" in ended.err
 
 
+def test_a_machines_key_alone_asks_off_loopback_only(shop: Shop) -> None:
+    alone = {"CLERK_MACHINE_SECRET_KEY": shop.billing.secret_key, "CLERK_SECRET_KEY": ""}
+    shop.secrets.append(shop.billing.secret_key)
+
+    minted = shop.run("tokens", "mint", "--show-secret", **alone)
+    declined = shop.run("tokens", "mint", "--show-secret", "--api-url=https://clerk.test", **alone)
+
+    assert minted.code == 0
+    assert minted.err.startswith("Talking to the instance at http://127.0.0.1:")
+    assert declined.code == 2
+    assert "in the instance at https://clerk.test, which may be LIVE? [y/N]" in declined.err
+
+
 def test_a_token_is_minted_verified_and_revoked(shop: Shop, tmp_path: Path) -> None:
     file = tmp_path / "token"
     as_billing = {"CLERK_MACHINE_SECRET_KEY": shop.billing.secret_key}

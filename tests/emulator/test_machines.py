@@ -376,8 +376,8 @@ def test_in_process_the_same_refusals_are_python_errors(emulator: Emulator) -> N
         emulator.add_machine("thief", secret_key=orders.secret_key)
     with pytest.raises(LookupError):
         emulator.allow(orders, UNKNOWN)
-    with pytest.raises(LookupError):
-        emulator.add_machine("odd", may_call=[UNKNOWN])
+    with pytest.raises(LookupError, match="there is no machine 'orders': give a machine"):
+        emulator.add_machine("odd", may_call=["orders"])
     with pytest.raises(LookupError):
         emulator.delete_machine(UNKNOWN)
     callees = [emulator.add_machine(f"callee {index}") for index in range(151)]

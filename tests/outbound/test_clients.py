@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import httpx2
 import pytest
 import trio
 from outbound_calls import Callee, mints, outbound, settle
@@ -56,6 +57,15 @@ async def test_a_response_hook_that_raises_does_not_hide_a_401(world: World, cli
 
     assert statuses == [401] + [200] * 19
     assert mints(world) == 2
+
+
+@pytest.mark.parametrize("library", [httpx, httpx2])
+def test_the_class_given_as_auth_is_told_of_its_parentheses(library: Any) -> None:
+    with (
+        library.Client(auth=MachineTokenAuth) as client,
+        pytest.raises(ConfigurationError, match=r"Write auth=MachineTokenAuth\(\)"),
+    ):
+        client.get("http://callee.test")
 
 
 async def test_a_users_own_trace_is_told_of_everything_and_kept(world: World) -> None:

@@ -88,6 +88,10 @@ async def _settings(callee: str | None, api_url: str | None) -> Settings:
     """Give the settings of the service that is called, as this environment has them."""
     given: dict[str, Any] = {} if api_url is None else {"api_url": api_url}
     if callee is None:
+        if not machine_id_from_env():
+            raise CommandError(
+                "Name the machine that is called: set CLERK_MACHINE_ID, or --callee."
+            )
         return Settings.from_env(**given)
     machine_id = await _machine_id(callee, api_url)
     if machine_id == machine_id_from_env():

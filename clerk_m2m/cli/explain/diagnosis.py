@@ -111,10 +111,10 @@ async def _scope(
     else:
         where = "the live graph" if settings.graph == "live" else str(settings.graph)
         diagnosis.why.append(f"The edge {pair} is missing in {where}.")
-    of, to = (caller.name if caller else decision.caller), (callee.name if callee else "its id")
+    of = f"[machines.{caller.name}]" if caller else f"the machine {decision.caller}"
     diagnosis.mend.append(
-        f'Add "{to}" to `may_call` of [machines.{of}] in the graph file: clerk-m2m graph plan '
-        "FILE, then clerk-m2m graph apply FILE."
+        f'Add "{callee.name if callee else decision.callee}" to `may_call` of {of} in the graph '
+        "file: clerk-m2m graph plan FILE, then clerk-m2m graph apply FILE."
     )
     diagnosis.mend.append(f"Opaque tokens keep the scopes of their mint. {_MINT}")
 
