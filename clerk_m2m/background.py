@@ -104,8 +104,11 @@ class Background:
         )
         try:
             thread.start()
-        except BaseException:
+        except RuntimeError:  # no thread could be started
             loop.close()
+            raise
+        except BaseException:  # Ctrl-C: it may have been started, and ends then
+            loop.call_soon_threadsafe(end.set_result, None)
             raise
         self._loop, self._end = loop, end
         return loop
@@ -130,11 +133,17 @@ class Background:
 
 
 def _serve(loop: asyncio.AbstractEventLoop, end: asyncio.Future[None]) -> None:
-    async def until_the_end() -> None:
-        await end
-
     with asyncio.Runner(loop_factory=lambda: loop) as runner:
-        runner.run(until_the_end())
+        run_until(runner.get_loop(), end)
+
+
+def run_until(loop: asyncio.AbstractEventLoop, end: asyncio.Future[None]) -> None:
+    """Run an event loop in this thread until `end`, whatever its tasks raise."""
+    while not end.done():
+        try:
+            loop.run_until_complete(end)
+        except (KeyboardInterrupt, SystemExit):
+            pass  # a user's callable raised it: its task has ended by it, and the others go on
 
 
 BACKGROUND: Final = Background()

@@ -19,7 +19,6 @@ from clerk_m2m.backend_api.calls import (
 )
 from clerk_m2m.backend_api.revocations import Revocation
 from clerk_m2m.backend_api.walking import walk
-from clerk_m2m.identity import thaw
 from clerk_m2m.secret import Secret
 from clerk_m2m.transport.gate import CallDemand
 
@@ -62,7 +61,7 @@ class ApiKeys:
             "name": name,
             "subject": subject,
             "scopes": items("scopes", scopes),
-            "claims": thaw(claims),
+            "claims": claims,
             "description": description,
             "created_by": created_by,
             "seconds_until_expiration": seconds_until_expiration,
@@ -157,7 +156,7 @@ class ApiKeys:
         """
         body = {
             "scopes": UNSET if isinstance(scopes, Unset) else items("scopes", scopes),
-            "claims": thaw(claims),
+            "claims": claims,
             "description": description,
             "subject": subject,
             "seconds_until_expiration": seconds_until_expiration,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
-from clerk_m2m.backend_api.arguments import check_json, check_text, query_text
+from clerk_m2m.backend_api.arguments import check_text, plain_json, query_text
 from clerk_m2m.backend_api.document import Document, read_document
 from clerk_m2m.backend_api.key_source import KeySource
 from clerk_m2m.backend_api.problems import error_of
@@ -167,6 +168,7 @@ class BackendAPI:
         def answered(call: Call, received: Received) -> Answered[T]:
             return Answered(value=read(document_of(call, received)), headers=received.headers)
 
+        _require_asyncio()
         budget = Budget.from_now(self._timeout, self._retries)
 
         async def send(key: Secret | None) -> Answered[T]:
@@ -201,7 +203,18 @@ class BackendAPI:
 
     async def aclose(self) -> None:
         """Close the connections of this event loop; the next call opens new ones."""
+        _require_asyncio()
         await self._http.aclose()
+
+
+def _require_asyncio() -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        raise ConfigurationError(
+            "ClerkClient needs asyncio, and no event loop of asyncio runs. Under trio, call a "
+            "SyncClerkClient in a thread: await trio.to_thread.run_sync(clerk.machines.list)."
+        ) from None
 
 
 def checked_timeout(value: object) -> float:
@@ -226,6 +239,8 @@ def reading(
 
     Raises `ConfigurationError` for a query that cannot be sent.
     """
+    if type(items) is not int:  # the `limit` of a list, which decides how much is read
+        raise ConfigurationError(f"{operation}: limit (page_size of a walk) is a whole number.")
     check_text(operation, query or {})
     call = Call(
         operation=operation,
@@ -245,9 +260,9 @@ def writing(
 
     Raises `ConfigurationError` for a body that JSON cannot hold.
     """
-    sent = None if body is None else {k: v for k, v in body.items() if v is not UNSET}
-    if sent is not None:
-        check_json(operation, sent)
+    sent = None
+    if body is not None:
+        sent = plain_json(operation, {k: v for k, v in body.items() if v is not UNSET})
     return Keyed(call=Call(operation=operation, method=method, url=url, body=sent), key=key)
 
 
@@ -262,8 +277,8 @@ def verifying(operation: str, url: str, key: KeySource, body: Mapping[str, Secre
 
 def items(name: str, values: Iterable[str]) -> list[str]:
     """Give a list to send; `ConfigurationError` for one string, which would be its letters."""
-    if isinstance(values, str | bytes):
-        raise ConfigurationError(f"{name} must be a list, not one string.")
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise ConfigurationError(f"{name} must be a list, not {type(values).__name__}.")
     return list(values)
 
 

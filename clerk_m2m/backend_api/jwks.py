@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from clerk_m2m.backend_api import parsing
 from clerk_m2m.backend_api.calls import Answered, BackendAPI, reading
+from clerk_m2m.errors import ConfigurationError
 from clerk_m2m.transport.gate import CallDemand
 
 
@@ -35,6 +37,10 @@ class KeySets:
         Raises `ConfigurationError` where `url` is not https. As for `api_url`, loopback is
         excepted, and so are all with `allow_http` or with a `transport`.
         """
+        try:
+            urlsplit(url)
+        except (AttributeError, ValueError):  # no text, or no address
+            raise ConfigurationError("GetJWKS: the address cannot be used.") from None
         if self._api.check_public_url is not None:
             self._api.check_public_url(url)
         return (await get_jwks(self._api, url)).value

@@ -273,8 +273,7 @@ class KeySource:
             raise ConfigurationError(
                 f"{self._name}: its callable gave {type(given).__name__} instead of text."
             )
-        # What a callable reads from a file may end with a line break.
-        key = checked_key(self._name, self._prefix, Secret(given.reveal().strip()))
+        key = checked_key(self._name, self._prefix, given)
         if key is None:
             raise ConfigurationError(f"{self._name} is empty.")
         if self._check is not None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError, Future
 from typing import Any, Final, Generic, TypeVar
 
+from clerk_m2m.background import run_until
 from clerk_m2m.tasks import fork_safe_lock
 
 T = TypeVar("T")
@@ -71,7 +72,7 @@ class LoopThread:
             running, self._running = self._running, None
         if running is not None:
             running.finalizer.detach()
-            _end(running.loop, running.thread, self._aclose, wait)
+            _end(running.loop, running.end, running.thread, self._aclose, wait)
 
     def _start(self) -> _Running:
         with self._lock:
@@ -132,20 +133,24 @@ class _Running:
 
     def __init__(self, owner: LoopThread, aclose: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self.loop = loop = asyncio.new_event_loop()
-        self.thread = threading.Thread(target=_serve, args=(loop,), name="clerk-m2m", daemon=True)
+        self.end = end = loop.create_future()
+        self.thread = threading.Thread(
+            target=_serve, args=(loop, end), name="clerk-m2m", daemon=True
+        )
         self.thread.start()
-        self.finalizer = weakref.finalize(owner, _end, loop, self.thread, aclose, False)
+        self.finalizer = weakref.finalize(owner, _end, loop, end, self.thread, aclose, False)
 
 
-def _serve(loop: asyncio.AbstractEventLoop) -> None:
+def _serve(loop: asyncio.AbstractEventLoop, end: asyncio.Future[None]) -> None:
     try:
-        loop.run_forever()
+        run_until(loop, end)
     finally:
         loop.close()
 
 
 def _end(
     loop: asyncio.AbstractEventLoop,
+    end: asyncio.Future[None],
     thread: threading.Thread,
     aclose: Callable[[], Coroutine[Any, Any, None]],
     wait: bool,
@@ -154,7 +159,8 @@ def _end(
         return
 
     def wind_up() -> None:
-        loop.create_task(_wind_up(aclose, wait)).add_done_callback(lambda _: loop.stop())
+        winding_up = loop.create_task(_wind_up(aclose, wait))
+        winding_up.add_done_callback(lambda _: end.set_result(None))
 
     loop.call_soon_threadsafe(wind_up)
     # A collector that runs in the thread itself may have found the owner.

@@ -19,7 +19,6 @@ from clerk_m2m.backend_api.key_source import key_source
 from clerk_m2m.backend_api.revocations import Revocation
 from clerk_m2m.backend_api.walking import walk
 from clerk_m2m.clock import Clock
-from clerk_m2m.identity import thaw
 from clerk_m2m.secret import Secret, hidden
 from clerk_m2m.transport.gate import CallDemand
 
@@ -65,7 +64,7 @@ class M2MTokens:
             "seconds_until_expiration": UNSET
             if seconds_until_expiration is None
             else seconds_until_expiration,
-            "claims": UNSET if claims is None else thaw(claims),
+            "claims": UNSET if claims is None else claims,
             "min_remaining_ttl_seconds": UNSET
             if min_remaining_ttl_seconds is None
             else min_remaining_ttl_seconds,

@@ -264,7 +264,7 @@ class Reporter:
         }
         self._tell("mint", fields)
 
-    def mint_failed(self, exc: Exception, text: str) -> None:
+    def mint_failed(self, exc: BaseException, text: str) -> None:
         """No token could be minted; `text` says why, without a secret."""
         code = getattr(exc, "code", type(exc).__name__)
         fields = {"code": code, "cause": cleaned(text)}

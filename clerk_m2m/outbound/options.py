@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 import httpx
 
+from clerk_m2m.backend_api.arguments import plain_json
 from clerk_m2m.environment import SecretKey, checked_count, checked_seconds, key_from_env
 from clerk_m2m.errors import ConfigurationError
 from clerk_m2m.secret import hidden
@@ -94,8 +94,6 @@ def _require_reuse_to_work(token_format: str, lifetime: float | None, given: obj
 
 
 def _claims(given: Mapping[str, Any]) -> Mapping[str, Any]:
-    try:
-        copied: dict[str, Any] = json.loads(json.dumps(dict(given), allow_nan=False))
-    except (TypeError, ValueError) as exc:
-        raise ConfigurationError("claims must be a mapping that can be written as JSON.") from exc
-    return copied
+    if not isinstance(given, Mapping):
+        raise ConfigurationError("claims must be a mapping that can be written as JSON.")
+    return plain_json("claims", given)

@@ -58,7 +58,7 @@ class _Failure:
     """
 
     text: str
-    cause: Exception
+    cause: BaseException
     waiting_helps: bool
     retry_at: float
     count: int
@@ -111,10 +111,11 @@ class SharedToken:
             if flight is None:
                 continue  # a mint has ended just now
             yield flight
+            if not flight.ended:
+                self._abandon(flight)
+                raise _unavailable(f"none was minted within {self._timeout:g} s.", RETRY_PAUSE)
             if flight.closed:
                 raise _unavailable("aclose() has ended its minting.", 0.0)
-            if not flight.ended:
-                raise _unavailable(f"none was minted within {self._timeout:g} s.", RETRY_PAUSE)
 
     def is_sent(self, bearer: Bearer, url: httpx.URL) -> bool:
         """Tell whether `bearer` is still what is sent to `url`, and no other is under way there."""
@@ -195,8 +196,10 @@ class SharedToken:
                 raise BackendUnavailableError("createM2MToken: it took longer than its lifetime.")
         except TimeoutError:
             self._failed(flight, self._too_late())
-        except Exception as exc:  # noqa: BLE001  the user's transport may raise anything
-            self._failed(flight, exc)
+        except BaseException as exc:  # noqa: BLE001  a user's transport or callable may raise any
+            # Who waits asks again at once after a mint that has neither failed nor given a token.
+            if not flight.closed:
+                self._failed(flight, exc)
         else:
             self._keep(flight, bearer)
         finally:
@@ -220,13 +223,20 @@ class SharedToken:
             self._failure, self._may_reuse = None, True
             self._bearer = bearer
 
-    def _failed(self, flight: Flight, exc: Exception) -> None:
+    def _failed(self, flight: Flight, exc: BaseException) -> None:
         with self._lock:
             self._mints_failed += 1
             self._land(flight)
             count = 0 if self._failure is None else self._failure.count
             self._failure = failure = _failure(exc, self._now(), count)
         self._reporter.mint_failed(exc, failure.text)
+
+    def _abandon(self, flight: Flight) -> None:
+        """Forget a mint that was never begun, as where Ctrl-C came before it."""
+        with self._lock:
+            if flight.task is None:
+                flight.closed = True
+                self._land(flight)
 
     def _land(self, flight: Flight) -> None:
         if self._flight is flight:
@@ -286,6 +296,9 @@ class SharedToken:
         except RuntimeError as exc:  # no thread can be started, as at the end of the interpreter
             self._failed(flight, exc)
             flight.end()
+        except BaseException:  # Ctrl-C
+            self._abandon(flight)
+            raise
 
     def _pausing(self) -> _Failure | None:
         """Give the failure after which no mint is made yet."""
@@ -309,7 +322,7 @@ def _unavailable(text: str, retry_after: float | None) -> TokenUnavailableError:
     return TokenUnavailableError(f"No token to send: {text}", retry_after=retry_after)
 
 
-def _failure(exc: Exception, now: float, count: int) -> _Failure:
+def _failure(exc: BaseException, now: float, count: int) -> _Failure:
     text, helps = str(exc), False
     if isinstance(exc, RateLimitedError | BackendUnavailableError | KeyUnavailableError):
         helps = True

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+import trio
 from api_clients import UNKNOWN_KEY, answering, open_client
 
 from clerk_m2m import (
@@ -124,6 +125,13 @@ async def test_settings_that_cannot_work_are_refused_at_construction(given: Any)
         ClerkClient(secret_key="sk_test_hidden", **given)
 
 
+def endless() -> dict[str, object]:
+    """Claims that hold themselves."""
+    claims: dict[str, object] = {}
+    claims["claims"] = claims
+    return claims
+
+
 @pytest.mark.parametrize(
     ("call", "said"),
     [
@@ -138,13 +146,21 @@ async def test_settings_that_cannot_work_are_refused_at_construction(given: Any)
         (lambda clerk: clerk.machines.create("hidden\ud800"), "CreateMachine: .* JSON"),
         (lambda clerk: clerk.machines.list(query="\ud800"), "ListMachines: query"),
         (lambda clerk: clerk.m2m_tokens.verify("hidden\ud800"), "verifyM2MToken: token"),
+        (lambda clerk: clerk.m2m_tokens.verify(b"hidden"), "verifyM2MToken: token must be text"),
+        (lambda clerk: clerk.m2m_tokens.verify(None), "verifyM2MToken: token must be text"),
+        (lambda clerk: clerk.m2m_tokens.create(claims=endless()), "createM2MToken: .* Circular"),
+        (lambda clerk: clerk.machines.list(limit="10"), "ListMachines: limit"),
+        (lambda clerk: anext(clerk.machines.iter(page_size=None)), "ListMachines: limit"),
+        (lambda clerk: clerk.machines.create("orders", scoped_machines=None), "scoped_machines"),
         (lambda clerk: clerk.jwks.get_public("http://keys.test:port"), "GetJWKS: the address"),
+        (lambda clerk: clerk.jwks.get_public("https://["), "GetJWKS: the address"),
+        (lambda clerk: clerk.jwks.get_public(5), "GetJWKS: the address"),
     ],
 )
 async def test_an_argument_that_cannot_be_sent_is_told_of_with_the_operation(
     world: World,
     clerk: ClerkClient,
-    call: Callable[[ClerkClient], Awaitable[object]],
+    call: Callable[[Any], Awaitable[object]],
     said: str,
 ) -> None:
     with pytest.raises(ConfigurationError, match=said) as refused:
@@ -370,3 +386,14 @@ def test_a_page_has_a_length_and_is_iterable() -> None:
     page: Page[Machine] = Page(items=(), total_count=7)
 
     assert (len(page), list(page)) == (0, [])
+
+
+def test_under_trio_the_error_says_what_to_do(world: World) -> None:
+    async def call() -> None:
+        async with ClerkClient(
+            secret_key=world.emulator.secret_key, api_url=API_URL, transport=world.upstream
+        ) as clerk:
+            await clerk.machines.list()
+
+    with pytest.raises(ConfigurationError, match="SyncClerkClient in a thread"):
+        trio.run(call)

@@ -348,3 +348,25 @@ def test_a_key_is_in_no_local_of_a_frame_when_a_call_fails(clerk: SyncClerkClien
         frame = frame.tb_next
     assert shown
     assert "canary" not in "".join(shown)
+
+
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
+def test_a_callable_that_ends_its_thread_ends_one_call_only(
+    emulator: ClerkEmulator, kind: type[BaseException]
+) -> None:
+    """`sys.exit()` in a key callable would end the thread, and every call that is out."""
+    answers: list[BaseException | str] = [KEY, kind(), KEY]
+
+    def key() -> str:
+        answer = answers.pop(0)
+        if isinstance(answer, str):
+            return answer
+        raise answer
+
+    with SyncClerkClient(secret_key=key, api_url=API_URL, transport=emulator.transport) as clerk:
+        clerk.machines.list()
+        (thread,) = threads()
+        with pytest.raises(kind):
+            clerk.machines.list()
+        clerk.machines.list()
+        assert threads() == [thread]

@@ -20,6 +20,7 @@ from clerk_m2m import (
     RateLimitedError,
     TokenUnavailableError,
 )
+from clerk_m2m.background import BACKGROUND
 from harness import World
 
 
@@ -244,3 +245,51 @@ async def test_closing_ends_a_mint_that_is_under_way(world: World) -> None:
 
     assert unavailable.value.code == "token_unavailable"
     assert again.status_code == 200
+
+
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, asyncio.CancelledError])
+async def test_whatever_a_callable_raises_fails_its_mint_and_no_other(
+    world: World, kind: type[BaseException]
+) -> None:
+    """In a thread of its own, `sys.exit()` would end the thread, and all mints with it."""
+
+    async def ends() -> str:
+        raise kind
+
+    def ends_at_once() -> str:
+        raise kind
+
+    other = outbound(world)
+    for source in (ends, ends_at_once):
+        auth = outbound(world, machine_secret_key=source, timeout=1.0)
+        with pytest.raises(TokenUnavailableError):
+            await auth.token()
+        await auth.aclose()
+        await other.token()
+        assert other.forget()
+        world.time.advance(1000.0)
+    await other.aclose()
+
+    assert mints(world) == 2
+
+
+async def test_a_mint_that_was_never_begun_is_forgotten(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C may come between the decision to mint and its begin."""
+    auth = outbound(world, timeout=0.2)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(BACKGROUND, "start", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            auth.token_sync()
+        # Or the thread was told to begin, and never did.
+        patched.setattr(BACKGROUND, "start", lambda *_: None)
+        with pytest.raises(TokenUnavailableError, match="none was minted within"):
+            await auth.token()
+
+    assert (await auth.token()).startswith("mt_")
+    await auth.aclose()

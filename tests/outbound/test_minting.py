@@ -12,6 +12,8 @@ from outbound_calls import MINT, Callee, Gate, mint_bodies, minted, mints, outbo
 from upstreams import answering, eventually, http_answer, raw_upstream
 
 from clerk_m2m import Clock, MachineTokenAuth, TokenUnavailableError
+from clerk_m2m.outbound.minting import Bearer
+from clerk_m2m.secret import Secret
 from harness import World, protected, serve
 
 # A live token
@@ -329,3 +331,12 @@ async def test_a_renewal_is_never_given_the_token_that_it_replaces(world: World)
         await client.get("/")
 
     assert callee.credentials[0] == callee.credentials[1] != callee.credentials[2]
+
+
+def test_another_token_replaces_one_only_if_it_ends_later() -> None:
+    """Clerk may give a token of another worker of this machine, which is older."""
+    kept = Bearer(Secret("mt_kept"), 0.0, 60.0)
+
+    assert not Bearer(Secret("mt_other"), 0.0, 60.0).betters(kept)
+    assert not Bearer(Secret("mt_kept"), 1.0, 60.0).betters(kept)
+    assert Bearer(Secret("mt_other"), 1.0, 60.0).betters(kept)
