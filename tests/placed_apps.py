@@ -9,6 +9,7 @@ import pytest
 from fastapi import Depends, FastAPI, WebSocket
 from sent_credentials import NOBODY
 from starlette.applications import Starlette
+from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount
@@ -81,5 +82,17 @@ def mounted(app: Starlette, verifier: Verifier, **given: Any) -> ASGIApp:
     return added(Starlette(routes=[Mount("/", app=app)]), verifier, **given)
 
 
+async def pass_on(request: Request, call_next: RequestResponseEndpoint) -> Response:
+    return await call_next(request)
+
+
+def mounted_in_streams(app: Starlette, verifier: Verifier, **given: Any) -> ASGIApp:
+    outer = Starlette(routes=[Mount("/", app=app)])
+    outer.add_middleware(BaseHTTPMiddleware, dispatch=pass_on)
+    return added(outer, verifier, **given)
+
+
 Placed = Callable[..., ASGIApp]
-in_every_place = pytest.mark.parametrize("placed", [added, wrapped, wrapped_in_debug, mounted])
+in_every_place = pytest.mark.parametrize(
+    "placed", [added, wrapped, wrapped_in_debug, mounted, mounted_in_streams]
+)

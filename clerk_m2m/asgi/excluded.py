@@ -5,8 +5,9 @@ Rules of this file:
 - An entry is a path, compared whole, or a prefix: `"/static/*"` is everything below `/static/`.
 - A doubt means that the request is not exempt. A server, a middleware or an app may decode or
   normalize a path once more than the others. So a prefix matches only a path that has one reading:
-  no `.`, `..` or empty segment, no backslash, `%` or control character after decoding, and no slash
-  that was sent encoded. Only `raw_path` shows the last, so without it a prefix never matches.
+  no `.`, `..` or empty segment (with a `;` and parameters or without), no backslash, `%` or control
+  character after decoding, and no slash that was sent encoded. Only `raw_path` shows the last, so
+  without it a prefix never matches.
 - A whole path needs none of this: no other spelling equals it.
 """
 
@@ -93,7 +94,7 @@ def _has_one_reading(path: str, scope: Scope) -> bool:
 
 
 def _segments(path: str) -> list[str]:
-    return path.split("/")[1:]
+    return [segment.partition(";")[0] for segment in path.split("/")[1:]]
 
 
 def _entry(given: ExcludedPath) -> tuple[str, str]:

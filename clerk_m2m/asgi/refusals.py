@@ -157,7 +157,7 @@ class Exchange:
         self.status = message.get("status", self.status)
         if self.held or message.get("status") == 500:
             self.held = (*self.held, message)
-            if message.get("more_body"):
+            if message.get("more_body") and not _has_length(self.held[0]):
                 await self.release()
         else:
             self.begun = self.begun or message["type"] in _BEGINNINGS
@@ -178,6 +178,11 @@ class Exchange:
         elif EXCHANGE in state:  # set by a connection whose app has returned
             state.pop("machine", None)
         return own
+
+
+def _has_length(start: Message) -> bool:
+    # An answer of known length is no stream, even where BaseHTTPMiddleware sends it in pieces.
+    return any(name.lower() == b"content-length" for name, _ in start.get("headers", ()))
 
 
 def answer(refusal: RefusalError) -> Response:

@@ -37,6 +37,12 @@ def mistake(app: Any) -> str | None:
             if scopes and not guard.takes_scopes:
                 return f"{path}: {guard.no_permissions(scopes)}"
         for path, dependant in _dependants(app, ""):
+            if _is_identity(dependant.call):
+                return (
+                    f"{path}: Depends({dependant.call.__name__}) would make an identity of what "
+                    f"the client sends, and let anybody in. Write Depends({dependant.call.guard}) "
+                    "for the identity of the caller, verified."
+                )
             for parameter in _parameters(dependant):
                 identity = _identity_in(parameter.field_info.annotation, set())
                 if identity is not None:
@@ -83,9 +89,14 @@ def _parameters(dependant: Any) -> Iterator[Any]:
         yield from getattr(dependant, f"{part}_params")
 
 
+def _is_identity(value: Any) -> bool:
+    # A subclass too: FastAPI sees the marks of `identity` no more where it gives a field anew.
+    return isinstance(value, type) and issubclass(value, _IDENTITIES)
+
+
 def _identity_in(annotation: Any, seen: set[Any]) -> Any:
     """Find an identity in what a parameter is read as: a union, a list, the field of a model."""
-    if isinstance(annotation, type) and issubclass(annotation, _IDENTITIES):
+    if _is_identity(annotation):
         return annotation
     inside = list(get_args(annotation))
     if isinstance(annotation, type) and annotation not in seen:

@@ -67,7 +67,7 @@ async def _follow(find: Callable[[], Following | None], log: Log) -> None:
     """Follow until Redis fails, or until there is no member any longer."""
     try:
         while (member := find()) is not None:
-            await _catch_up(member, log)
+            await _catch_up(member, find, log)
             number = member.position.number
             del member
             await log.wait(number)
@@ -77,17 +77,24 @@ async def _follow(find: Callable[[], Following | None], log: Log) -> None:
             member.lost(exc)
 
 
-async def _catch_up(member: Following, log: Log) -> None:
-    """Apply all rows that there are, then write those that are missing."""
+async def _catch_up(member: Following, find: Callable[[], Following | None], log: Log) -> None:
+    """Apply all rows that there are, then write those that are missing.
+
+    Nothing is done for a member that is followed no longer: another follower may have begun.
+    """
     position = member.position
     while True:
         page = await log.read(-1 if position.epoch is None else position.number)
+        if find() is None:
+            return
         if position.epoch is not None and not position.is_continued_by(page):
             # Rows may have been lost. Where the epoch is still the same one, nobody else has
             # noticed: it must end, so that all processes write the denials that they know.
             known_epoch = position.epoch
             member.doubt()
             page = await log.read(-1, ending=known_epoch)
+            if find() is None:
+                return
         if position.epoch is None:
             member.begin(page)
         for row in page.rows:

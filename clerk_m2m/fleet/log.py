@@ -60,28 +60,22 @@ class Log:
     async def append(self, rows: Iterable[Row]) -> int:
         """Append rows; gives the number of the last one."""
         texts = [text for row in rows for text in _texts(row)]
-        _, number = await self._eval(APPEND, MAX_ROWS, *texts)
-        return int(number)
+        answer = await self._eval(APPEND, MAX_ROWS, *texts)
+        try:
+            return int(answer[1])
+        except (TypeError, ValueError, IndexError) as exc:
+            raise FleetUnavailableError("Redis gave something else than the log's answer.") from exc
 
     async def read(self, after: int, *, ending: str = "") -> Page:
         """Read the head, and at most 500 rows after `after`; -1 reads from the oldest on.
 
         Where the epoch is `ending`, a new one begins.
         """
-        answer = [_text(each) for each in await self._eval(READ, after, PAGE, ending)]
-        epoch, number, first, nonce, floor, *fields = answer
-        rows = (fields[at : at + 5] for at in range(0, len(fields), 5))
-        return Page(
-            epoch=epoch,
-            number=int(number),
-            first=int(first),
-            nonce=nonce,
-            floor=_floor(floor),
-            rows=tuple(
-                Row(number=int(n), nonce=own, previous=previous, body=body, signature=signature)
-                for n, own, previous, body, signature in rows
-            ),
-        )
+        answer = await self._eval(READ, after, PAGE, ending)
+        try:
+            return _page([_text(each) for each in answer])
+        except (ValueError, TypeError) as exc:
+            raise FleetUnavailableError("Redis gave something else than a log.") from exc
 
     async def wait(self, after: int) -> None:
         """Wait until there is a row after `after`, for a second at most."""
@@ -122,19 +116,28 @@ class Log:
             raise FleetUnavailableError(f"Redis failed with {_named(exc)}.") from exc
 
 
-def client_of(fleet: Fleet) -> Redis:
-    """Make the client of a fleet's Redis; raises `ConfigurationError`."""
-    if not isinstance(fleet.server, Secret):
-        client: Redis = fleet.server()
-        return client
+def require_redis() -> None:
+    """Import redis-py, at the start and not at the first request; it takes a tenth of a second.
+
+    Raises `ConfigurationError` where it is not installed.
+    """
     try:
-        from redis.asyncio import BlockingConnectionPool, Redis
-        from redis.asyncio.retry import Retry
-        from redis.backoff import NoBackoff
+        import redis.asyncio  # noqa: F401
     except ImportError as exc:
         raise ConfigurationError(
             "A fleet needs the package redis: install clerk-m2m[fleet]."
         ) from exc
+
+
+def client_of(fleet: Fleet) -> Redis:
+    """Make the client of a fleet's Redis."""
+    if not isinstance(fleet.server, Secret):
+        client: Redis = fleet.server()
+        return client
+    from redis.asyncio import BlockingConnectionPool, Redis
+    from redis.asyncio.retry import Retry
+    from redis.backoff import NoBackoff
+
     pool = BlockingConnectionPool.from_url(
         fleet.server.reveal(),
         max_connections=MAX_CONNECTIONS,
@@ -165,11 +168,27 @@ def _text(value: object) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
+def _page(answer: list[str]) -> Page:
+    epoch, number, first, nonce, floor, *fields = answer
+    rows = (fields[at : at + 5] for at in range(0, len(fields), 5))
+    return Page(
+        epoch=epoch,
+        number=int(number),
+        first=int(first),
+        nonce=nonce,
+        floor=_floor(floor),
+        rows=tuple(
+            Row(number=int(n), nonce=own, previous=previous, body=body, signature=signature)
+            for n, own, previous, body, signature in rows
+        ),
+    )
+
+
 def _floor(text: str) -> Row | None:
     if not text:
         return None
     try:
         nonce, body, signature = json.loads(text)
-    except ValueError:
+    except (ValueError, TypeError, RecursionError):
         return None  # not written by the program
     return Row(nonce=str(nonce), body=str(body), signature=str(signature))

@@ -5,6 +5,7 @@ Rules of this file:
 - What is published is written by a task in the event loop of `background`, which no waiter cancels.
 - What may still deny a JWT is kept, so that it can be written again where Redis has lost it.
 - `position` and the counters are changed in the event loop of `background` only.
+- A fork may come at any moment. So `position` goes on only when what it stands for is in force.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from clerk_m2m.clock import Clock
 from clerk_m2m.errors import FleetUnavailableError, VerificationUnavailableError
 from clerk_m2m.fleet.follower import REDIAL, follow
 from clerk_m2m.fleet.keys import log_key
-from clerk_m2m.fleet.log import MAX_ROWS, Log, Page
+from clerk_m2m.fleet.log import MAX_ROWS, Log, Page, require_redis
 from clerk_m2m.fleet.position import Position
 from clerk_m2m.fleet.rows import Row, RowFormat, needed_until
 from clerk_m2m.fleet_settings import Fleet
@@ -67,23 +68,25 @@ class Member:
     """
 
     def __init__(self, fleet: Fleet, *, local: Local, clock: Clock, reporter: Reporter) -> None:
+        require_redis()
         self._fleet = fleet
         self._local = local
         self._clock = clock
         self._reporter = reporter
         self._format = RowFormat(tuple(log_key(each) for each in fleet.keys))
         self.position = Position()
-        self._known: dict[tuple[str, object], Invalidation] = {}
-        self._missing: dict[tuple[str, object], Invalidation] = {}
+        # Both are sets in the order in which their members came.
+        self._known: dict[Invalidation, None] = {}
+        self._missing: dict[Invalidation, None] = {}
         self._write_back_at = -inf
         self._outbox: deque[_Letter] = deque()
         self._writing = self._following = False
         self._turn = 0  # a follower ends when its turn is over
         self._loops: PerLoop[object] = PerLoop(object)  # the event loops that use the verifier
-        self._first_reading: Future[None] = Future()
-        self._first_reading.set_running_or_notify_cancel()  # so that no waiter can cancel it
-        self._started_at: float | None = None
-        self._out_since: float | None = self._now()
+        self._first_reading: Future[None]
+        self._started_at: float | None
+        self._out_since: float | None
+        self._await_reading()
         self._applied = self._refused = self._doubts = 0
         tell_of_forks(self)
 
@@ -150,16 +153,14 @@ class Member:
         self._loops.pop()
         if self._loops.values():
             return
-        self._turn += 1
-        self._following = False
+        self._stop_following()
         BACKGROUND.leave(self)
 
     def leave_to_parent(self) -> None:
         """Begin without a follower, in a forked child; what waits to be written is the parent's."""
-        self._turn += 1
-        self._following = self._writing = False
+        self._stop_following()
+        self._writing = False
         self._outbox.clear()
-        self._out_since = self._now()
 
     def measure(self) -> FleetMeasurements:
         """Give the counters, and how the log is followed; for any thread."""
@@ -180,29 +181,23 @@ class Member:
 
     def begin(self, page: Page) -> None:
         """Begin to apply a log that was read from its oldest row on."""
-        self.position.begin(page)
         self._missing = dict(self._known)
         self._write_back_at = self._now() + WRITE_BACK_SPREAD * random.random()  # noqa: S311  it spreads load
         if page.floor is not None:
             dropped = self._format.read(page.floor)
             if dropped is not None:
                 self._local.void_everything(dropped.instant)
+        self.position.begin(page)
 
     def take(self, row: Row) -> None:
         """Apply the next row."""
-        live = row.number > self.position.history_to
-        self.position.advance(row)
         invalidation = self._format.read(row)
         if invalidation is None:
             self._refused += 1
             self._reporter.fleet_row_refused()
-            return
-        self._local.apply(invalidation, live=live)
-        self._applied += 1
-        self._remember(invalidation)
-        missing = self._missing.get(invalidation.name)
-        if missing is not None and missing.instant <= invalidation.instant:
-            del self._missing[invalidation.name]
+        else:
+            self._apply(invalidation, live=row.number > self.position.history_to)
+        self.position.advance(row)
 
     def caught_up(self) -> None:
         """Note that all rows were applied."""
@@ -220,8 +215,8 @@ class Member:
 
     def doubt(self) -> None:
         """Rows may have been lost: what was asked before now does not count."""
-        self.position.epoch = None
         self._local.void_everything()
+        self.position.epoch = None
         self._doubts += 1
         self._reporter.fleet_doubted()
 
@@ -230,21 +225,41 @@ class Member:
         if not self._missing or self._now() < self._write_back_at:
             return
         now, rows = self._clock.wall(), []
-        for name in list(self._missing)[:BATCH]:
-            invalidation = self._missing.pop(name)
+        batch = list(self._missing)[:BATCH]
+        for invalidation in batch:
             ends_at = needed_until(invalidation, now)
             if ends_at is None or ends_at > now:
                 rows.append(self._format.write(invalidation, ends_at=ends_at))
         if rows:
             await log.append(rows)
+        for invalidation in batch:  # only now: what could not be written is still missing
+            self._missing.pop(invalidation, None)
 
     # Inside
+
+    def _stop_following(self) -> None:
+        self._turn += 1
+        self._following = False
+        self._await_reading()  # what is written from now on is not known
+
+    def _await_reading(self) -> None:
+        self._first_reading = Future()
+        self._first_reading.set_running_or_notify_cancel()  # so that no waiter can cancel it
+        self._started_at = None
+        self._out_since = self._now()
+
+    def _apply(self, invalidation: Invalidation, *, live: bool) -> None:
+        # One that is known was written back, or again by somebody without a key: it is not new.
+        self._local.apply(invalidation, live=live and invalidation not in self._known)
+        self._applied += 1
+        self._remember(invalidation)
+        self._missing.pop(invalidation, None)
 
     def _remember(self, invalidation: Invalidation) -> None:
         if invalidation.token_kind is TokenKind.OPAQUE or invalidation.caller is not None:
             return
-        self._known.pop(invalidation.name, None)
-        self._known[invalidation.name] = invalidation
+        self._known.pop(invalidation, None)
+        self._known[invalidation] = None
         if len(self._known) > MAX_ROWS:
             del self._known[next(iter(self._known))]
 

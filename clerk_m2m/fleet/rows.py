@@ -6,6 +6,7 @@ import hmac
 import json
 import secrets
 from dataclasses import asdict, dataclass
+from math import isfinite
 from typing import Any, Final
 
 from clerk_m2m.lookups.invalidation import Invalidation, TokenKind
@@ -75,7 +76,7 @@ class RowFormat:
         # Signed, so one of ours has written it; a later version may have other fields.
         try:
             return _invalidation(json.loads(row.body))
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, AttributeError):
             return None
 
 
@@ -88,6 +89,13 @@ def _invalidation(fields: dict[str, Any]) -> Invalidation | None:
         return None
     digests = tuple(bytes.fromhex(each) for each in fields.pop("digests", ()))
     kind = fields.pop("token_kind", None)
-    return Invalidation(
+    invalidation = Invalidation(
         digests=digests, token_kind=None if kind is None else TokenKind(kind), **fields
     )
+    times = (invalidation.instant, invalidation.ends_at)
+    ids = (invalidation.token_id, invalidation.machine_id, invalidation.caller)
+    # A comparison with NaN is always false: a denial with such an instant would deny nothing.
+    good = all(each is None or isfinite(each) for each in times) and all(
+        isinstance(each, str | None) for each in ids
+    )
+    return invalidation if good else None

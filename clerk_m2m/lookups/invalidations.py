@@ -9,18 +9,21 @@ Rules of this file:
   until something is invalidated. Nothing scans a store: an invalidation takes the same time however
   many values are kept.
 - A row also denies JWTs, which cannot be revoked at Clerk: a digest or a token id denies that JWT,
-  a machine denies the JWTs that were issued up to the row's instant and 5 s after it.
+  a machine denies the JWTs that were issued up to the row's instant and 5 s after it. The instant
+  of a name never falls: the log of a fleet also tells of invalidations that are older than this.
 - A row ends when nothing that it could refuse can live any longer.
 - There are at most 100,000 rows. When the table is full, the oldest row becomes the floor: every
   value that was asked for before it is asked for again, and every JWT that was issued up to its
   instant and 5 s after it is denied. No denial is dropped.
-- Event loops and threads share one table.
+- Event loops and threads share one table. Its readers take no lock, so a denial is never missing
+  for a moment: a row is replaced, never taken out and put in again, and the floor rises first.
 """
 
 from __future__ import annotations
 
 import heapq
 import logging
+from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import inf
@@ -52,8 +55,8 @@ class Invalidations:
     def __init__(self, clock: Clock) -> None:
         self.number = 0
         self._clock = clock
-        self._rows: dict[Name, _Row] = {}
-        self._unproven: dict[Name, _Row] = {}
+        self._rows: OrderedDict[Name, _Row] = OrderedDict()
+        self._unproven: OrderedDict[Name, _Row] = OrderedDict()
         self._has_dropped = False
         self._floor = _Row(0, -inf)
         self._ends: list[tuple[float, int, Name]] = []
@@ -68,8 +71,11 @@ class Invalidations:
         with self._lock:
             self._end_rows(now)
             row = self._next(instant)
-            self._rows.pop(name, None)  # a name that is invalidated again is the youngest again
+            known = self._rows.get(name)
+            if known is not None and known.instant > row.instant:
+                row = _Row(row.number, known.instant)
             self._rows[name] = row
+            self._rows.move_to_end(name)  # one that is invalidated again is the youngest again
             if lifetime < inf:
                 heapq.heappush(self._ends, (now + lifetime, row.number, name))
             if len(self._rows) > MAX_ROWS:
@@ -85,8 +91,8 @@ class Invalidations:
         """
         with self._lock:
             row = self._next(None)
-            self._unproven.pop(digest, None)
             self._unproven[digest] = row
+            self._unproven.move_to_end(digest)
             if len(self._unproven) > MAX_UNPROVEN:
                 self._drop_unproven()
             self.number = row.number
@@ -142,9 +148,10 @@ class Invalidations:
 
     def _raise_floor(self) -> None:
         oldest = next(iter(self._rows))
-        row = self._rows.pop(oldest)
+        row = self._rows[oldest]
         # Rows are numbered in order, but their instants come from several clocks.
         self._floor = _Row(row.number, max(row.instant, self._floor.instant))
+        del self._rows[oldest]
         logger.error(
             "More than %d invalidations are in force. Everything that was verified before the "
             "oldest of them is verified again, and JWTs issued before it are refused.",

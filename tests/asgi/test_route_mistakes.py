@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 import pytest
 from asgi_messages import http_scope, receive_nothing, send_nowhere
@@ -121,6 +122,24 @@ async def test_an_identity_as_a_body_stops_the_start(world: World) -> None:
     app.add_middleware(MachineAuthMiddleware, verifier=world.verifier())
 
     with pytest.raises(ConfigurationError, match=r"^/v1/orders: the parameter 'caller'"):
+        await started(app)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OurMachine(MachineIdentity):
+    """A subclass whose field has no mark that FastAPI would fail at."""
+
+    token_format: Literal["opaque", "jwt"] = "jwt"
+
+
+@pytest.mark.parametrize("place", EVERYWHERE)
+async def test_a_subclass_of_an_identity_as_a_dependency_stops_the_start(
+    world: World, place: Any
+) -> None:
+    app = place(Depends(OurMachine))
+    app.add_middleware(MachineAuthMiddleware, verifier=world.verifier(), required=False)
+
+    with pytest.raises(ConfigurationError, match=r"Depends\(OurMachine\) would make an identity"):
         await started(app)
 
 

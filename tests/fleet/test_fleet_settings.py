@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
 
 from clerk_m2m import ConfigurationError, Fleet, Settings
+from harness import World
 
 from .services import FLEET_KEY, OTHER_KEY
 
@@ -76,3 +78,12 @@ def test_settings_read_the_fleet_from_the_environment() -> None:
     assert Settings.from_env(environ, fleet=None).fleet is None
     with pytest.raises(ConfigurationError, match="fleet must be a Fleet"):
         Settings.from_env(environ, fleet=URL)
+
+
+def test_a_fleet_without_redis_py_says_what_to_install(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "redis.asyncio", None)
+
+    with pytest.raises(ConfigurationError, match=r"install clerk-m2m\[fleet\]"):
+        world.verifier(world.settings(fleet=Fleet(URL, keys=[FLEET_KEY])))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from types import FrameType
+from typing import Any
+
 import pytest
 
 from clerk_m2m.lookups import invalidations
@@ -53,6 +57,41 @@ def test_a_name_that_is_invalidated_again_lives_for_its_new_lifetime(time: FakeT
     table.add("mt_2")
 
     assert table.void(["mt_1"], 1)
+
+
+def test_an_older_invalidation_never_lowers_the_instant_of_a_name(time: FakeTime) -> None:
+    table = Invalidations(time.clock)
+    table.add(MACHINE, instant=time.wall)
+    table.add(MACHINE, instant=time.wall - 60)
+
+    assert denied(table, time.wall)
+
+
+@pytest.mark.parametrize("name", [MACHINE, DIGEST])
+def test_a_denial_that_is_repeated_or_dropped_is_missing_at_no_moment(
+    time: FakeTime, name: bytes | str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other threads read the table without a lock: here, before each line that changes it."""
+    monkeypatch.setattr(invalidations, "MAX_ROWS", 1)
+    table, seen = Invalidations(time.clock), []
+    table.add(name)
+
+    def look(frame: FrameType, event: str, _: Any) -> Any:
+        if frame.f_code.co_filename != invalidations.__file__:
+            return None
+        if event == "line" and frame.f_code.co_name in ("add", "_raise_floor"):
+            seen.append(denied(table, time.wall))
+        return look
+
+    known = sys.gettrace()
+    sys.settrace(look)
+    try:
+        table.add(name)
+        table.add("mt_1")
+    finally:
+        sys.settrace(known)
+    assert len(seen) > 10
+    assert False not in seen
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,214 @@
+"""Who can write to the fleet's Redis without a key, and a Redis that begins anew."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import cast
+
+import pytest
+
+from clerk_m2m import Clock, Fleet, FleetUnavailableError, Verifier
+from clerk_m2m.fleet import member as member_module
+from clerk_m2m.fleet.keys import log_key
+from clerk_m2m.fleet.log import Log, Page
+from clerk_m2m.fleet.member import Member
+from clerk_m2m.fleet.rows import Row, RowFormat
+from clerk_m2m.lookups.invalidation import Invalidation
+from clerk_m2m.observe.reporter import Reporter
+from harness import World
+
+from .services import FLEET_KEY, Redis, accepts, in_sync, measured, until
+
+MakeFleet = Callable[..., Fleet]
+
+
+def has_applied(verifier: Verifier, rows: int) -> bool:
+    """Tell whether so many rows of the log are in force."""
+    return measured(verifier).applied == rows
+
+
+# Appends rows as the log's own program does: ten texts for each, of which the fourth is `previous`.
+_APPENDED = """
+local number = redis.call('HGET', KEYS[1], 'number')
+local nonce = redis.call('HGET', KEYS[1], 'nonce')
+for at = 1, #ARGV, 10 do
+  number = number + 1
+  ARGV[at + 3] = nonce
+  redis.call('XADD', KEYS[2], number .. '-0', unpack(ARGV, at, at + 9))
+  nonce = ARGV[at + 1]
+end
+redis.call('HSET', KEYS[1], 'number', number, 'nonce', nonce)
+"""
+
+
+async def follower(world: World, fleet: MakeFleet) -> Verifier:
+    """A service that follows the log."""
+    verifier = world.verifier(world.live_settings(fleet=fleet()))
+    await accepts(verifier, world.token())
+    await until(lambda: in_sync(verifier))
+    return verifier
+
+
+@pytest.mark.parametrize("floor", ["5", "[" * 100_000, "null", '["a"]'])
+async def test_no_floor_that_somebody_writes_stops_a_follower(
+    world: World, fleet: MakeFleet, redis: Redis, floor: str
+) -> None:
+    one, other = await follower(world, fleet), await follower(world, fleet)
+    jwt = world.jwt()
+    redis.call("HSET", redis.head, "floor", floor)
+
+    await one.invalidate_everywhere(token=jwt)
+
+    await until(lambda: measured(other).applied)
+    assert not await accepts(other, jwt)
+
+
+async def test_a_machine_stays_denied_when_the_log_tells_of_an_older_denial(
+    world: World, fleet: MakeFleet, redis: Redis
+) -> None:
+    one, other = await follower(world, fleet), await follower(world, fleet)
+    await one.invalidate_everywhere(machine_id=world.caller.id)
+    await until(lambda: measured(other).applied)
+    world.time.advance(60)
+    jwt = world.jwt()
+    assert await accepts(other, jwt)
+    other.invalidate(machine_id=world.caller.id)
+    assert not await accepts(other, jwt)
+
+    redis.call("HSET", redis.head, "epoch", "another")  # the whole log is read again
+
+    await until(lambda: measured(other).doubts and measured(other).applied == 2)
+    assert not await accepts(other, jwt)
+
+
+async def test_a_denial_that_is_written_again_denies_nothing_newer(
+    world: World, fleet: MakeFleet, redis: Redis
+) -> None:
+    one, other = await follower(world, fleet), await follower(world, fleet)
+    await one.invalidate_everywhere(machine_id=world.caller.id)
+    await until(lambda: measured(other).applied and measured(one).applied)
+    world.time.advance(60)
+    jwt = world.jwt()
+
+    redis.call("DEL", redis.head, redis.rows)
+
+    await until(lambda: measured(other).applied > 1 and measured(one).applied > 1)
+    assert await accepts(one, jwt)
+    assert await accepts(other, jwt)
+
+
+async def test_a_row_that_is_written_once_more_denies_nothing_newer(
+    world: World, fleet: MakeFleet, redis: Redis
+) -> None:
+    one, other = await follower(world, fleet), await follower(world, fleet)
+    for number in (1, 2):
+        await one.invalidate_everywhere(machine_id=world.caller.id)
+        await until(partial(has_applied, other, number))
+        world.time.advance(60)
+    jwt = world.jwt()
+    rows = redis.call("XRANGE", redis.rows, "-", "+")
+
+    again = [
+        text for at in (0, 1, 0) for name, value in rows[at][1].items() for text in (name, value)
+    ]
+    redis.call("EVAL", _APPENDED, 2, redis.head, redis.rows, *again)
+
+    await until(lambda: measured(other).applied == 5)
+    assert await accepts(other, jwt)
+
+
+async def test_a_service_that_followed_nothing_meanwhile_reads_the_log_first(
+    world: World, fleet: MakeFleet
+) -> None:
+    one, other = await follower(world, fleet), await follower(world, fleet)
+    jwt = world.jwt()
+    await other.aclose()  # the last event loop that used it
+    await one.invalidate_everywhere(token=jwt)
+
+    assert not await accepts(other, jwt)
+
+
+class Applied:
+    """What a member does in its process; notes up to where the member stood at each step."""
+
+    def __init__(self) -> None:
+        self.member: Member | None = None
+        self.stood_at: list[int] = []
+
+    def apply(self, invalidation: Invalidation, *, live: bool) -> None:
+        assert self.member is not None
+        self.stood_at.append(self.member.position.number)
+
+    def void_everything(self, instant: float | None = None) -> None:
+        assert self.member is not None
+        self.stood_at.append(self.member.position.number)
+
+
+class Failing:
+    """A log that cannot be written at first; keeps what was."""
+
+    def __init__(self) -> None:
+        self.written: list[Row] = []
+        self.fails = True
+
+    async def append(self, rows: list[Row]) -> None:
+        if self.fails:
+            raise FleetUnavailableError("Redis is away.")
+        self.written += rows
+
+
+async def test_a_member_goes_on_only_when_a_row_is_in_force_and_forgets_none_unwritten(
+    world: World, fleet: MakeFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A child that is forked between the two would take a row for applied that is not.
+    monkeypatch.setattr(member_module, "WRITE_BACK_SPREAD", 0.0)
+    local, log, settings = Applied(), Failing(), fleet()
+    member = Member(settings, local=local, clock=world.time.clock, reporter=Reporter(Clock()))
+    local.member = member
+    form = RowFormat((log_key(settings.keys[0]),))
+    row = form.write(Invalidation(machine_id=world.caller.id, instant=1.0), ends_at=None)
+    page = Page(epoch="e", number=7, first=7, nonce="n", floor=row, rows=(replace(row, number=7),))
+    member.begin(page)
+    member.take(page.rows[0])
+    assert local.stood_at == [-1, 6]
+    assert member.position.number == 7
+
+    member.begin(replace(page, rows=(), floor=None))
+    with pytest.raises(FleetUnavailableError):
+        await member.write_back(cast(Log, log))
+    log.fails = False
+    await member.write_back(cast(Log, log))
+    assert [form.read(each) for each in log.written] == [form.read(row)]
+
+
+def test_no_row_with_an_instant_that_is_no_time_is_read() -> None:
+    form = RowFormat((b"k" * 32,))
+    machine = "mch_" + "m" * 27
+    for instant in (math.nan, math.inf, "1"):
+        invalidation = Invalidation(machine_id=machine, instant=cast(float, instant))
+        assert form.read(form.write(invalidation, ends_at=None)) is None
+
+
+class Lying:
+    """A client of something that is no Redis."""
+
+    def __init__(self, answer: object) -> None:
+        self._answer = answer
+
+    async def eval(self, *_: object) -> object:
+        """Give the same, whatever is asked."""
+        return self._answer
+
+    async def aclose(self) -> None:
+        """Nothing is open."""
+
+
+@pytest.mark.parametrize("answer", [None, 5, [], ["e", "x", "1", "", ""], ["e", 1, 1, "", "", 1]])
+async def test_an_answer_that_is_no_log_is_a_redis_that_fails(answer: object) -> None:
+    log = Log(Fleet(lambda: Lying(answer), keys=[FLEET_KEY]))
+
+    with pytest.raises(FleetUnavailableError, match="something else than a log"):
+        await log.read(-1)
