@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -75,7 +76,7 @@ def our_frames(error: BaseException) -> list[FrameType]:
     return [
         frame
         for frame in frames
-        if PACKAGE in Path(frame.f_code.co_filename).parents
+        if frame.f_code.co_filename.startswith(f"{PACKAGE}{os.sep}")
         and Path(frame.f_code.co_filename).relative_to(PACKAGE).parts[0] not in FAKES
     ]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
+from commands import run_command
 
 from clerk_m2m import (
     ClerkClient,
@@ -27,7 +27,6 @@ from clerk_m2m import (
     require_machine,
 )
 from clerk_m2m.asgi.excluded import ExcludedPaths
-from clerk_m2m.cli import app
 from clerk_m2m.secret import is_credential, without_credentials
 from harness import USER_ID, World
 
@@ -253,7 +252,7 @@ def test_the_command_line_does_not_quote_a_key_in_a_seed_file(tmp_path: Path) ->
     seed = tmp_path / "seed.toml"
     seed.write_text(f'[machines.a]\nmay_call = ["{INSTANCE_KEY}"]', "utf-8")
 
-    done = CliRunner().invoke(app, ["emulator", "--port", "0", "--seed", str(seed)])
+    done = run_command("emulator", "--port", "0", "--seed", seed)
 
-    assert "sk_…" in done.output
-    assert INSTANCE_KEY[3:] not in done.output
+    assert "sk_…" in done.err
+    assert INSTANCE_KEY[3:] not in done.out + done.err

@@ -115,7 +115,7 @@ async def test_an_id_cannot_change_the_path(
         {"retries": -1},
         {"retries": True},
         {"api_url": "https://clerk.test/v2"},
-        {"transport": httpx.HTTPTransport()},
+        pytest.param({"transport": httpx.HTTPTransport()}, id="a synchronous transport"),
     ],
     ids=str,
 )

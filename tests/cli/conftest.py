@@ -2,41 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 from canaries import WINDOW
-from typer.main import get_command
-from typer.testing import CliRunner
+from commands import Ended, run_command
 
-from clerk_m2m.cli import app
 from clerk_m2m.emulator import EmulatedMachine
 from clerk_m2m.testing import ClerkEmulator, ClerkEmulatorServer
 from clerk_m2m.testing.emulators import serve
 from harness import SIGNING_KEY
-
-COMMANDS = get_command(app)
-
-
-@dataclass(frozen=True)
-class Ended:
-    """What a command ended with and printed."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> dict[str, Any]:
-        """Give the document on stdout."""
-        document = json.loads(self.out)
-        assert document["format_version"] == 1
-        assert isinstance(document, dict)
-        return document
 
 
 @dataclass
@@ -57,16 +34,7 @@ class Shop:
         """Run a command in process; what is given on standard input is a secret, too."""
         if stdin:
             self.secrets += [word for word in stdin.split() if len(word) > WINDOW + 3]
-        # Not `invoke`, which makes the commands anew: that takes half of a run's time.
-        given = self.environ | environ
-        with CliRunner().isolation(input=stdin, env=given) as (stdout, stderr, _):
-            with pytest.raises(SystemExit) as raised:
-                COMMANDS.main(list(map(str, arguments)))
-            sys.stdout.flush()
-            sys.stderr.flush()
-            printed = [each.getvalue().decode() for each in (stdout, stderr)]
-        assert isinstance(raised.value.code, int)
-        ended = Ended(raised.value.code, *printed)
+        ended = run_command(*arguments, stdin=stdin, environ=self.environ | environ)
         self.assert_silent(ended.err if "--show-secret" in arguments else ended.out + ended.err)
         return ended
 

@@ -16,12 +16,11 @@ from typing import Any
 
 import httpx
 import pytest
-from typer.testing import CliRunner
+from commands import run_command
 
 import clerk_m2m
 from clerk_m2m import ClerkClient
 from clerk_m2m.__main__ import main
-from clerk_m2m.cli import app
 
 SEED = """
 [machines.orders]
@@ -191,10 +190,10 @@ def test_a_name_in_a_seed_cannot_steer_the_terminal(tmp_path: Path) -> None:
 
 def failing(*arguments: str) -> str:
     """The one line of a command that cannot work."""
-    result = CliRunner().invoke(app, arguments)
-    assert result.exit_code == 2
-    assert result.stdout == ""
-    [line] = result.stderr.splitlines()
+    result = run_command(*arguments)
+    assert result.code == 2
+    assert result.out == ""
+    [line] = result.err.splitlines()
     return line
 
 
@@ -247,9 +246,9 @@ def test_ctrl_c_ends_the_demo_without_a_traceback() -> None:
 
 
 def test_the_version_is_shown() -> None:
-    result = CliRunner().invoke(app, ["--version"])
+    result = run_command("--version")
 
-    assert result.stdout == f"clerk-m2m {clerk_m2m.__version__}\n"
+    assert result.out == f"clerk-m2m {clerk_m2m.__version__}\n"
 
 
 @pytest.mark.parametrize("package", ["typer", "rich", "fastapi", "uvicorn", "websockets"])

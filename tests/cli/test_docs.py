@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from commands import run_command
 
-from clerk_m2m.cli import app
 from clerk_m2m.testing import ClerkEmulatorServer
 
 PAGE = (Path(__file__).parents[2] / "docs" / "command-line.md").read_text("utf-8")
@@ -39,12 +37,11 @@ def test_the_commands_of_the_page_end_as_it_says(
             environ[variable] = value.replace("mch_…", orders_id(environ))
             continue
         given = Path(stdin).read_text("utf-8") if stdin else ""
-        done = CliRunner().invoke(app, shlex.split(line), input=given, env=environ)
-        assert done.exit_code == int(code or 0), (line, done.output)
+        done = run_command(*shlex.split(line), stdin=given, environ=environ)
+        assert done.code == int(code or 0), (line, done)
 
 
 def orders_id(environ: dict[str, str]) -> str:
     """The id of the machine whose environment the page comes to."""
     listing = ["machines", "list", "--query", "orders", "--json"]
-    done = CliRunner().invoke(app, listing, env=environ)
-    return str(json.loads(done.stdout)["machines"][0]["id"])
+    return str(run_command(*listing, environ=environ).json["machines"][0]["id"])

@@ -9,9 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from commands import run_command
 
-from clerk_m2m.cli import app
 from clerk_m2m.emulator import Emulator
 
 from .conftest import Shop
@@ -278,9 +277,9 @@ def test_a_secret_among_the_arguments_is_refused_and_not_repeated(shop: Shop) ->
 
 
 def test_what_is_not_text_is_no_credential(shop: Shop) -> None:
-    done = CliRunner().invoke(app, ["tokens", "verify"], input=b"\xff\xfe", env=shop.environ)
+    done = run_command("tokens", "verify", stdin=b"\xff\xfe", environ=shop.environ)
 
-    assert (done.exit_code, done.stderr) == (2, "Error: What is on standard input is not text.\n")
+    assert (done.code, done.err) == (2, "Error: What is on standard input is not text.\n")
 
 
 def test_a_process_mints_into_a_file_whatever_the_umask(shop: Shop, tmp_path: Path) -> None:

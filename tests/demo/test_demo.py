@@ -9,25 +9,24 @@ import socket
 from typing import Any
 
 import pytest
+from commands import Ended, run_command
 from rich.console import Console
-from typer.testing import CliRunner, Result
 
-from clerk_m2m.cli import app
 from clerk_m2m.demo.calls import open_calls
 from clerk_m2m.demo.report import Cost, Expected, Report, Row, ServiceAnswer
 from clerk_m2m.demo.screen import open_screen
 
 
 @pytest.fixture(scope="module")
-def played() -> Result:
+def played() -> Ended:
     """The outcome of `clerk-m2m demo --json`."""
-    return CliRunner().invoke(app, ["demo", "--json"])
+    return run_command("demo", "--json")
 
 
 @pytest.fixture(scope="module")
-def story(played: Result) -> dict[str, Any]:
+def story(played: Ended) -> dict[str, Any]:
     """The document that it printed."""
-    document: dict[str, Any] = json.loads(played.stdout)
+    document: dict[str, Any] = json.loads(played.out)
     return document
 
 
@@ -38,16 +37,16 @@ def answers(story: dict[str, Any], presented: str) -> list[tuple[int, str | None
 
 
 def test_every_outcome_of_the_demo_is_the_expected_one(
-    played: Result, story: dict[str, Any]
+    played: Ended, story: dict[str, Any]
 ) -> None:
     assert [row for row in story["rows"] if row["complaints"]] == []
     assert story["as_expected"] is True
-    assert played.exit_code == 0
+    assert played.code == 0
 
 
-def test_the_demo_prints_nothing_beside_its_document(played: Result) -> None:
-    assert played.stdout.startswith("{")
-    assert played.stderr == ""
+def test_the_demo_prints_nothing_beside_its_document(played: Ended) -> None:
+    assert played.out.startswith("{")
+    assert played.err == ""
 
 
 def test_nobody_gets_in_who_may_not(story: dict[str, Any]) -> None:
@@ -104,10 +103,10 @@ def test_the_totals_add_up(story: dict[str, Any]) -> None:
     assert totals["verifications_saved"] > totals["verifications_paid"]
 
 
-def test_no_credential_and_no_key_is_printed(played: Result) -> None:
+def test_no_credential_and_no_key_is_printed(played: Ended) -> None:
     secrets = r"(mt|ak|oat|sk_test)_\w{20,}|eyJ\w+"
 
-    assert re.search(secrets, played.stdout) is None
+    assert re.search(secrets, played.out) is None
 
 
 async def test_a_service_that_cannot_be_reached_is_an_outcome_and_no_crash() -> None:

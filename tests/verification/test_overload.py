@@ -103,20 +103,21 @@ async def test_who_comes_back_after_a_refusal_goes_before_those_who_come_for_the
 async def test_congestion_of_ours_is_no_outage_and_gives_no_stale_verdict(
     world: World, clerk: Clerk
 ) -> None:
-    verifier, kept = service(world), [world.token() for _ in range(40)]
-    clerk.seconds = 0.1  # so that ten may wait
-    for first in range(0, 40, 2):
+    verifier, kept = service(world), [world.token() for _ in range(20)]
+    for first in range(0, 20, 2):
+        clerk.seconds = 0.1 if first >= 12 else 0.0  # so that ten may wait
         await asyncio.gather(*map(verifier.verify, kept[first : first + 2]))
     world.time.advance(61.0)  # past cache_ttl, within stale_if_error
     clerk.let_go.clear()
     requests = [asyncio.create_task(verifier.verify(token)) for token in kept]
-    await eventually(lambda: sum(request.done() for request in requests) >= 25)
+    await eventually(lambda: sum(request.done() for request in requests) >= 5)
 
     refused_at_once = [request.exception() for request in requests if request.done()]
     assert {getattr(each, "code", "none") for each in refused_at_once} == {
         "verification_unavailable"
     }
     assert verifier.stats.stale == 0
+    clerk.seconds = 0.0
     clerk.let_go.set()
     served = await asyncio.gather(*requests, return_exceptions=True)
     identities = [each for each in served if isinstance(each, MachineIdentity)]

@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
+from commands import Ended, run_command
 
 from clerk_m2m import ScopeGraph
-from clerk_m2m.cli import app
 from clerk_m2m.testing import ClerkEmulator, ClerkEmulatorServer
-from clerk_m2m.testing.emulators import serve
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a command ended with and printed."""
-
-    code: int
-    out: str
-    err: str
 
 
 @dataclass(frozen=True)
@@ -34,14 +21,11 @@ class Operator:
     environ: dict[str, str]
     file: Path
 
-    def run(self, *arguments: object, answers: str = "", **environ: str) -> Run:
+    def run(self, *arguments: object, answers: str = "", **environ: str) -> Ended:
         """Run `clerk-m2m graph …` in process; nobody answers unless `answers` does."""
-        done = CliRunner().invoke(
-            app, ["graph", *map(str, arguments)], input=answers, env=self.environ | environ
-        )
-        return Run(done.exit_code, done.stdout, done.stderr)
+        return run_command("graph", *arguments, stdin=answers, environ=self.environ | environ)
 
-    def ended(self, code: int, *arguments: object, **given: str) -> Run:
+    def ended(self, code: int, *arguments: object, **given: str) -> Ended:
         """Run a command that ends with this code."""
         run = self.run(*arguments, **given)
         assert run.code == code, run
@@ -49,10 +33,7 @@ class Operator:
 
     def json(self, code: int, *arguments: object, **given: str) -> dict[str, Any]:
         """Run a command that ends with this code, and give its JSON."""
-        document = json.loads(self.ended(code, *arguments, "--json", **given).out)
-        assert document["format_version"] == 1
-        assert isinstance(document, dict)
-        return document
+        return self.ended(code, *arguments, "--json", **given).json
 
     def write(self, text: str) -> Path:
         """Write the graph file."""
@@ -73,17 +54,8 @@ class Operator:
         return ScopeGraph.from_toml(self.file.read_text("utf-8"))
 
 
-@pytest.fixture(scope="session")
-def served() -> Iterator[ClerkEmulatorServer]:
-    """One served emulator for all tests here: starting and stopping one takes 0.1 s."""
-    emulator = ClerkEmulator()
-    with serve(emulator) as server:
-        yield server
-    emulator.close()
-
-
 @pytest.fixture
-def operator(served: ClerkEmulatorServer, tmp_path: Path) -> Operator:
+def operator(shop_server: ClerkEmulatorServer, tmp_path: Path) -> Operator:
     """An operator of an empty instance."""
-    served.emulator.reset()
-    return Operator(served.emulator, served.environ(), tmp_path / "graph.toml")
+    shop_server.emulator.reset()
+    return Operator(shop_server.emulator, shop_server.environ(), tmp_path / "graph.toml")

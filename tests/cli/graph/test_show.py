@@ -8,11 +8,10 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from commands import Ended, run_command
 from drawn_graphs import HOSTILE, clusters
 from test_docs import blocks
-from typer.testing import CliRunner, Result
 
-from clerk_m2m.cli import app
 from clerk_m2m.cli.graph.drawings.drawn_graph import DrawnGraph
 from clerk_m2m.cli.graph.file import load
 from clerk_m2m.demo.services import EDGES
@@ -23,16 +22,16 @@ DEMO = ROOT / "docs" / "graph.toml"
 UNLISTED = "mch_unlistedunlistedunlisted012"
 
 
-def shown(*arguments: str, width: int = 80) -> Result:
-    return CliRunner().invoke(app, ["graph", "show", *arguments], env={"COLUMNS": str(width)})
+def shown(*arguments: str, width: int = 80) -> Ended:
+    return run_command("graph", "show", *arguments, environ={"COLUMNS": str(width)})
 
 
 def failing(*arguments: str, width: int = 80) -> str:
     """The one line of a command that cannot do what it should."""
     result = shown(*arguments, width=width)
-    assert result.exit_code == 2
-    assert result.stdout == ""
-    [line] = result.stderr.splitlines()
+    assert result.code == 2
+    assert result.out == ""
+    [line] = result.err.splitlines()
     return line
 
 
@@ -69,7 +68,7 @@ def test_the_graph_of_the_documents_is_the_demos() -> None:
 def test_the_drawing_in_the_readme_is_what_the_command_gives() -> None:
     result = shown("--file", str(DEMO), "--format", "svg")
 
-    assert result.stdout == (ROOT / "docs" / "graph.svg").read_text("ascii")
+    assert result.out == (ROOT / "docs" / "graph.svg").read_text("ascii")
     assert "](docs/graph.svg)" in (ROOT / "README.md").read_text("utf-8")
 
 
@@ -78,13 +77,13 @@ def test_an_instance_is_drawn(instance: Instance, monkeypatch: pytest.MonkeyPatc
     twin = instance.emulator.add_machine("caller")
 
     result = shown()
-    document = json.loads(shown("--json").stdout)
+    document = json.loads(shown("--json").out)
 
-    assert result.stdout == (
+    assert result.out == (
         "Scope graph: 3 machines, 1 edge\n\n"
         f"caller ({instance.caller.id})\n└── callee\n\nNo edges:\n  caller ({twin.id})\n"
     )
-    assert result.exit_code == 0
+    assert result.code == 0
     assert document["format_version"] == 1
     assert {each["id"]: each["name"] for each in document["machines"]} == {
         instance.caller.id: "caller",
@@ -99,30 +98,30 @@ def test_an_instance_is_drawn(instance: Instance, monkeypatch: pytest.MonkeyPatc
         f"Error: Several machines are called caller: caller ({twins[0]}), caller ({twins[1]}). "
         "Give an id."
     )
-    assert "May call nobody" in shown("--around", twin.id).stdout
+    assert "May call nobody" in shown("--around", twin.id).out
 
 
 def test_a_callee_that_is_not_listed_is_drawn_as_such(tmp_path: Path) -> None:
     file = written(tmp_path / "graph.toml", {"orders": [UNLISTED]})
 
-    assert f"└── {UNLISTED} (not listed)" in shown("--file", file).stdout
-    assert "orders" in shown("--file", file, "--around", UNLISTED).stdout
-    document = json.loads(shown("--file", file, "--format", "json").stdout)
+    assert f"└── {UNLISTED} (not listed)" in shown("--file", file).out
+    assert "orders" in shown("--file", file, "--around", UNLISTED).out
+    document = json.loads(shown("--file", file, "--format", "json").out)
     assert [each["listed"] for each in document["machines"]] == [False, True]
 
 
 def test_around_a_machine_every_format_draws_only_what_is_near() -> None:
     near = ("--file", str(DEMO), "--around", "shop", "--depth", "1")
 
-    assert shown(*near).stdout == (
+    assert shown(*near).out == (
         "Scope graph around shop, depth 1: 2 machines, 1 edge\n\n"
         "May call 1 machine:\nshop\n└── orders …\n\nMay be called by nobody:\nshop\n\n"
         "… more is beyond the depth\n"
     )
     mermaid = 'flowchart LR\n  m0["orders"]\n  m1["shop"]\n  m1 --> m0\n'
-    assert shown(*near, "--format", "mermaid").stdout == mermaid
-    assert len(json.loads(shown(*near, "--json").stdout)["machines"]) == 2
-    assert "2 machines, 1 edge" in shown(*near, "--format", "svg").stdout
+    assert shown(*near, "--format", "mermaid").out == mermaid
+    assert len(json.loads(shown(*near, "--json").out)["machines"]) == 2
+    assert "2 machines, 1 edge" in shown(*near, "--format", "svg").out
 
 
 def test_an_unknown_name_is_refused_with_the_nearest_ones() -> None:
@@ -143,10 +142,10 @@ def test_many_machines_are_a_matrix_and_one_that_does_not_fit_says_what_does(
         "Error: A matrix of 200 machines needs 118 columns, and there are 80. Use a wider "
         "terminal, --format svg, or --around NAME."
     )
-    assert "may call   " in shown("--file", file, width=200).stdout
+    assert "may call   " in shown("--file", file, width=200).out
     warned = shown("--file", file, "--format", "mermaid")
-    assert warned.exit_code == 0
-    assert warned.stderr.startswith("Warning: Mermaid draws 500 edges by default")
+    assert warned.code == 0
+    assert warned.err.startswith("Warning: Mermaid draws 500 edges by default")
 
 
 def test_too_many_machines_for_a_drawing_are_refused(tmp_path: Path) -> None:
@@ -154,8 +153,8 @@ def test_too_many_machines_for_a_drawing_are_refused(tmp_path: Path) -> None:
 
     for arguments in ([], ["--format", "svg"]):
         assert "1,001 machines are too many for one drawing" in failing("--file", file, *arguments)
-    assert shown("--file", file, "--json").exit_code == 0
-    assert "1 machine, 0 edges" in shown("--file", file, "--around", "worker-7").stdout
+    assert shown("--file", file, "--json").code == 0
+    assert "1 machine, 0 edges" in shown("--file", file, "--around", "worker-7").out
 
 
 @pytest.mark.parametrize("form", ["text", "svg", "mermaid", "json"])
@@ -164,22 +163,22 @@ def test_hostile_names_of_a_file_stay_text_in_every_format(form: str, tmp_path: 
     chain = {name: names[at + 1 : at + 2] for at, name in enumerate(names)}
     result = shown("--file", written(tmp_path / "graph.toml", chain), "--format", form)
 
-    assert result.exit_code == 0
-    lines = result.stdout.replace("\u2068", "").replace("\u2069", "").splitlines()
+    assert result.code == 0
+    lines = result.out.replace("\u2068", "").replace("\u2069", "").splitlines()
     assert all(line.isprintable() for line in lines)
     if form == "json":
-        document = json.loads(result.stdout)
+        document = json.loads(result.out)
         assert {each["name"] for each in document["machines"]} == set(names)
     if form == "svg":
-        ElementTree.fromstring(result.stdout)
+        ElementTree.fromstring(result.out)
 
 
 def test_a_terminal_without_unicode_gets_ascii(monkeypatch: pytest.MonkeyPatch) -> None:
-    result = CliRunner(charset="ascii").invoke(app, ["graph", "show", "--file", str(DEMO)])
+    result = run_command("graph", "show", "--file", DEMO, charset="ascii")
 
-    assert result.exit_code == 0
-    assert result.stdout.isascii()
-    assert "|-- orders" in result.stdout
+    assert result.code == 0
+    assert result.out.isascii()
+    assert "|-- orders" in result.out
 
 
 @pytest.mark.parametrize(
@@ -206,4 +205,4 @@ def test_the_commands_of_the_page_draw(
 
     assert len(commands) == 3
     for arguments in commands:
-        assert "Scope graph" in shown(*arguments).stdout
+        assert "Scope graph" in shown(*arguments).out
