@@ -30,8 +30,9 @@ class Fleet:
     """A Redis or Valkey through which services tell each other what was revoked.
 
     `server` is an address (`redis://`, `rediss://` with TLS, `unix://`), or a callable that gives a
-    client of `redis.asyncio`, for Sentinel, Cluster or certificates of your own; it is called once
-    in each process. `keys` are one or two secrets of 32 characters or more, the same for all
+    client of `redis.asyncio`, for Sentinel, Cluster or certificates of your own. It is called for
+    each new connection to the log, must give a new client each time, and that one is closed after
+    use. `keys` are one or two secrets of 32 characters or more, the same for all
     services of an instance: the first one signs, and what either has signed is believed. Give two
     while you replace one. `prefix` begins the names of all keys in Redis: give each Clerk instance
     that shares a Redis a prefix of its own. A process that could not read the log of revocations

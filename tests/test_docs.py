@@ -30,7 +30,7 @@ LANGUAGES = {
     "command-line.md": {"toml", "console"},  # tests/cli/test_docs.py
     "emulator.md": {"python", "toml", "console"},  # tests/emulator/test_docs.py
     "fastapi.md": {"python"},
-    "fleet.md": {"python", "console"},  # tests/fleet/test_docs.py
+    "fleet.md": {"python", "console", "text"},  # tests/fleet/test_docs.py
     "logs.md": {"python"},  # tests/asgi/test_events.py
     "metrics.md": {"python"},
     "other-frameworks.md": {"python"},

@@ -1,17 +1,18 @@
 """`follow`: applies the rows of the log to a member, for as long as the member is there.
 
 It runs in the event loop of `background`, and holds the member only while it reads: a verifier that
-nobody uses any longer is collected, and its follower ends within a second.
+nobody uses any longer is collected, and its follower ends within half a second.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Final, Protocol
 
 from clerk_m2m.errors import FleetUnavailableError
-from clerk_m2m.fleet.log import Log, Page
+from clerk_m2m.fleet.log import WAIT, Log, Page
 from clerk_m2m.fleet.position import Position
 from clerk_m2m.fleet.rows import Row
 
@@ -39,8 +40,14 @@ class Following(Protocol):
     def lost(self, exc: FleetUnavailableError) -> None:
         """Note that Redis cannot be read."""
 
-    def doubt(self) -> None:
-        """Rows may have been lost."""
+    def reading(self) -> None:
+        """Note that the log is about to be read."""
+
+    def doubt(self, page: Page) -> None:
+        """The log does not go on from the position as `page` has it: rows may have been lost."""
+
+    def write_back_in(self) -> float:
+        """Give for how many seconds `write_back` has nothing to do."""
 
     async def write_back(self, log: Log) -> None:
         """Write what the log does not have."""
@@ -48,55 +55,52 @@ class Following(Protocol):
 
 async def follow(find: Callable[[], Following | None]) -> None:
     """Follow the log until `find` gives no member any longer."""
-    member = find()
-    if member is None:
-        return
-    log = member.open_log()
-    del member
-    try:
-        while True:
-            await _follow(find, log)
-            if find() is None:
-                return
-            await asyncio.sleep(REDIAL)
-    finally:
-        await log.aclose()
+    while (member := find()) is not None:
+        began_at = time.monotonic()
+        try:
+            # A new client each time: after a failure no connection of the old one is to be trusted.
+            log = member.open_log()
+            del member
+            try:
+                await _follow(find, log)
+            finally:
+                await log.aclose()
+        except FleetUnavailableError as exc:
+            failure = exc
+        except Exception as exc:  # noqa: BLE001  a fault of ours must not end the following unseen
+            failure = FleetUnavailableError(f"A row could not be applied: {type(exc).__name__}.")
+        else:
+            return
+        if (member := find()) is not None:
+            member.lost(failure)
+            del member
+            if time.monotonic() - began_at < REDIAL:
+                await asyncio.sleep(REDIAL)  # a client that held for longer is replaced at once
 
 
 async def _follow(find: Callable[[], Following | None], log: Log) -> None:
     """Follow until Redis fails, or until there is no member any longer."""
-    try:
-        while (member := find()) is not None:
-            await _catch_up(member, find, log)
-            number = member.position.number
-            del member
-            await log.wait(number)
-    except FleetUnavailableError as exc:
-        member = find()
-        if member is not None:
-            member.lost(exc)
+    while (member := find()) is not None:
+        await _catch_up(member, find, log)
+        number, timeout = member.position.number, min(WAIT, member.write_back_in())
+        del member
+        await log.wait(number, timeout=timeout)
 
 
 async def _catch_up(member: Following, find: Callable[[], Following | None], log: Log) -> None:
-    """Apply all rows that there are, then write those that are missing.
-
-    Nothing is done for a member that is followed no longer: another follower may have begun.
-    """
+    """Apply all rows that there are, then write those that are missing."""
     position = member.position
+    member.reading()
     while True:
-        page = await log.read(-1 if position.epoch is None else position.number)
-        if find() is None:
-            return
-        if position.epoch is not None and not position.is_continued_by(page):
-            # Rows may have been lost. Where the epoch is still the same one, nobody else has
-            # noticed: it must end, so that all processes write the denials that they know.
-            known_epoch = position.epoch
-            member.doubt()
-            page = await log.read(-1, ending=known_epoch)
-            if find() is None:
-                return
+        after = -1 if position.epoch is None else position.number
+        page = await log.read(after, ending=position.ending)
+        if find() is not member:
+            return  # it has left meanwhile, and another follower may be at its position
         if position.epoch is None:
             member.begin(page)
+        elif not position.is_continued_by(page):
+            member.doubt(page)
+            continue
         for row in page.rows:
             member.take(row)
         if position.number >= page.number or not page.rows:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -23,8 +23,10 @@ T = TypeVar("T")
 # Redis answers within a millisecond, or something is wrong with it. Seconds.
 COMMAND_TIMEOUT: Final = 0.1
 CONNECT_TIMEOUT: Final = 0.25
-# How long one wait for rows takes; after it the head of the log is compared.
-WAIT: Final = 1.0
+# What the first call of a client may take more: TLS, the greeting, the map of a cluster.
+OPEN_TIMEOUT: Final = 0.5
+# How long one wait for rows takes, in seconds; after it the head of the log is compared.
+WAIT: Final = 0.5
 MAX_CONNECTIONS: Final = 8
 MAX_ROWS: Final = 100_000
 PAGE: Final = 500
@@ -55,16 +57,19 @@ class Log:
         # One slot of a Redis Cluster: the programs touch both keys.
         self._head = f"{{{fleet.prefix}}}:log:head"
         self._rows = f"{{{fleet.prefix}}}:log:rows"
-        self._client = client_of(fleet)
+        self._fleet = fleet
+        self._client: Redis | None = None
 
     async def append(self, rows: Iterable[Row]) -> int:
         """Append rows; gives the number of the last one."""
         texts = [text for row in rows for text in _texts(row)]
         answer = await self._eval(APPEND, MAX_ROWS, *texts)
         try:
-            return int(answer[1])
-        except (TypeError, ValueError, IndexError) as exc:
-            raise FleetUnavailableError("Redis gave something else than the log's answer.") from exc
+            _, number = answer
+            return int(number)
+        except (TypeError, ValueError):
+            failed = "Redis gave something else than a log."
+        raise FleetUnavailableError(failed)
 
     async def read(self, after: int, *, ending: str = "") -> Page:
         """Read the head, and at most 500 rows after `after`; -1 reads from the oldest on.
@@ -74,89 +79,113 @@ class Log:
         answer = await self._eval(READ, after, PAGE, ending)
         try:
             return _page([_text(each) for each in answer])
-        except (ValueError, TypeError) as exc:
-            raise FleetUnavailableError("Redis gave something else than a log.") from exc
+        except (TypeError, ValueError):
+            failed = "Redis gave something else than a log."
+        raise FleetUnavailableError(failed)
 
-    async def wait(self, after: int) -> None:
-        """Wait until there is a row after `after`, for a second at most."""
+    async def wait(self, after: int, *, timeout: float) -> None:
+        """Wait until there is a row after `after`, for `timeout` seconds at most."""
         # What it gives is not looked at: `read` gives the head and the rows of one moment.
         await self._run(
-            self._client.xread({self._rows: f"{after}-0"}, count=1, block=int(WAIT * 1000)),
-            WAIT + COMMAND_TIMEOUT,
+            lambda client: client.xread(
+                {self._rows: f"{after}-0"}, count=1, block=max(1, int(timeout * 1000))
+            ),
+            timeout + COMMAND_TIMEOUT,
         )
 
     async def info(self, section: str) -> dict[str, str]:
         """Ask for a section of what Redis tells of itself."""
-        told = await self._run(self._client.info(section), CONNECT_TIMEOUT + COMMAND_TIMEOUT)
+        told = await self._run(
+            lambda client: client.info(section), CONNECT_TIMEOUT + COMMAND_TIMEOUT
+        )
         return {_text(name): _text(value) for name, value in told.items()}
 
     async def aclose(self) -> None:
         """Close the connections."""
+        if self._client is None:
+            return
         try:
-            async with asyncio.timeout(COMMAND_TIMEOUT):
+            async with asyncio.timeout(CONNECT_TIMEOUT + COMMAND_TIMEOUT):
                 await self._client.aclose()
         except Exception:  # noqa: BLE001, S110  whatever it raises: nothing is left to be done
             pass
 
     async def _eval(self, program: str, *arguments: int | str) -> Any:
-        call = self._client.eval(
-            program, 2, self._head, self._rows, secrets.token_hex(16), *map(str, arguments)
+        given = (self._head, self._rows, secrets.token_hex(16), *map(str, arguments))
+        return await self._run(
+            lambda client: client.eval(program, 2, *given), CONNECT_TIMEOUT + COMMAND_TIMEOUT
         )
-        return await self._run(call, CONNECT_TIMEOUT + COMMAND_TIMEOUT)
 
-    async def _run(self, call: Awaitable[T], timeout: float) -> T:
+    async def _run(self, call: Callable[[Redis], Awaitable[T]], timeout: float) -> T:
         try:
+            if self._client is None:
+                self._client = client_of(self._fleet)
+                timeout += OPEN_TIMEOUT
             # For the whole of it: the client's own timeouts count anew for each byte that comes.
             async with asyncio.timeout(timeout):
-                return await call
-        except TimeoutError as exc:
-            raise FleetUnavailableError("Redis did not answer in time.") from exc
-        except Exception as exc:
-            # Not its text: it may quote a password, or what was sent.
-            raise FleetUnavailableError(f"Redis failed with {_named(exc)}.") from exc
+                return await call(self._client)
+        except TimeoutError:
+            failed = "Redis did not answer in time."
+        except Exception as exc:  # noqa: BLE001  what a server that is no Redis makes a client raise
+            # Neither its text nor itself: it may quote a password or what was sent, and the frames
+            # of its traceback hold both.
+            failed = f"Redis failed with {_named(exc)}."
+        raise FleetUnavailableError(failed)
 
 
-def require_redis() -> None:
-    """Import redis-py, at the start and not at the first request; it takes a tenth of a second.
+def check(fleet: Fleet) -> None:
+    """Raise `ConfigurationError` where redis-py is missing, or does not take the address."""
+    if isinstance(fleet.server, Secret):
+        client_of(fleet)
 
-    Raises `ConfigurationError` where it is not installed.
-    """
+
+def client_of(fleet: Fleet) -> Redis:
+    """Make the client of a fleet's Redis; raises `ConfigurationError`."""
+    if not isinstance(fleet.server, Secret):
+        client: Redis = fleet.server()
+        return client
     try:
-        import redis.asyncio  # noqa: F401
+        from redis.asyncio import BlockingConnectionPool, Redis
+        from redis.asyncio.retry import Retry
+        from redis.backoff import NoBackoff
     except ImportError as exc:
         raise ConfigurationError(
             "A fleet needs the package redis: install clerk-m2m[fleet]."
         ) from exc
-
-
-def client_of(fleet: Fleet) -> Redis:
-    """Make the client of a fleet's Redis."""
-    if not isinstance(fleet.server, Secret):
-        client: Redis = fleet.server()
-        return client
-    from redis.asyncio import BlockingConnectionPool, Redis
-    from redis.asyncio.retry import Retry
-    from redis.backoff import NoBackoff
-
-    pool = BlockingConnectionPool.from_url(
-        fleet.server.reveal(),
-        max_connections=MAX_CONNECTIONS,
-        timeout=COMMAND_TIMEOUT,
-        socket_connect_timeout=CONNECT_TIMEOUT,
-        socket_timeout=WAIT + COMMAND_TIMEOUT,
-        socket_keepalive=True,
-        # The defaults repeat a call for up to a minute; the callers of `Log` repeat by themselves.
-        retry=Retry(NoBackoff(), 0),
-        client_name="clerk_m2m",
+    try:
+        pool = BlockingConnectionPool.from_url(
+            fleet.server.reveal(),
+            max_connections=MAX_CONNECTIONS,
+            timeout=COMMAND_TIMEOUT,
+            socket_connect_timeout=CONNECT_TIMEOUT,
+            socket_timeout=WAIT + COMMAND_TIMEOUT,
+            socket_keepalive=True,
+            # The defaults repeat a call for up to a minute; the callers of `Log` do so themselves.
+            retry=Retry(NoBackoff(), 0),
+            client_name="clerk_m2m",
+        )
+        # An option that redis-py does not have fails here.
+        pool.make_connection()  # type: ignore[no-untyped-call]
+    except Exception:  # noqa: BLE001, S110  of several classes, and their frames hold the address
+        pass
+    else:
+        return Redis.from_pool(pool)
+    raise ConfigurationError(
+        "fleet: redis-py does not take the address (CLERK_M2M_FLEET_URL). Check what comes after "
+        "the host: the number of the database, and options after a question mark."
     )
-    return Redis.from_pool(pool)
 
 
 def _named(exc: Exception) -> str:
-    """Name an error of Redis: its class, and the code that a reply of Redis begins with."""
+    """Name an error: its class, with the code of Redis's reply, or the class of its first cause."""
     first = str(exc).partition(" ")[0]
-    code = f" ({first})" if first.isalpha() and first.isupper() and len(first) <= 16 else ""
-    return f"{type(exc).__name__}{code}"
+    detail = first if first.isalpha() and first.isupper() and len(first) <= 16 else ""
+    cause: BaseException = exc
+    while (before := cause.__cause__ or cause.__context__) is not None:
+        cause = before
+    if not detail and isinstance(cause, OSError) and cause is not exc:
+        detail = type(cause).__name__
+    return type(exc).__name__ + (f" ({detail})" if detail else "")
 
 
 def _texts(row: Row) -> tuple[str, str, str, str]:

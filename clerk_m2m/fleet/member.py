@@ -4,8 +4,8 @@ Rules of this file:
 
 - What is published is written by a task in the event loop of `background`, which no waiter cancels.
 - What may still deny a JWT is kept, so that it can be written again where Redis has lost it.
-- `position` and the counters are changed in the event loop of `background` only.
-- A fork may come at any moment. So `position` goes on only when what it stands for is in force.
+- `position` and the counters are changed in the event loop of `background` only. `position` is
+  changed last: a process that forks meanwhile does a step twice rather than never.
 """
 
 from __future__ import annotations
@@ -14,32 +14,32 @@ import asyncio
 import random
 import time
 import weakref
-from collections import deque
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import replace
 from functools import partial
+from itertools import islice
 from math import inf
 from typing import Final, Protocol
 
 from clerk_m2m.background import BACKGROUND
 from clerk_m2m.clock import Clock
 from clerk_m2m.errors import FleetUnavailableError, VerificationUnavailableError
-from clerk_m2m.fleet.follower import REDIAL, follow
+from clerk_m2m.fleet.follower import follow
 from clerk_m2m.fleet.keys import log_key
-from clerk_m2m.fleet.log import MAX_ROWS, Log, Page, require_redis
+from clerk_m2m.fleet.log import COMMAND_TIMEOUT, CONNECT_TIMEOUT, MAX_ROWS, Log, Page, check
+from clerk_m2m.fleet.outbox import BATCH, Outbox, unstoppable
 from clerk_m2m.fleet.position import Position
 from clerk_m2m.fleet.rows import Row, RowFormat, needed_until
 from clerk_m2m.fleet_settings import Fleet
 from clerk_m2m.lookups.invalidation import Invalidation, TokenKind
 from clerk_m2m.observe.measurements import FleetMeasurements
 from clerk_m2m.observe.reporter import Reporter
-from clerk_m2m.tasks import PerLoop, tell_of_forks
+from clerk_m2m.tasks import PerLoop, fork_safe_lock, tell_of_forks
 
 # How long the first reading of the log may hold up the first JWTs of a process, in seconds.
 FIRST_READING: Final = 0.1
-BATCH: Final = 100
 # Processes that write the same rows back begin at different moments within this time, in seconds.
-WRITE_BACK_SPREAD: Final = 0.5
+WRITE_BACK_SPREAD: Final = 0.2
 
 
 class Local(Protocol):
@@ -52,41 +52,31 @@ class Local(Protocol):
         """Verify everything again; deny JWTs that were issued up to `instant` (Unix s)."""
 
 
-@dataclass(slots=True)
-class _Letter:
-    """A row that waits to be written, until `ends_at` (monotonic s)."""
-
-    row: Row
-    ends_at: float
-    written: Future[None] = field(default_factory=Future)
-
-
 class Member:
     """Publishes invalidations to the fleet, and applies those of others to `local`.
 
-    Raises `ConfigurationError` where redis-py is missing.
+    Raises `ConfigurationError` where redis-py is missing, or does not take the address.
     """
 
     def __init__(self, fleet: Fleet, *, local: Local, clock: Clock, reporter: Reporter) -> None:
-        require_redis()
+        check(fleet)
         self._fleet = fleet
         self._local = local
         self._clock = clock
         self._reporter = reporter
         self._format = RowFormat(tuple(log_key(each) for each in fleet.keys))
         self.position = Position()
-        # Both are sets in the order in which their members came.
-        self._known: dict[Invalidation, None] = {}
-        self._missing: dict[Invalidation, None] = {}
+        self._known: dict[tuple[str, object], Invalidation] = {}
+        self._missing: dict[tuple[str, object], Invalidation] = {}
         self._write_back_at = -inf
-        self._outbox: deque[_Letter] = deque()
-        self._writing = self._following = False
+        self._outbox = Outbox(partial(Log, fleet))
+        self._lock = fork_safe_lock()
+        self._following = False
         self._turn = 0  # a follower ends when its turn is over
         self._loops: PerLoop[object] = PerLoop(object)  # the event loops that use the verifier
-        self._first_reading: Future[None]
-        self._started_at: float | None
-        self._out_since: float | None
-        self._await_reading()
+        self._first_reading = unstoppable()
+        self._started_at: float | None = None
+        self._out_since: float | None = self._now()
         self._applied = self._refused = self._doubts = 0
         tell_of_forks(self)
 
@@ -95,12 +85,18 @@ class Member:
     def start(self) -> None:
         """Follow the log from now on, if that is not being done yet."""
         self._loops.get()
+        self._follow()
+
+    def _follow(self) -> None:
         if self._following:
             return
-        self._following = True
-        if self._started_at is None:
-            self._started_at = self._now()
-        reference, turn = weakref.ref(self), self._turn
+        with self._lock:
+            if self._following:
+                return
+            self._following = True
+            if self._started_at is None:
+                self._started_at = self._now()
+            reference, turn = weakref.ref(self), self._turn
 
         def find() -> Member | None:
             member = reference()
@@ -129,14 +125,13 @@ class Member:
 
         The future ends when the log has it, or with `FleetUnavailableError`.
         """
-        ends_at = needed_until(invalidation, self._clock.wall())
-        row = self._format.write(invalidation, ends_at=ends_at)
-        letter = _Letter(row, self._now() + patience)
-        letter.written.set_running_or_notify_cancel()
-        self._outbox.append(letter)
-        self.start()
-        BACKGROUND.start(self, self._write)
-        return letter.written
+        row = self._format.write(
+            invalidation, ends_at=needed_until(invalidation, self._clock.wall())
+        )
+        written = self._outbox.put(row, patience=patience)
+        self._follow()  # not `start`: a synchronous client has no event loop
+        BACKGROUND.start(self, self._outbox.write)
+        return written
 
     def spread(self, invalidation: Invalidation, *, patience: float) -> None:
         """Like `publish`, for one that nobody waits for: a failure is logged as an error."""
@@ -148,19 +143,34 @@ class Member:
 
         self.publish(invalidation, patience=patience).add_done_callback(ended)
 
-    def leave_loop(self) -> None:
-        """Note that the running event loop does not use the verifier; with the last one it ends."""
+    async def leave_loop(self) -> None:
+        """Note that the running event loop does not use the verifier; with the last one it ends.
+
+        What waits to be written has 0.35 seconds then.
+        """
         self._loops.pop()
         if self._loops.values():
             return
-        self._stop_following()
+        writing = [asyncio.wrap_future(each) for each in self._outbox.pending()]
+        if writing:
+            await asyncio.wait(writing, timeout=CONNECT_TIMEOUT + COMMAND_TIMEOUT)
+        for each in writing:
+            each.cancel()  # nobody asks for what comes of it
+        self._stop()
         BACKGROUND.leave(self)
+
+    def _stop(self) -> None:
+        """Follow no more. Whoever follows again reads the log first, as a process that starts."""
+        with self._lock:
+            self._turn += 1
+            self._following = False
+            self._first_reading, self._started_at = unstoppable(), None
+            self._out_since = self._now()
 
     def leave_to_parent(self) -> None:
         """Begin without a follower, in a forked child; what waits to be written is the parent's."""
-        self._stop_following()
-        self._writing = False
-        self._outbox.clear()
+        self._stop()
+        self._outbox.leave_to_parent()
 
     def measure(self) -> FleetMeasurements:
         """Give the counters, and how the log is followed; for any thread."""
@@ -179,9 +189,16 @@ class Member:
         """Make a client of the log for the running event loop."""
         return Log(self._fleet)
 
+    def reading(self) -> None:
+        """Note which of this process's rows are in the log that is about to be read."""
+        self._outbox.reading()
+
     def begin(self, page: Page) -> None:
         """Begin to apply a log that was read from its oldest row on."""
-        self._missing = dict(self._known)
+        # Each process in an order of its own, so that few rows are written by several.
+        missing = list(self._known.items())
+        random.shuffle(missing)
+        self._missing = dict(missing)
         self._write_back_at = self._now() + WRITE_BACK_SPREAD * random.random()  # noqa: S311  it spreads load
         if page.floor is not None:
             dropped = self._format.read(page.floor)
@@ -196,7 +213,13 @@ class Member:
             self._refused += 1
             self._reporter.fleet_row_refused()
         else:
-            self._apply(invalidation, live=row.number > self.position.history_to)
+            self._local.apply(invalidation, live=self._is_new(row, invalidation))
+            self._applied += 1
+            self._remember(invalidation)
+            missing = self._missing.get(invalidation.name)
+            if missing is not None and missing.instant <= invalidation.instant:
+                del self._missing[invalidation.name]
+        self._outbox.read(row)
         self.position.advance(row)
 
     def caught_up(self) -> None:
@@ -213,86 +236,56 @@ class Member:
             self._out_since = self._now()
         self._reporter.fleet_lost(exc)
 
-    def doubt(self) -> None:
+    def doubt(self, page: Page) -> None:
         """Rows may have been lost: what was asked before now does not count."""
         self._local.void_everything()
-        self.position.epoch = None
+        self.position.give_up(page)
         self._doubts += 1
         self._reporter.fleet_doubted()
 
+    def write_back_in(self) -> float:
+        """Give for how many seconds `write_back` has nothing to do."""
+        return max(0.0, self._write_back_at - self._now()) if self._missing else inf
+
     async def write_back(self, log: Log) -> None:
-        """Write denials that the log does not have, a part of them at a time."""
-        if not self._missing or self._now() < self._write_back_at:
-            return
+        """Write what the log does not have, a part of it at a time; reading it ends that."""
+        rows = self._outbox.lost()
+        if self._now() >= self._write_back_at:
+            rows += self._denials_to_repeat()
+        if rows:
+            await log.append(rows[:BATCH])
+
+    def _denials_to_repeat(self) -> list[Row]:
         now, rows = self._clock.wall(), []
-        batch = list(self._missing)[:BATCH]
-        for invalidation in batch:
+        for name in list(islice(self._missing, BATCH)):
+            invalidation = replace(self._missing[name], repeated=True)
             ends_at = needed_until(invalidation, now)
             if ends_at is None or ends_at > now:
                 rows.append(self._format.write(invalidation, ends_at=ends_at))
-        if rows:
-            await log.append(rows)
-        for invalidation in batch:  # only now: what could not be written is still missing
-            self._missing.pop(invalidation, None)
+            else:
+                del self._missing[name]
+        return rows
 
     # Inside
 
-    def _stop_following(self) -> None:
-        self._turn += 1
-        self._following = False
-        self._await_reading()  # what is written from now on is not known
+    def _is_new(self, row: Row, invalidation: Invalidation) -> bool:
+        """Tell whether a row is of this moment.
 
-    def _await_reading(self) -> None:
-        self._first_reading = Future()
-        self._first_reading.set_running_or_notify_cancel()  # so that no waiter can cancel it
-        self._started_at = None
-        self._out_since = self._now()
-
-    def _apply(self, invalidation: Invalidation, *, live: bool) -> None:
-        # One that is known was written back, or again by somebody without a key: it is not new.
-        self._local.apply(invalidation, live=live and invalidation not in self._known)
-        self._applied += 1
-        self._remember(invalidation)
-        self._missing.pop(invalidation, None)
+        One that is known already was written back, or copied by somebody without a key.
+        """
+        known = self._known.get(invalidation.name)
+        is_known = known is not None and known.instant >= invalidation.instant
+        return row.number > self.position.history_to and not (is_known or invalidation.repeated)
 
     def _remember(self, invalidation: Invalidation) -> None:
         if invalidation.token_kind is TokenKind.OPAQUE or invalidation.caller is not None:
             return
-        self._known.pop(invalidation, None)
-        self._known[invalidation] = None
-        if len(self._known) > MAX_ROWS:
-            del self._known[next(iter(self._known))]
-
-    async def _write(self) -> None:
-        """Write what waits in the outbox; one task at a time does."""
-        if self._writing or not self._outbox:
-            return
-        self._writing = True
-        log = self.open_log()
-        try:
-            while self._outbox:
-                if not await self._write_some(log):
-                    await asyncio.sleep(REDIAL)
-        finally:
-            self._writing = False
-            await log.aclose()
-
-    async def _write_some(self, log: Log) -> bool:
-        letters = [self._outbox.popleft() for _ in range(min(BATCH, len(self._outbox)))]
-        try:
-            await log.append(each.row for each in letters)
-        except FleetUnavailableError as exc:
-            now = self._now()
-            for letter in letters:
-                if now >= letter.ends_at:
-                    letter.written.set_exception(exc)
-            self._outbox.extendleft(
-                letter for letter in reversed(letters) if not letter.written.done()
-            )
-            return False
-        for letter in letters:
-            letter.written.set_result(None)
-        return True
+        before = self._known.pop(invalidation.name, invalidation)
+        self._known[invalidation.name] = max(before, invalidation, key=lambda each: each.instant)
+        oldest = next(iter(self._known.values()))
+        is_over = oldest.ends_at is not None and oldest.ends_at <= self._clock.wall()
+        if is_over or len(self._known) > MAX_ROWS:
+            del self._known[oldest.name]
 
     def _now(self) -> float:
         # Real time: Redis has no injected clock.

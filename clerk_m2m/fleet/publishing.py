@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from clerk_m2m.fleet.keys import digest_key, log_key
-from clerk_m2m.fleet.log import Log, require_redis
+from clerk_m2m.fleet.log import Log, check
 from clerk_m2m.fleet.rows import RowFormat, needed_until
 from clerk_m2m.fleet_settings import Fleet
 from clerk_m2m.lookups.invalidation import Invalidation
@@ -14,7 +14,7 @@ async def publish_once(fleet: Fleet, invalidation: Invalidation, *, now: float) 
 
     Raises `FleetUnavailableError` where it could not be written.
     """
-    require_redis()
+    check(fleet)
     form = RowFormat(tuple(log_key(each) for each in fleet.keys))
     log = Log(fleet)
     try:

@@ -49,13 +49,20 @@ class RowFormat:
         self._keys = keys
 
     def write(self, invalidation: Invalidation, *, ends_at: float | None) -> Row:
-        """Give the row of an invalidation that is needed until `ends_at` (Unix s); None: always."""
+        """Give the row of an invalidation that is needed until `ends_at` (Unix s); None: always.
+
+        Raises `ValueError` where it takes more than 2,048 bytes, which no reader takes.
+        """
         fields = {
-            name: value for name, value in asdict(invalidation).items() if value not in (None, ())
+            name: value
+            for name, value in asdict(invalidation).items()
+            if value is not None and value is not False and value != ()
         }
         if invalidation.digests:
             fields["digests"] = [digest.hex() for digest in invalidation.digests]
         body = json.dumps({"v": VERSION} | fields, sort_keys=True, separators=(",", ":"))
+        if len(body) > MAX_BODY:
+            raise ValueError("What is invalidated has a name that is too long for the fleet's log.")
         nonce = secrets.token_hex(16)
         return Row(
             nonce=nonce,

@@ -30,7 +30,12 @@ local function checked()
   local oldest = redis.call('XRANGE', rows, '-', '+', 'COUNT', 1)[1]
   number, first = id_number(newest) or 0, id_number(oldest) or 1
   local nonce = newest and newest[2][2] or ''
-  if kept ~= number - first + 1 then
+  -- The number of the next row must be above that of every row that there ever was in the stream.
+  local last = kept > 0 and redis.call('XINFO', 'STREAM', rows) or {}
+  for at = 1, #last, 2 do
+    if last[at] == 'last-generated-id' then last = last[at + 1] break end
+  end
+  if kept ~= number - first + 1 or last ~= number .. '-0' then
     redis.call('DEL', rows)
     number, first, nonce = 0, 1, ''
   end
@@ -48,6 +53,11 @@ local epoch, number, first = checked()
 local most, now = tonumber(ARGV[2]), tonumber(redis.call('TIME')[1])
 local nonce = redis.call('HGET', head, 'nonce')
 
+local function instant(body)
+  local read, made = pcall(function() return tonumber(cjson.decode(body).instant) end)
+  return read and made or 0
+end
+
 local function drop_oldest()
   local entry = redis.call('XRANGE', rows, '-', '+', 'COUNT', 1)[1]
   local fields = entry[2]
@@ -58,7 +68,11 @@ local function drop_oldest()
     return false
   end
   if not ended then
-    redis.call('HSET', head, 'floor', cjson.encode({fields[2], fields[6], fields[8]}))
+    local floor = redis.call('HGET', head, 'floor')
+    -- A row that was written back may be younger than what it tells.
+    if not floor or instant(cjson.decode(floor)[2]) <= instant(fields[6]) then
+      redis.call('HSET', head, 'floor', cjson.encode({fields[2], fields[6], fields[8]}))
+    end
   end
   redis.call('XDEL', rows, entry[1])
   first = first + 1

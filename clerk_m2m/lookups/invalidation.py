@@ -20,7 +20,7 @@ class Invalidation:
 
     A token is given by its `digests`, one for each key of the fleet; `ends_at` (Unix s) is when a
     verified JWT ends. `instant` (Unix s) is the time of the invalidation: a machine's JWTs that
-    were issued until then are denied.
+    were issued until then are denied. `repeated` tells that it was told before, and lost.
     """
 
     digests: tuple[bytes, ...] = ()
@@ -30,6 +30,7 @@ class Invalidation:
     machine_id: str | None = None
     caller: str | None = None
     instant: float
+    repeated: bool = False
 
     @property
     def name(self) -> tuple[str, object]:

@@ -226,8 +226,9 @@ class Reporter:
     def fleet_doubted(self) -> None:
         """Rows of the fleet's log may have been lost."""
         text = (
-            "The fleet's log does not go on where it ended: Redis was emptied, has evicted it, or "
-            "a failover lost a part. Everything is verified again."
+            "The fleet's log does not go on where it ended: Redis was emptied, has evicted it, a "
+            "failover lost a part, or this process did not read it for long. Everything is "
+            "verified again."
         )
         self._tell("fleet_doubted", {})
         self._write("fleet doubt", logging.ERROR, text, {"event_name": "fleet_doubted"})

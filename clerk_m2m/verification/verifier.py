@@ -334,7 +334,7 @@ class Verifier:
         await self._key_api.aclose()
         await self._verdicts.aclose()
         if self._fleet is not None:
-            self._fleet.leave_loop()
+            await self._fleet.leave_loop()
         if (close_graph := getattr(self._graph, "aclose", None)) is not None:
             await close_graph()
         self.reporter.flush()

