@@ -190,7 +190,7 @@ async def test_a_call_that_has_not_begun_when_the_client_is_closed_is_not_sent()
 
 async def test_closing_refuses_what_waits_for_its_turn() -> None:
     gate = Gate()
-    client = gated(gate, timeout=0.1, max_inflight=1)
+    client = gated(gate, timeout=1.0, max_inflight=1)
     calls = [asyncio.create_task(client.call(QUESTION, document_of)) for _ in range(2)]
     await eventually(lambda: gate.out == 1)
     closing = asyncio.create_task(client.aclose())
