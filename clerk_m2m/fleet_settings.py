@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from clerk_m2m.environment import _variable, checked_flag
+from clerk_m2m.environment import _flag_from_text, _variable, checked_flag
 from clerk_m2m.errors import ConfigurationError
 from clerk_m2m.secret import Secret
 
@@ -20,6 +20,7 @@ ENVIRONMENT: Final = {
     "server": "CLERK_M2M_FLEET_URL",
     "keys": "CLERK_M2M_FLEET_KEY",
     "prefix": "CLERK_M2M_FLEET_PREFIX",
+    "share_verdicts": "CLERK_M2M_FLEET_SHARE_VERDICTS",
 }
 _SCHEMES: Final = frozenset({"redis", "rediss", "unix"})
 _PREFIX: Final = re.compile(r"[A-Za-z0-9\-_.:/]{1,100}")
@@ -37,6 +38,8 @@ class Fleet:
     while you replace one. `prefix` begins the names of all keys in Redis: give each Clerk instance
     that shares a Redis a prefix of its own. A process that could not read the log of revocations
     yet does not know which JWTs are denied: it answers 503 to them, unless `require_log` is False.
+    With `share_verdicts` (experimental), the processes of one service also share what Clerk said of
+    opaque tokens and API keys, sealed under the Clerk key that verified them.
 
     Raises `ConfigurationError`.
     """
@@ -45,6 +48,7 @@ class Fleet:
     keys: tuple[Secret, ...]
     prefix: str
     require_log: bool
+    share_verdicts: bool
 
     def __init__(
         self,
@@ -53,6 +57,7 @@ class Fleet:
         keys: Iterable[str | Secret],
         prefix: str = DEFAULT_PREFIX,
         require_log: bool = True,
+        share_verdicts: bool = False,
     ) -> None:
         # First of all: tracebacks may show the locals of this frame.
         server = Secret(server) if isinstance(server, str) else server
@@ -62,14 +67,15 @@ class Fleet:
         set_field(self, "keys", _keys(keys))
         set_field(self, "prefix", _prefix(prefix))
         set_field(self, "require_log", checked_flag("require_log", require_log))
+        set_field(self, "share_verdicts", checked_flag("share_verdicts", share_verdicts))
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Fleet | None:
-        """Read `CLERK_M2M_FLEET_URL`, `CLERK_M2M_FLEET_KEY` and `CLERK_M2M_FLEET_PREFIX`.
+        """Read `CLERK_M2M_FLEET_URL`, `_KEY`, `_PREFIX` and `_SHARE_VERDICTS`.
 
         None where neither an address nor a key is set. Two keys are separated by a comma.
         """
-        server, keys, prefix = (_variable(environ, each) for each in ENVIRONMENT.values())
+        server, keys, prefix, share = (_variable(environ, each) for each in ENVIRONMENT.values())
         del environ  # it holds keys, and tracebacks may show the locals of this frame
         if not server and not keys:
             return None
@@ -79,7 +85,12 @@ class Fleet:
                 f"A fleet needs an address and a key: set {missing} too, or neither."
             )
         given = [Secret(each.strip()) for each in keys.reveal().split(",") if each.strip()]
-        return cls(server, keys=given, prefix=prefix.reveal() or DEFAULT_PREFIX)
+        return cls(
+            server,
+            keys=given,
+            prefix=prefix.reveal() or DEFAULT_PREFIX,
+            share_verdicts=bool(share) and _flag_from_text(ENVIRONMENT["share_verdicts"], share),
+        )
 
 
 def checked_fleet(value: object) -> Fleet | None:

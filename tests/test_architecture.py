@@ -56,7 +56,7 @@ FOLDERS = sorted(
 # the package (the plugin, the demo, the command line) may speak HTTP by itself.
 OWNERS = {
     "cachetools": {"lookups.cache"},
-    "cryptography": {"emulator"},
+    "cryptography": {"emulator", "fleet.seal"},
     "fastapi": {"asgi.guards", "demo"},
     "httpcore": {"transport.sockets"},
     "httpx": {"transport", "outbound", "testing", "demo", "cli"},

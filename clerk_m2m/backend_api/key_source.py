@@ -135,6 +135,10 @@ class KeySource:
                 raise
         return await self._send_again(operation, other, call)
 
+    def at_hand(self) -> Secret | None:
+        """Give the newest key without asking the source; None where it has given none yet."""
+        return self._keys[0] if self._keys else None
+
     # Sending
 
     async def _send(self, operation: str, key: Secret, call: Callable[[Secret], Awaitable[T]]) -> T:

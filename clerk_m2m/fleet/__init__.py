@@ -11,12 +11,18 @@ Where they do not fit (Redis was emptied, rows were evicted, a failover lost som
 asked before counts any longer: it is verified again, the log begins a new epoch, and every process
 writes the denials that it knows into it.
 
-Redis is not trusted. A row without a good signature is ignored, so whoever writes to Redis can hide
-revocations, and lets nobody in that a process on its own would not let in.
+The *tier* shares verdicts between the processes of one service, if that is set. `tier` decides when
+to look and when to ask Clerk, `seal` encrypts an entry and `contents` says what is in it; `applied`
+knows which of them a revocation outlaws. `exchange` hands the steps of many tokens to `entries`,
+which runs them in Redis.
+
+Redis is not trusted. A row without a good signature is ignored, and a verdict that is not sealed
+under the right keys too, so whoever writes to Redis can hide revocations, and lets nobody in that a
+process on its own would not let in.
 
 All calls to Redis are made in the event loop of `background`, a thread of the process: they do not
 depend on the event loop of a request, and no cancelled request costs a connection.
 
-May import `lookups`, `observe`, the value `Fleet` and the vocabulary. `redis` is imported only by a
-process that has a fleet.
+May import `lookups`, `observe`, `transport`, the value `Fleet` and the vocabulary. `redis` is
+imported only by a process that has a fleet.
 """

@@ -46,6 +46,11 @@ class Page:
     floor: Row | None
     rows: tuple[Row, ...]
 
+    @property
+    def before(self) -> int:
+        """The number of the row before the first of these."""
+        return self.rows[0].number - 1 if self.rows else self.number
+
 
 class Log:
     """The log of one fleet. Belongs to the event loop that it is made in.

@@ -15,7 +15,7 @@ import random
 import time
 import weakref
 from concurrent.futures import Future
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import islice
 from math import inf
@@ -24,6 +24,7 @@ from typing import Final, Protocol
 from clerk_m2m.background import BACKGROUND
 from clerk_m2m.clock import Clock
 from clerk_m2m.errors import FleetUnavailableError, VerificationUnavailableError
+from clerk_m2m.fleet.applied import Applied
 from clerk_m2m.fleet.follower import follow
 from clerk_m2m.fleet.keys import log_key
 from clerk_m2m.fleet.log import COMMAND_TIMEOUT, CONNECT_TIMEOUT, MAX_ROWS, Log, Page, check
@@ -32,6 +33,7 @@ from clerk_m2m.fleet.position import Position
 from clerk_m2m.fleet.rows import Row, RowFormat, needed_until
 from clerk_m2m.fleet_settings import Fleet
 from clerk_m2m.lookups.invalidation import Invalidation, TokenKind
+from clerk_m2m.observe.counters import SharedVerdicts
 from clerk_m2m.observe.measurements import FleetMeasurements
 from clerk_m2m.observe.reporter import Reporter
 from clerk_m2m.tasks import PerLoop, fork_safe_lock, tell_of_forks
@@ -66,6 +68,8 @@ class Member:
         self._reporter = reporter
         self._format = RowFormat(tuple(log_key(each) for each in fleet.keys))
         self.position = Position()
+        self.applied = Applied()
+        self.shared: SharedVerdicts | None = None
         self._known: dict[tuple[str, object], Invalidation] = {}
         self._missing: dict[tuple[str, object], Invalidation] = {}
         self._write_back_at = -inf
@@ -94,6 +98,7 @@ class Member:
             if self._following:
                 return
             self._following = True
+            self.applied.lost()  # whatever was known when the last follower ended
             if self._started_at is None:
                 self._started_at = self._now()
             reference, turn = weakref.ref(self), self._turn
@@ -164,6 +169,7 @@ class Member:
         with self._lock:
             self._turn += 1
             self._following = False
+            self.applied.lost()
             self._first_reading, self._started_at = unstoppable(), None
             self._out_since = self._now()
 
@@ -181,7 +187,17 @@ class Member:
             applied=self._applied,
             refused=self._refused,
             doubts=self._doubts,
+            shared={} if self.shared is None else asdict(self.shared),
         )
+
+    @property
+    def turn(self) -> int:
+        """How often the follower has ended; what belongs to one turn ends with it."""
+        return self._turn
+
+    def invalidated_here(self, invalidation: Invalidation) -> None:
+        """Note what is about to be invalidated in this process: no shared verdict overrules it."""
+        self.applied.invalidated_here(invalidation, self._clock.monotonic())
 
     # What the follower calls, in the event loop of `background`
 
@@ -195,6 +211,7 @@ class Member:
 
     def begin(self, page: Page) -> None:
         """Begin to apply a log that was read from its oldest row on."""
+        self.applied.begin(page.before)
         # Each process in an order of its own, so that few rows are written by several.
         missing = list(self._known.items())
         random.shuffle(missing)
@@ -213,6 +230,7 @@ class Member:
             self._refused += 1
             self._reporter.fleet_row_refused()
         else:
+            self.applied.note(row.number, invalidation)  # before it is applied: see there
             self._local.apply(invalidation, live=self._is_new(row, invalidation))
             self._applied += 1
             self._remember(invalidation)
@@ -224,6 +242,7 @@ class Member:
 
     def caught_up(self) -> None:
         """Note that all rows were applied."""
+        self.applied.reached(self.position.epoch, self.position.number)
         if self._out_since is not None:
             self._reporter.fleet_in_sync(self._now() - self._out_since)
             self._out_since = None
@@ -232,12 +251,14 @@ class Member:
 
     def lost(self, exc: FleetUnavailableError) -> None:
         """Note that Redis cannot be read."""
+        self.applied.lost()
         if self._out_since is None:
             self._out_since = self._now()
         self._reporter.fleet_lost(exc)
 
     def doubt(self, page: Page) -> None:
         """Rows may have been lost: what was asked before now does not count."""
+        self.applied.lost()
         self._local.void_everything()
         self.position.give_up(page)
         self._doubts += 1

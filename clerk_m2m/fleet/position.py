@@ -56,7 +56,7 @@ class Position:
         """Begin at the oldest row of a log that was read from there."""
         self.ending = ""
         self.epoch, self.history_to = page.epoch, page.number
-        self.number = page.rows[0].number - 1 if page.rows else page.number
+        self.number = page.before
         self.nonce = page.rows[0].previous if page.rows else page.nonce
 
     def advance(self, row: Row) -> None:

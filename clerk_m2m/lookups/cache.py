@@ -255,9 +255,10 @@ class Cache(Generic[K, V]):
 
     def _positive_entry(self, answer: Answer[V], now: float, asked_at: int) -> _Entry[V]:
         ttl = self._ttl * (1 - JITTER * random.random())  # noqa: S311  not a secret: spreads load
-        end = now + min(ttl, answer.lifetime)
-        due = now + ttl * REFRESH_FROM if answer.refresh and ttl < answer.lifetime else end
-        ends_at = max(end, now + min(self._stale_if_error, answer.lifetime))
+        asked, last = now - answer.age, now + answer.lifetime
+        end = min(asked + ttl, last)
+        due = asked + ttl * REFRESH_FROM if answer.refresh and asked + ttl < last else end
+        ends_at = max(end, min(asked + self._stale_if_error, last))
         return _Entry(answer.value, due, end, ends_at, asked_at)
 
     def sizes(self) -> dict[str, int]:

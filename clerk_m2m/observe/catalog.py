@@ -105,6 +105,10 @@ def _fleet_rows(measured: Measurements) -> list[Sample]:
     return [] if fleet is None else _each({"applied": fleet.applied, "refused": fleet.refused})
 
 
+def _fleet_verdicts(measured: Measurements) -> list[Sample]:
+    return [] if measured.fleet is None else _each(measured.fleet.shared)
+
+
 # The histogram has no samples: exporters read `Measurements.calls`, or are told of each call.
 CALL_DURATION: Final[Metric[Measurements]] = Metric(
     name="call.duration",
@@ -274,6 +278,14 @@ VERIFIER: Final[tuple[Metric[Measurements], ...]] = (
         unit="{doubt}",
         help="How often rows of the log may have been lost, so that all was verified again.",
         read=_fleet(lambda fleet: fleet.doubts),
+    ),
+    Metric(
+        name="fleet.verdicts",
+        kind=Kind.COUNTER,
+        unit="{verdict}",
+        labels=("result",),
+        help="Verdicts looked for in the fleet: hits, misses, waits, sealed entries refused.",
+        read=_fleet_verdicts,
     ),
 )
 

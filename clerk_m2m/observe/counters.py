@@ -51,3 +51,17 @@ class Stats:
             by_code: Counter[str] = getattr(self, name)
             found |= {f"{name}.{code}": count for code, count in by_code.items()}
         return found
+
+
+@dataclass(slots=True, kw_only=True)
+class SharedVerdicts:
+    """What came of looking for the verdicts that the processes of a service share.
+
+    `hits` were found, `misses` were asked of Clerk. `waits` found another process asking Clerk.
+    `refused` are entries that no holder of this service's keys has sealed, or that cannot be read.
+    """
+
+    hits: int = 0
+    misses: int = 0
+    waits: int = 0
+    refused: int = 0

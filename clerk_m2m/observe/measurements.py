@@ -34,6 +34,7 @@ class FleetMeasurements:
 
     `out_of_sync` is for how many seconds it could not be read, 0 while it is. `applied` counts
     rows, `refused` those without a good signature, and `doubts` how often rows may have been lost.
+    `shared` counts, where verdicts are shared, what came of looking for one.
     """
 
     in_sync: bool
@@ -41,6 +42,7 @@ class FleetMeasurements:
     applied: int
     refused: int
     doubts: int
+    shared: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -179,6 +179,8 @@ class Invalidator:
                 self._fleet.spread(invalidation, patience=self._patience)
 
     def _apply(self, invalidation: Invalidation) -> None:
+        if self._fleet is not None:
+            self._fleet.invalidated_here(invalidation)
         self._effects.apply(invalidation)
         self._reporter.invalidated(
             token_id=invalidation.token_id, machine_id=invalidation.machine_id

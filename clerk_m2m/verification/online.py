@@ -16,10 +16,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from functools import lru_cache
 from math import inf
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from clerk_m2m.backend_api.api_keys import verify_api_key
 from clerk_m2m.backend_api.calls import Answered, BackendAPI
+from clerk_m2m.backend_api.key_source import KeySource
 from clerk_m2m.backend_api.m2m_tokens import verify_m2m_token
 from clerk_m2m.backend_api.oauth_tokens import verify_oauth_access_token
 from clerk_m2m.backend_api.resources import ApiKey, M2MToken, OAuthAccessToken
@@ -51,11 +52,9 @@ OPERATIONS: Final[Mapping[TokenClass, _Verify]] = {
 }
 
 
-class Ask(Protocol):
-    """Finds out about an opaque credential; `demand` tells who wants to know."""
-
-    async def __call__(self, credential: OpaqueCredential, demand: Demand) -> Answer[Verdict]:
-        """Give the verdict; raises `BackendAPIError` where there is none."""
+def verifying_key(api: BackendAPI, kind: TokenClass) -> KeySource:
+    """Give the source of the key that the operation of a kind is sent with."""
+    return api.verifying_key() if kind is TokenClass.M2M_OPAQUE else api.instance_key()
 
 
 class OnlineVerification:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -20,13 +21,13 @@ from clerk_m2m.graph.file import FileSource
 from clerk_m2m.graph.live import LiveSource
 from clerk_m2m.graph.scope_graph import ScopeGraph
 from clerk_m2m.graph.source import GraphSource, StaticSource
-from clerk_m2m.identity import Identity, TokenType
+from clerk_m2m.identity import Identity, TokenClass, TokenType
 from clerk_m2m.lookups.cache import Cache
 from clerk_m2m.lookups.invalidations import Invalidations, Name
 from clerk_m2m.lookups.single_flight import Demand
-from clerk_m2m.lookups.verdict import Answer, Refused, Verdict
+from clerk_m2m.lookups.verdict import Answer, Ask, Refused, Verdict
 from clerk_m2m.observe.call_times import CallResult, CallTimes
-from clerk_m2m.observe.counters import Stats
+from clerk_m2m.observe.counters import SharedVerdicts, Stats
 from clerk_m2m.observe.measurements import Measurements
 from clerk_m2m.observe.reporter import Reporter
 from clerk_m2m.secret import Secret
@@ -35,7 +36,7 @@ from clerk_m2m.transport.admission import UnknownRate
 from clerk_m2m.transport.breaker import Breakers
 from clerk_m2m.transport.call import Call
 from clerk_m2m.verification.invalidating import Effects, Invalidator
-from clerk_m2m.verification.online import Ask, OnlineVerification
+from clerk_m2m.verification.online import OnlineVerification, verifying_key
 from clerk_m2m.verification.outcome import Source
 
 if TYPE_CHECKING:
@@ -185,6 +186,41 @@ def invalidator(
 
         member = Member(settings.fleet, local=effects, clock=clock, reporter=reporter)
     return Invalidator(effects, member, reporter, patience=settings.cache_ttl), member
+
+
+def shared(
+    settings: Settings,
+    api: BackendAPI,
+    ask: Ask,
+    member: Member | None,
+    clock: Clock,
+    *,
+    digest_keys: tuple[bytes, ...],
+) -> Ask:
+    """Verify once for all processes of the service, if its fleet shares verdicts."""
+    fleet = settings.fleet
+    if member is None or fleet is None or not (fleet.share_verdicts and settings.cache_ttl):
+        return ask
+    from clerk_m2m.fleet.tier import Tier  # imported only where it is used
+
+    def key_at_hand(kind: TokenClass) -> Secret | None:
+        return verifying_key(api, kind).at_hand()
+
+    # What a verdict depends on beside the credential and the key that verified it.
+    context = [settings.api_url, settings.machine_id, *sorted(settings.oauth_audience or ())]
+    member.shared = SharedVerdicts()
+    return Tier(
+        ask,
+        fleet,
+        member,
+        digest_keys=digest_keys,
+        key_at_hand=key_at_hand,
+        context=json.dumps(context),
+        cache_ttl=settings.cache_ttl,
+        timeout=settings.timeout,
+        clock=clock,
+        counted=member.shared,
+    )
 
 
 def measured(

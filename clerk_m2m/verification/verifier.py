@@ -33,7 +33,7 @@ from clerk_m2m.graph.source import fetched_edge, known_edge
 from clerk_m2m.identity import Identity
 from clerk_m2m.lookups.digest import digest_of
 from clerk_m2m.lookups.invalidations import Invalidations
-from clerk_m2m.lookups.verdict import Refused, Verdict
+from clerk_m2m.lookups.verdict import Ask, Refused, Verdict
 from clerk_m2m.observe.call_times import CallTimes, OnCall
 from clerk_m2m.observe.counters import Stats
 from clerk_m2m.observe.events import OnEvent
@@ -42,7 +42,6 @@ from clerk_m2m.observe.reporter import Reporter
 from clerk_m2m.secret import Secret
 from clerk_m2m.settings import Settings
 from clerk_m2m.verification import parts
-from clerk_m2m.verification.online import Ask
 from clerk_m2m.verification.outcome import Outcome, Source, refusal_of, source_of
 from clerk_m2m.verification.policy import ALLOWED, decide, needs_edge, not_accepted
 
@@ -91,8 +90,6 @@ class Verifier:
         self._offline = parts.offline_verification(
             settings, self._key_api, invalidations, clock, server_clock, reporter
         )
-        self._ask: Ask = parts.online_verification(settings, self._api, clock, self.stats)
-        self._ask_again = parts.reported(self._ask, reporter)
         self._verdicts = parts.verdict_cache(settings, invalidations, clock)
         digest_keys = parts.keys_of_digests(settings)
         self._digest_key = digest_keys[0]
@@ -106,6 +103,11 @@ class Verifier:
             reporter,
             digest_keys=digest_keys,
         )
+        online = parts.online_verification(settings, self._api, clock, self.stats)
+        self._ask: Ask = parts.shared(
+            settings, self._api, online, self._fleet, clock, digest_keys=digest_keys
+        )
+        self._ask_again = parts.reported(self._ask, reporter)
 
     async def verify(
         self, token: str, *, while_waiting: AbstractAsyncContextManager[None] | None = None

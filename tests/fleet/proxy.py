@@ -38,6 +38,7 @@ class Proxy:
         self._connections: set[asyncio.StreamWriter] = set()
         self._serving: set[asyncio.Task[None]] = set()
         self.fault: Fault | None = None
+        self.delay = 0.0  # before anything is passed on, in seconds
         self.port = 0
 
     async def break_with(self, fault: Fault) -> None:

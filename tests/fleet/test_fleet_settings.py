@@ -24,6 +24,20 @@ def test_the_environment_gives_a_fleet_with_one_key_or_two() -> None:
     assert Fleet.from_env({}) is None
 
 
+def test_verdicts_are_shared_only_where_that_is_said() -> None:
+    environ = {"CLERK_M2M_FLEET_URL": URL, "CLERK_M2M_FLEET_KEY": FLEET_KEY}
+
+    def shares(text: str) -> bool:
+        fleet = Fleet.from_env(environ | {"CLERK_M2M_FLEET_SHARE_VERDICTS": text})
+        assert fleet is not None
+        return fleet.share_verdicts
+
+    assert not Fleet(URL, keys=[FLEET_KEY]).share_verdicts
+    assert [shares(text) for text in ("", "0", "1", "true")] == [False, False, True, True]
+    with pytest.raises(ConfigurationError, match="CLERK_M2M_FLEET_SHARE_VERDICTS must be 1"):
+        shares("maybe")
+
+
 def test_nothing_secret_is_shown() -> None:
     shown = repr(Fleet(URL, keys=[FLEET_KEY]))
 

@@ -381,6 +381,22 @@ def test_in_front_of_the_store_are_no_values_that_have_ended() -> None:
     assert list(cache._in_use) == ["new"]
 
 
+def test_an_answer_that_another_process_asked_for_ends_as_much_earlier_as_it_is_old() -> None:
+    time = FakeTime()
+    cache = open_cache(time, stale_if_error=90.0)
+    cache.put("key", Answer(value="value", age=30.0), asked_at=0)
+
+    time.advance(10.0)
+    assert cache.read("key") == ("value", False)
+    time.advance(6.0)
+    assert cache.read("key") == ("value", True)  # due three quarters of its lifetime after asking
+    time.advance(15.0)
+    assert cache.read("key") is None
+    assert cache.stale("key") == "value"
+    time.advance(30.0)
+    assert cache.stale("key") is None
+
+
 def test_a_value_that_is_replaced_refused_or_invalidated_is_not_found_again() -> None:
     cache = open_cache(FakeTime())
     for value, negative in (("old", False), ("new", False), ("no", True), ("yes", False)):

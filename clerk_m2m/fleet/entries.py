@@ -1,0 +1,147 @@
+"""The entries of shared verdicts in Redis: one program runs a batch of steps.
+
+Each token has two keys: its entry, and a marker while one process asks Clerk about it. The program
+never raises for what somebody else wrote there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha1
+from typing import Final
+
+from clerk_m2m.errors import FleetUnavailableError
+from clerk_m2m.fleet.contents import MAX_CONTENTS
+from clerk_m2m.fleet.log import COMMAND_TIMEOUT, CONNECT_TIMEOUT, client_of
+from clerk_m2m.fleet_settings import Fleet
+
+# Base64 of what is sealed, its nonce and its tag.
+MAX_ENTRY: Final = (MAX_CONTENTS + 64) * 4 // 3
+
+# ARGV: the largest entry, then of each step its verb, marker, milliseconds and text. KEYS: the
+# entry and the marker of each step. Gives an answer for each step.
+#
+# look:  the entry.
+# claim: the entry, unless it is the one whose SHA-1 is the text. Else "won" where the marker was
+#        set for these milliseconds, or "held" where another one is there.
+# keep:  the text is the entry from now on, for these milliseconds, and the marker ends.
+# free:  the marker ends.
+_STEPS: Final = """
+local answers = {}
+
+local function entry(key)
+  local found = redis.pcall('GETRANGE', key, 0, tonumber(ARGV[1]))
+  return type(found) == 'string' and found or ''
+end
+
+local function free(key, marker)
+  if redis.pcall('GET', key) == marker then redis.call('DEL', key) end
+end
+
+for at = 1, #KEYS / 2 do
+  local kept, pending, from = KEYS[2 * at - 1], KEYS[2 * at], 4 * at - 2
+  local verb, marker, ms, text = ARGV[from], ARGV[from + 1], ARGV[from + 2], ARGV[from + 3]
+  local answer = ''
+  if verb == 'keep' then
+    redis.call('SET', kept, text, 'PX', ms)
+    free(pending, marker)
+  elseif verb == 'free' then
+    free(pending, marker)
+  else
+    local found = entry(kept)
+    if verb == 'look' or redis.sha1hex(found) ~= text then
+      answer = 'entry:' .. found
+    else
+      answer = redis.call('SET', pending, marker, 'NX', 'PX', ms) and 'won' or 'held'
+    end
+  end
+  answers[at] = answer
+end
+return answers
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One step of the program, about the entry `name`; `lifetime` is in seconds."""
+
+    verb: str
+    name: str
+    marker: str = ""
+    lifetime: float = 1.0
+    text: str = ""
+
+
+def look(name: str) -> Step:
+    """Read an entry."""
+    return Step(verb="look", name=name)
+
+
+def claim(name: str, marker: str, lifetime: float, known: str) -> Step:
+    """Read an entry that is another one than `known`, else set the marker if there is none."""
+    text = sha1(known.encode("utf-8", "surrogateescape")).hexdigest()  # noqa: S324  tells texts apart
+    return Step(verb="claim", name=name, marker=marker, lifetime=lifetime, text=text)
+
+
+def keep(name: str, marker: str, lifetime: float, text: str) -> Step:
+    """Set an entry, and end the marker."""
+    return Step(verb="keep", name=name, marker=marker, lifetime=lifetime, text=text)
+
+
+def free(name: str, marker: str) -> Step:
+    """End the marker, if it is still this one."""
+    return Step(verb="free", name=name, marker=marker)
+
+
+class Entries:
+    """A client of the entries. Belongs to the event loop that it is made in."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        # One slot of a Redis Cluster: a batch touches the keys of many tokens.
+        self._prefix = f"{{{fleet.prefix}}}"
+        self._client = client_of(fleet)
+        self.failed = asyncio.Event()
+
+    async def probe(self) -> None:
+        """Try a write; raises `FleetUnavailableError`."""
+        await self.run([keep("probe", "", 1.0, "probe")], timeout=CONNECT_TIMEOUT + COMMAND_TIMEOUT)
+
+    async def run(self, steps: Sequence[Step], *, timeout: float = COMMAND_TIMEOUT) -> list[str]:
+        """Run steps within `timeout` seconds; raises `FleetUnavailableError`."""
+        keys = [
+            f"{self._prefix}:{kind}:{step.name}" for step in steps for kind in ("verdict", "asking")
+        ]
+        arguments = [
+            part
+            for step in steps
+            for part in (step.verb, step.marker, str(max(int(step.lifetime * 1000), 1)), step.text)
+        ]
+        try:
+            async with asyncio.timeout(timeout):
+                answers = await self._client.eval(
+                    _STEPS, len(keys), *keys, str(MAX_ENTRY), *arguments
+                )
+            if not isinstance(answers, list) or len(answers) != len(steps):
+                raise TypeError("not the answers of the program")
+            return [_text(each) for each in answers]
+        except Exception as exc:  # noqa: BLE001  what a server that is no Redis makes the client raise
+            failed = f"Redis failed with {type(exc).__name__}."
+        # Not chained: the frames of the error may hold a password.
+        raise FleetUnavailableError(failed)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        try:
+            async with asyncio.timeout(COMMAND_TIMEOUT):
+                await self._client.aclose()
+        except Exception:  # noqa: BLE001, S110  whatever it raises: nothing is left to be done
+            pass
+
+
+def _text(value: object) -> str:
+    # Bytes that are no text come back as they were: `claim` compares what they are.
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "surrogateescape")
+    return str(value)

@@ -1,0 +1,187 @@
+"""`Exchange`: hands steps about shared verdicts to the event loop of `background`, in batches.
+
+Rules of this file:
+
+- A task there runs the steps, which no waiter cancels. One batch is under way at a time: what comes
+  meanwhile goes into the next one, so a burst of tokens takes a few calls.
+- A step that fails turns the exchange off for everybody, until a probe that also writes succeeds.
+  Meanwhile steps fail at once.
+- It ends with the follower of the log: each time that the verifier is closed, or the process forks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final, Protocol
+
+from clerk_m2m.background import BACKGROUND
+from clerk_m2m.errors import FleetUnavailableError
+from clerk_m2m.fleet.entries import Entries, Step
+from clerk_m2m.fleet.follower import REDIAL
+from clerk_m2m.fleet_settings import Fleet
+from clerk_m2m.tasks import fork_safe_lock
+
+BATCH: Final = 32
+# How long a process that begins may wait until Redis was reached for the first time, and a step
+# until it was run, in seconds.
+PATIENCE: Final = 0.1
+LOOK: Final = 0.005
+
+
+class Follows(Protocol):
+    """Who follows the log: `turn` changes each time that it ends, and the follower with it."""
+
+    @property
+    def turn(self) -> int: ...
+
+
+@dataclass(slots=True)
+class _Errand:
+    """A step that waits to be run; the answer is None where it could not be."""
+
+    step: Step
+    answered: Future[str | None] = field(default_factory=Future)
+
+
+class Exchange:
+    """Runs steps in Redis for any thread. `user` keeps the event loop of `background`."""
+
+    def __init__(self, fleet: Fleet, user: Follows) -> None:
+        self._fleet = fleet
+        self._user = user
+        self._lock = fork_safe_lock()
+        self._turn: int | None = None
+        self._begin(None)
+
+    async def ready(self, in_sync: Callable[[], bool]) -> bool:
+        """Tell whether steps can be run, and the log is read, as `in_sync` tells.
+
+        Waits for both only while a process begins, for 0.1 s at most.
+        """
+        self._start()
+        while self._entries is None or not in_sync():
+            if time.monotonic() - self._started_at >= PATIENCE:
+                return False
+            await asyncio.sleep(LOOK)
+        return True
+
+    async def ask(self, step: Step, *, within: float = PATIENCE) -> str | None:
+        """Run a step and give its answer; None where there is none within as many seconds."""
+        answered = asyncio.wrap_future(self._hand_over(step))
+        await asyncio.wait({answered}, timeout=max(within, 0.0))
+        if not answered.done():
+            answered.cancel()
+            return None
+        return answered.result()
+
+    def tell(self, step: Step) -> None:
+        """Have a step run that nobody waits for."""
+        self._hand_over(step)
+
+    # Inside
+
+    def _begin(self, turn: int | None) -> None:
+        self._turn = turn
+        self._entries: Entries | None = None
+        self._queue: deque[_Errand] = deque()
+        self._running = False
+        self._started_at = time.monotonic()
+
+    def _start(self) -> None:
+        """Hold a connection from now on, if that is not being done yet."""
+        turn = self._user.turn
+        with self._lock:
+            if self._turn == turn:
+                return
+            self._begin(turn)
+        reference = weakref.ref(self)
+
+        def find() -> Exchange | None:
+            exchange = reference()
+            current = exchange is not None and exchange._user.turn == exchange._turn == turn
+            return exchange if current else None
+
+        BACKGROUND.start(self._user, partial(_hold, find, self._fleet), lasting=True)
+
+    def _hand_over(self, step: Step) -> Future[str | None]:
+        errand = _Errand(step)
+        errand.answered.set_running_or_notify_cancel()
+        with self._lock:
+            if self._entries is None or self._turn != self._user.turn:
+                errand.answered.set_result(None)
+                return errand.answered
+            self._queue.append(errand)
+            begins, self._running = not self._running, True
+        if begins:
+            BACKGROUND.start(self._user, partial(self._run, self._queue))
+        return errand.answered
+
+    async def _run(self, queue: deque[_Errand]) -> None:
+        """Run what waits, batch by batch."""
+        try:
+            while True:
+                with self._lock:
+                    if not queue:
+                        self._running = False
+                        return
+                await self._run_batch([queue.popleft() for _ in range(min(BATCH, len(queue)))])
+        except asyncio.CancelledError:  # the event loop ends
+            self._running = False
+            while queue:
+                queue.popleft().answered.set_result(None)
+            raise
+
+    async def _run_batch(self, errands: list[_Errand]) -> None:
+        entries, answers = self._entries, None
+        try:
+            if entries is not None:
+                answers = await entries.run([each.step for each in errands])
+        except FleetUnavailableError:
+            if entries is not None:
+                self._close(entries)
+        finally:
+            for at, errand in enumerate(errands):
+                errand.answered.set_result(None if answers is None else answers[at])
+
+    def _open(self, entries: Entries) -> None:
+        self._entries = entries
+
+    def _close(self, entries: Entries) -> None:
+        entries.failed.set()
+        if self._entries is entries:
+            self._entries = None
+
+
+async def _hold(find: Callable[[], Exchange | None], fleet: Fleet) -> None:
+    """Hold a connection, and open another one where it fails, until `find` gives no exchange."""
+    while find() is not None:
+        try:
+            await _hold_one(find, Entries(fleet))
+        except FleetUnavailableError:
+            pass  # the follower of the log tells of it
+        await asyncio.sleep(REDIAL)
+
+
+async def _hold_one(find: Callable[[], Exchange | None], entries: Entries) -> None:
+    try:
+        await entries.probe()
+        if (exchange := find()) is not None:
+            exchange._open(entries)
+        while (exchange := find()) is not None and not entries.failed.is_set():
+            del exchange
+            try:
+                async with asyncio.timeout(1.0):
+                    await entries.failed.wait()
+            except TimeoutError:
+                pass
+    finally:
+        if (exchange := find()) is not None:
+            exchange._close(entries)
+        await entries.aclose()

@@ -1,0 +1,493 @@
+"""One verification at Clerk for all processes of a service, over a real Valkey."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from types import FrameType
+from typing import Any
+
+import httpx
+import pytest
+from test_docs import ROOT
+
+from clerk_m2m import Fleet, MachineIdentity, Settings, VerificationUnavailableError, Verifier
+from harness import USER_ID, World
+
+from .proxy import Fault, proxy_to
+from .services import FLEET_KEY, OTHER_KEY, Redis, accepts, in_sync, measured, until
+
+MakeFleet = Callable[..., Fleet]
+
+
+def settings(world: World, fleet: Fleet, **given: Any) -> Settings:
+    """Settings of the service under test."""
+    return world.live_settings(fleet=fleet, **({"cache_ttl": 60.0} | given))
+
+
+async def following(world: World, redis: Redis, *made: Settings) -> list[Verifier]:
+    """A process of each of these settings that follows the log; nothing is shared yet."""
+    verifiers = [world.verifier(each) for each in made]
+    for each in verifiers:
+        await each.verify(world.token())
+        await until(partial(in_sync, each))
+        if measured(each).shared:
+            await sharing(world, each)
+    asked = sum(measured(each).shared.get("misses", 0) for each in verifiers)
+    redis.call("DEL", "none", *await shared(redis, asked))
+    for each in verifiers:
+        each.stats.sent = 0
+    return verifiers
+
+
+async def sharing(world: World, verifier: Verifier) -> None:
+    """Verify new tokens until one was looked for in the fleet."""
+    before = measured(verifier).shared["misses"]
+    while measured(verifier).shared["misses"] == before:
+        await verifier.verify(world.token())
+
+
+async def workers(
+    world: World, redis: Redis, fleet: MakeFleet, count: int = 2, **given: Any
+) -> list[Verifier]:
+    """Processes of one service."""
+    made = settings(world, fleet(share_verdicts=True), **given)
+    return await following(world, redis, *[made] * count)
+
+
+def sent(*verifiers: Verifier) -> int:
+    """Give how many verifications these processes have sent since then."""
+    return sum(each.stats.sent for each in verifiers)
+
+
+async def shared(redis: Redis, count: int = 1) -> list[str]:
+    """Wait until as many verdicts are in Redis, and give their keys."""
+
+    def keys() -> list[str]:
+        found: list[str] = redis.call("KEYS", f"{{{redis.prefix}}}:verdict:*")
+        return [each for each in found if not each.endswith(":probe")]
+
+    await until(lambda: len(keys()) >= count)
+    return keys()
+
+
+async def test_many_processes_verify_each_token_once(
+    world: World, redis: Redis, fleet: MakeFleet
+) -> None:
+    made = await workers(world, redis, fleet, 4)
+    tokens = [world.token() for _ in range(50)]
+
+    identities = await asyncio.gather(*(each.verify(token) for token in tokens for each in made))
+
+    assert len({each.token_id for each in identities}) == 50
+    assert 50 <= sent(*made) <= 52
+    assert sum(measured(each).shared["hits"] for each in made) >= 148
+
+
+@pytest.mark.parametrize("kind", ["m2m", "api_key", "oauth"])
+async def test_an_identity_is_the_same_wherever_it_comes_from(
+    world: World, fleet: MakeFleet, redis: Redis, kind: str
+) -> None:
+    one, other = await workers(world, redis, fleet, oauth_audience=["https://a.test"])
+    claims = {"deep": [{"a": None}, 1.5, "ü\ud800"], "n": 2**70}
+    emulator = world.emulator
+    match kind:
+        case "m2m":
+            token = world.token(claims=claims)
+        case "api_key":
+            token = emulator.add_api_key(
+                "k", subject=USER_ID, claims=claims, scopes=["b", "a"], seconds_until_expiration=600
+            ).secret
+        case _:
+            token = emulator.add_oauth_token(
+                subject=USER_ID, scopes=["email"], actor={"sub": "x"}, audience=["https://a.test"]
+            ).token
+    first = await one.verify(token)
+    await shared(redis)
+
+    second = await other.verify(token)
+
+    assert sent(one, other) == 1
+    assert second == first
+    assert second.as_dict() == first.as_dict()
+
+
+async def test_a_no_and_a_failure_are_not_shared_and_hold_up_nobody(
+    world: World, fleet: MakeFleet, redis: Redis
+) -> None:
+    one, other = await workers(world, redis, fleet)
+    unknown, known = "mt_" + "0" * 32, world.token()
+
+    assert not await accepts(one, unknown)
+
+    async def fail(_request: httpx.Request) -> httpx.Response:
+        return httpx.Response(500)
+
+    world.upstream.intercept = fail
+    with pytest.raises(VerificationUnavailableError):
+        await one.verify(known)
+    world.upstream.intercept = None
+
+    began_at = time.monotonic()
+    assert not await accepts(other, unknown)
+    assert await accepts(other, known)
+    assert time.monotonic() - began_at < 0.4  # neither waits for a marker
+    assert len(await shared(redis)) == 1
+    assert redis.call("KEYS", f"{{{redis.prefix}}}:asking:*") == []
+
+
+@pytest.mark.parametrize("by", ["token", "token_id", "machine_id"])
+async def test_a_revocation_outlaws_what_was_shared_before_it(
+    world: World, fleet: MakeFleet, redis: Redis, by: str
+) -> None:
+    one, other, third = await workers(world, redis, fleet, 3)
+    minted = world.emulator.mint_m2m_token(world.caller)
+    await one.verify(minted.token)
+    await shared(redis)
+    world.emulator.revoke_m2m_token(minted.id)
+    names = {"token": minted.token, "token_id": minted.id, "machine_id": world.caller.id}
+
+    await one.invalidate_everywhere(**{by: names[by]})
+
+    await until(lambda: measured(other).applied and measured(third).applied)
+    for each in (one, other, third):
+        assert not await accepts(each, minted.token)
+    good = world.token()
+    assert await accepts(other, good)
+    await shared(redis, 2)
+    assert await accepts(third, good)
+    assert sent(third) == 1  # what was asked after the revocation is shared again
+
+
+async def test_an_invalidation_in_this_process_alone_is_not_overruled(
+    world: World, fleet: MakeFleet, redis: Redis
+) -> None:
+    one, other = await workers(world, redis, fleet)
+    minted = world.emulator.mint_m2m_token(world.caller)
+    await one.verify(minted.token)
+    await shared(redis)
+    world.emulator.revoke_m2m_token(minted.id)
+
+    other.invalidate(token_id=minted.id)
+
+    assert not await accepts(other, minted.token)
+
+
+async def test_a_revocation_that_comes_while_the_entry_is_read_wins(
+    world: World, redis: Redis, fleet: MakeFleet
+) -> None:
+    async with proxy_to(redis.port) as proxy:
+        (one,) = await workers(world, redis, fleet, 1)
+        behind = fleet(server=f"redis://127.0.0.1:{proxy.port}", share_verdicts=True)
+        (other,) = await following(world, redis, settings(world, behind))
+        minted = world.emulator.mint_m2m_token(world.caller)
+        await one.verify(minted.token)
+        await shared(redis)
+        world.emulator.revoke_m2m_token(minted.id)
+
+        proxy.delay = 0.02
+        reading = asyncio.create_task(accepts(other, minted.token))
+        await asyncio.sleep(0.01)
+        other.invalidate(token_id=minted.id)
+
+        assert not await reading
+
+
+async def test_entries_of_before_redis_lost_its_log_are_not_used(
+    world: World, fleet: MakeFleet, redis: Redis
+) -> None:
+    one, other = await workers(world, redis, fleet)
+    minted = world.emulator.mint_m2m_token(world.caller)
+    await one.verify(minted.token)
+    await shared(redis)
+    world.emulator.revoke_m2m_token(minted.id)
+
+    redis.call("DEL", redis.head, redis.rows)
+    await until(lambda: measured(one).doubts and measured(other).doubts)
+    await sharing(world, other)
+
+    assert not await accepts(other, minted.token)
+
+
+async def test_a_shared_verdict_ends_with_its_credential_and_with_cache_ttl(
+    world: World, fleet: MakeFleet, redis: Redis
+) -> None:
+    one, other = await workers(world, redis, fleet)
+    short, long = world.token(seconds_until_expiration=30), world.token()
+    await one.verify(short)
+    await one.verify(long)
+    keys = await shared(redis, 2)
+    for key in keys:
+        redis.call("PERSIST", key)  # whoever writes to Redis can keep an entry for ever
+
+    world.time.advance(20)
+    assert (await other.verify(short)).expires_at is not None
+    assert sent(one, other) == 2
+    world.time.advance(11)
+    assert not await accepts(other, short)
+    world.time.advance(24)
+    await other.verify(long)
+    assert sent(one, other) == 4
+
+
+async def test_nobody_is_let_in_by_who_can_write_to_redis(
+    world: World, fleet: MakeFleet, redis: Redis
+) -> None:
+    """Forged, swapped, truncated, bit-flipped and replayed entries are asked about at Clerk."""
+    one, other = await workers(world, redis, fleet)
+    revoked = [world.emulator.mint_m2m_token(world.caller) for _ in range(24)]
+    for each in revoked:
+        await one.verify(each.token)
+        world.emulator.revoke_m2m_token(each.id)
+    keys = await shared(redis, 24)
+    values = [redis.call("GET", key) for key in keys]
+    harmed = ["", "x", "{}", "A" * 100_000, "\ud800".encode("utf-8", "surrogatepass"), b"\xff\x00"]
+    for at, (key, value) in enumerate(zip(keys, values, strict=True)):
+        flipped = value[:30] + ("A" if value[30] != "A" else "B") + value[31:]
+        kinds = [*harmed, value[: at % 60], flipped, value + "A", values[at - 1]]
+        redis.call("SET", key, kinds[at % len(kinds)])
+    redis.call("DEL", keys[0])
+    redis.call("LPUSH", keys[0], "another type")
+
+    verdicts = await asyncio.gather(*(accepts(other, each.token) for each in revoked))
+
+    assert not any(verdicts)
+    assert measured(other).shared["hits"] == 0
+    assert measured(other).shared["refused"] > 10
+
+
+@pytest.mark.parametrize("differs", ["clerk key", "fleet key", "audience", "kind of key"])
+async def test_services_that_would_judge_otherwise_share_nothing(
+    world: World, fleet: MakeFleet, redis: Redis, differs: str
+) -> None:
+    ours = settings(world, fleet(share_verdicts=True))
+    match differs:
+        case "clerk key":
+            callee = world.emulator.add_machine("another callee")
+            theirs = world.emulator.settings(callee, fleet=fleet(share_verdicts=True))
+        case "fleet key":
+            theirs = settings(world, fleet(keys=[OTHER_KEY], share_verdicts=True))
+        case "audience":
+            theirs = settings(world, fleet(share_verdicts=True), oauth_audience=["https://a.test"])
+        case _:
+            theirs = settings(world, fleet(share_verdicts=True), machine_secret_key=None)
+    (one,) = await following(world, redis, ours)
+    token = world.token()
+    await one.verify(token)
+    await shared(redis)
+    other = world.verifier(theirs)
+    await accepts(other, world.token())
+    await until(lambda: in_sync(other))
+    before = measured(other).shared["misses"]
+    while measured(other).shared["misses"] == before:
+        await accepts(other, world.token())
+
+    await accepts(other, token)
+
+    assert measured(other).shared["misses"] == before + 2
+    assert measured(other).shared["hits"] == 0
+
+
+async def test_a_key_of_the_fleet_is_replaced_without_a_second_verification(
+    world: World, fleet: MakeFleet, redis: Redis
+) -> None:
+    both = [(FLEET_KEY,), (FLEET_KEY, OTHER_KEY), (OTHER_KEY, FLEET_KEY)]
+    made = [settings(world, fleet(keys=each, share_verdicts=True)) for each in both]
+    old, middle, new = await following(world, redis, *made)
+    first, second = world.token(), world.token()
+
+    await old.verify(first)
+    await new.verify(second)
+    await shared(redis, 2)
+    for each in (middle, new):
+        assert await accepts(each, first)
+    assert await accepts(middle, second)
+
+    assert sent(old, middle, new) == 2
+
+
+async def test_the_clerk_key_is_replaced_and_nobody_is_refused(
+    world: World, fleet: MakeFleet, redis: Redis
+) -> None:
+    key = {"now": world.callee.secret_key}
+    made = settings(world, fleet(share_verdicts=True), machine_secret_key=lambda: key["now"])
+    one, other = await following(world, redis, made, made)
+    before, after = world.token(), world.token()
+    await one.verify(before)
+    await shared(redis)
+    rotated = await world.emulator.client().machines.rotate_secret_key(
+        world.callee.id, previous_token_ttl=60
+    )
+    assert await accepts(other, before)
+    key["now"] = rotated.reveal()
+
+    for token in (world.token(), after, world.token()):
+        await one.verify(token)
+        await other.verify(token)
+
+    assert sent(one, other) == 5  # each process learns the key by a call, then they share again
+
+
+@pytest.mark.parametrize("fault", [Fault.HUNG, Fault.GARBAGE, Fault.READ_ONLY, "slow"])
+async def test_a_faulty_redis_delays_a_new_token_once(
+    world: World, redis: Redis, fleet: MakeFleet, fault: Fault | str
+) -> None:
+    async with proxy_to(redis.port) as proxy:
+        behind = fleet(server=f"redis://127.0.0.1:{proxy.port}", share_verdicts=True)
+        (one,) = await following(world, redis, settings(world, behind))
+        (other,) = await workers(world, redis, fleet, 1)
+        tokens = [world.token() for _ in range(8)]
+        await one.verify(tokens[0])
+
+        if isinstance(fault, Fault):
+            await proxy.break_with(fault)
+        else:
+            proxy.delay = 0.15
+
+        async def seconds(token: str) -> float:
+            began_at = time.monotonic()
+            assert await accepts(one, token)
+            return time.monotonic() - began_at
+
+        assert await seconds(tokens[0]) < 0.05  # from the cache
+        assert await seconds(tokens[1]) < 0.25
+        assert sum([await seconds(each) for each in tokens[2:6]]) < 0.25
+
+        proxy.delay = 0.0
+        proxy.mend()
+        mended_at = time.monotonic()
+        while not measured(one).shared["hits"]:
+            assert time.monotonic() - mended_at < 2
+            token = world.token()
+            await other.verify(token)
+            await one.verify(token)
+            await asyncio.sleep(0.02)
+
+
+async def test_a_verdict_in_use_is_refreshed_by_one_process_for_all(
+    world: World, redis: Redis, fleet: MakeFleet
+) -> None:
+    made = await workers(world, redis, fleet, 5)
+    token = world.token()
+    for each in made:
+        await each.verify(token)
+    world.time.advance(46)
+
+    for each in made:
+        await each.verify(token)
+    await until(lambda: sent(*made) + sum(measured(each).shared["hits"] for each in made) == 10)
+
+    asked = sent(*made)
+    assert 2 <= asked <= 3
+    world.time.advance(35)
+    for each in made:
+        await each.verify(token)
+    assert sent(*made) == asked
+
+
+async def test_a_request_that_joins_a_refresh_waits_for_no_other_process(
+    world: World, fleet: MakeFleet, redis: Redis
+) -> None:
+    one, other = await workers(world, redis, fleet, timeout=1.0, graph_ttl=300.0)
+    token = world.token()
+    await one.verify(token)
+    await other.verify(token)
+    held = asyncio.Event()
+
+    async def hold(request: httpx.Request) -> None:
+        if request.url.path.endswith("/verify"):
+            await held.wait()
+
+    world.time.advance(46)
+    world.upstream.intercept = hold
+    await one.verify(token)  # its refresh hangs at Clerk
+    await until(lambda: redis.call("KEYS", f"{{{redis.prefix}}}:asking:*"))
+    await other.verify(token)
+    await until(lambda: measured(other).shared["waits"])
+    world.time.advance(15)
+
+    request = asyncio.create_task(other.verify(token))
+    await until(lambda: sent(other) == 1)  # it asks by itself after a quarter of the timeout
+    held.set()
+
+    assert isinstance(await request, MachineIdentity)
+
+
+async def test_a_request_that_joins_a_refresh_looks_before_it_asks(
+    world: World, redis: Redis, fleet: MakeFleet
+) -> None:
+    one, other = await workers(world, redis, fleet, timeout=0.8, graph_ttl=300.0)
+    token = world.token()
+    await one.verify(token)
+    await other.verify(token)
+    held = asyncio.Event()
+
+    async def hold(request: httpx.Request) -> None:
+        if request.url.path.endswith("/verify"):
+            await held.wait()
+
+    world.time.advance(46)
+    world.upstream.intercept = hold
+    await one.verify(token)
+    await until(lambda: redis.call("KEYS", f"{{{redis.prefix}}}:asking:*"))
+    await other.verify(token)
+    await until(lambda: measured(other).shared["waits"])
+    await asyncio.sleep(0.25)  # longer than a request waits for another process
+    held.set()
+    await until(lambda: not redis.call("KEYS", f"{{{redis.prefix}}}:asking:*"))
+    world.time.advance(15)  # the verdict of this process ends; that of the other is 15 s old
+
+    await other.verify(token)
+
+    assert sent(other) == 0
+
+
+async def test_the_cached_path_makes_the_same_calls(
+    world: World, redis: Redis, fleet: MakeFleet
+) -> None:
+    (plain,) = await following(world, redis, settings(world, fleet()))
+    (sharing,) = await workers(world, redis, fleet, 1)
+    token = world.token()
+
+    async def calls(verifier: Verifier) -> Counter[str]:
+        await verifier.verify(token)
+        seen: Counter[str] = Counter()
+
+        def note(frame: FrameType, event: str, _argument: Any) -> None:
+            if event == "call":
+                seen[frame.f_code.co_qualname if sys.version_info >= (3, 11) else ""] += 1
+
+        sys.setprofile(note)
+        try:
+            await verifier.verify(token)
+        finally:
+            sys.setprofile(None)
+        return seen
+
+    assert await calls(sharing) == await calls(plain)
+
+
+async def test_the_acl_of_the_page_is_enough_for_shared_verdicts(
+    world: World, redis: Redis, fleet: MakeFleet
+) -> None:
+    page = (ROOT / "docs" / "fleet.md").read_text("utf-8")
+    (log,) = re.findall(r"reset on >PASSWORD (~\S+ .*)", page)
+    (more,) = re.findall(r"Shared verdicts need more: `([^`]+)`", page)
+    user, rules = f"sharing-{redis.prefix[-8:]}", f"{log} {more}".replace("clerk_m2m", redis.prefix)
+    redis.call("ACL", "SETUSER", user, "reset", "on", ">pass", *rules.split())
+    address = f"redis://{user}:pass@127.0.0.1:{redis.port}"
+    one, other = await following(
+        world, redis, *[settings(world, fleet(server=address, share_verdicts=True))] * 2
+    )
+    token = world.token()
+
+    await one.verify(token)
+    await shared(redis)
+    await other.verify(token)
+
+    assert sent(one, other) == 1
