@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -12,6 +14,9 @@ from clerk_m2m.testing import ClerkEmulatorServer
 from harness import SIGNING_KEY, Instance, World, open_world
 
 SOAK_SECONDS = 1800
+
+# For `bench` and `live`. Last, so that an installed package is still the one that is tested.
+sys.path.append(str(Path(__file__).parent.parent))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Awaitable, Callable, Iterator
-from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-
-# Last, so that an installed package is still the one that is tested.
-sys.path.append(str(Path(__file__).parent.parent))
 
 from bench import cached, first_sight, growth, path, price, refresh, serving, startup
 from bench.measure import TINY, Effort, Row, interleaved, overheads

@@ -18,10 +18,6 @@ from typing import Any
 
 import httpx
 import pytest
-
-# Last, so that an installed package is still the one that is tested.
-sys.path.append(str(Path(__file__).parent.parent.parent))
-
 from upstreams import eventually
 
 from clerk_m2m import ClerkClient, ConfigurationError, Secret
