@@ -3,7 +3,8 @@
 The *log* is a Redis stream of invalidations, numbered and chained. `script` holds the two programs
 that run in Redis, `log` calls them, `rows` writes and reads one row, `outbox` writes those of this
 process. `member` is what a verifier has: it publishes rows, and its `follower` applies those of
-others. `keys` derives from the fleet's key what signs a row and what digests a token.
+others. `keys` derives from the fleet's key what signs a row and what digests a token. `publishing`
+and `health` are for the command line.
 
 How nothing is lost: each row holds a random nonce and that of the row before it. Whoever follows
 compares the number and the nonce of the last row twice a second, over a connection that reads only.
