@@ -164,10 +164,11 @@ def progress(what: str, *, shown: bool = True) -> Iterator[Advance]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True)
+    if not (shown and console.is_terminal):
+        yield lambda *_steps: None
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    bar = Progress(*columns, TimeElapsedColumn(), console=console, transient=True)
-    bar.disable = not (shown and console.is_terminal)
-    with bar:
+    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bar:
         task = bar.add_task(what, total=None)
 
         def advance(steps: int, total: int | None = None, /) -> None:

@@ -171,10 +171,9 @@ def client_of(fleet: Fleet) -> Redis:
         )
         # An option that redis-py does not have fails here.
         pool.make_connection()  # type: ignore[no-untyped-call]
-    except Exception:  # noqa: BLE001, S110  of several classes, and their frames hold the address
-        pass
-    else:
         return Redis.from_pool(pool)
+    except Exception:  # noqa: BLE001  of several classes, and their frames hold the address
+        pool = None  # it shows the password
     raise ConfigurationError(
         "fleet: redis-py does not take the address (CLERK_M2M_FLEET_URL). Check what comes after "
         "the host: the number of the database, and options after a question mark."

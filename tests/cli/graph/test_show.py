@@ -186,7 +186,7 @@ def test_a_terminal_without_unicode_gets_ascii(monkeypatch: pytest.MonkeyPatch) 
     [
         (["--file", "no-such-file.toml"], "no-such-file.toml cannot be read"),
         (["--format", "png"], "'png' is not one of"),
-        (["--depth", "0"], "greater than or equal to 1"),
+        (["--depth", "0"], "'--depth'"),
     ],
 )
 def test_a_command_that_cannot_work_ends_with_2(arguments: list[str], words: str) -> None:
