@@ -125,7 +125,8 @@ class Background:
 
     def _end_if_unused(self, loop: asyncio.AbstractEventLoop) -> None:
         with self._lock:
-            if self._users or self._loop is not loop:
+            # A list, since the set counts users that are just being collected, too.
+            if list(self._users) or self._loop is not loop:
                 return
             end, self._loop, self._end = self._end, None, None
         if end is not None:

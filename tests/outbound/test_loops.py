@@ -17,7 +17,7 @@ import pytest
 from outbound_calls import MINT, settle
 
 from clerk_m2m import MachineTokenAuth
-from clerk_m2m.background import BACKGROUND
+from clerk_m2m.background import BACKGROUND, Background
 from clerk_m2m.emulator import EmulatedMachine
 from clerk_m2m.testing import ClerkEmulatorServer
 from harness import FakeTime
@@ -126,6 +126,28 @@ def test_the_thread_ends_with_aclose_and_with_the_auth(
         del auth
         assert ended()
     assert BACKGROUND._loop is None
+
+
+def test_the_thread_ends_however_its_last_user_and_its_look_at_the_users_interleave() -> None:
+    class User:
+        """Something that uses the thread."""
+
+    async def nothing() -> None:
+        return None
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(200):
+            background, user = Background(), User()
+            background.start(user, nothing)
+            del user
+            until = time.monotonic() + 2
+            while background._loop is not None and time.monotonic() < until:
+                time.sleep(0.0002)
+            assert background._loop is None
+    finally:
+        sys.setswitchinterval(interval)
 
 
 SCRIPT = """
