@@ -138,9 +138,10 @@ def test_the_thread_ends_however_its_last_user_and_its_look_at_the_users_interle
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
-        for _ in range(200):
+        for _ in range(300):
             background, user = Background(), User()
             background.start(user, nothing)
+            time.sleep(0.0005)  # its thread waits by then
             del user
             until = time.monotonic() + 2
             while background._loop is not None and time.monotonic() < until:
