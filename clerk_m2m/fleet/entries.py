@@ -108,8 +108,8 @@ class Entries:
         """Try a write; raises `FleetUnavailableError`."""
         await self.run([keep("probe", "", 1.0, "probe")], timeout=CONNECT_TIMEOUT + COMMAND_TIMEOUT)
 
-    async def run(self, steps: Sequence[Step], *, timeout: float = COMMAND_TIMEOUT) -> list[str]:
-        """Run steps within `timeout` seconds; raises `FleetUnavailableError`."""
+    async def run(self, steps: Sequence[Step], *, timeout: float | None = None) -> list[str]:
+        """Run steps within `timeout` seconds, 0.1 unless given; raises `FleetUnavailableError`."""
         keys = [
             f"{self._prefix}:{kind}:{step.name}" for step in steps for kind in ("verdict", "asking")
         ]
@@ -119,7 +119,7 @@ class Entries:
             for part in (step.verb, step.marker, str(max(int(step.lifetime * 1000), 1)), step.text)
         ]
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(COMMAND_TIMEOUT if timeout is None else timeout):
                 answers = await self._client.eval(
                     _STEPS, len(keys), *keys, str(MAX_ENTRY), *arguments
                 )

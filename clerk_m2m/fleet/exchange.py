@@ -72,10 +72,10 @@ class Exchange:
             await asyncio.sleep(LOOK)
         return True
 
-    async def ask(self, step: Step, *, within: float = PATIENCE) -> str | None:
-        """Run a step and give its answer; None where there is none within as many seconds."""
+    async def ask(self, step: Step, *, within: float | None = None) -> str | None:
+        """Run a step and give its answer; None where there is none within 0.1 s, unless told."""
         answered = asyncio.wrap_future(self._hand_over(step))
-        await asyncio.wait({answered}, timeout=max(within, 0.0))
+        await asyncio.wait({answered}, timeout=PATIENCE if within is None else max(within, 0.0))
         if not answered.done():
             answered.cancel()
             return None
