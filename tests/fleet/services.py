@@ -45,7 +45,7 @@ class Redis:
             return client.execute_command(*command)
 
 
-async def until(condition: Callable[[], object], *, within: float = 5.0) -> None:
+async def until(condition: Callable[[], object], *, within: float = 20.0) -> None:
     """Wait until something is so, and fail where it does not come in time."""
     end = time.monotonic() + within
     while not condition():
