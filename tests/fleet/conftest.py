@@ -56,7 +56,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     asyncio leaves the transport of one that is cancelled in its last step to the collector, which
     warns of it. The tests here cut off many.
     """
-    left = "ignore:Exception ignored in.*_SelectorTransport:pytest.PytestUnraisableExceptionWarning"
+    left = "ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning"
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.filterwarnings(left))
