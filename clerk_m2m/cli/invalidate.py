@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 
+from clerk_m2m.cli.ids import is_credential_id
 from clerk_m2m.cli.program import AsJson, CommandError, print_json, print_lines, say
 from clerk_m2m.cli.secret_text import read_secret
 from clerk_m2m.credentials import jwt_of
@@ -19,9 +19,6 @@ from clerk_m2m.fleet_settings import Fleet
 from clerk_m2m.identity import MACHINE_ID
 from clerk_m2m.lookups.digest import digest_of
 from clerk_m2m.lookups.invalidation import Invalidation, TokenKind
-
-# Ids of tokens and of API keys. An API key itself begins with `ak_` too, and has another form.
-_TOKEN_ID: Final = re.compile(r"(mt|ak|oat)_[0-9a-fA-F]{32}")
 
 
 def invalidate(
@@ -67,7 +64,7 @@ def _by_id(given: str) -> Invalidation:
     name = None
     if MACHINE_ID.fullmatch(given):
         name = "machine_id"
-    elif _TOKEN_ID.fullmatch(given):
+    elif is_credential_id(given, "mt", "ak", "oat"):
         name = "token_id"
     if name is None:
         raise CommandError(

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Final
 
 import typer
 
 from clerk_m2m.backend_api.resources import ApiKey
+from clerk_m2m.cli.ids import is_credential_id
 from clerk_m2m.cli.instance import ApiUrl, Instance
 from clerk_m2m.cli.machines import subject_of
 from clerk_m2m.cli.program import AsJson, CommandError, Yes, print_json, print_table
 from clerk_m2m.cli.secret_text import HandOver, SecretFile, ShowSecret, handed_over
 from clerk_m2m.cli.told import told_life
-
-API_KEY_ID: Final = re.compile(r"ak_[0-9a-fA-F]{32}")
 
 Subject = Annotated[
     str,
@@ -113,7 +111,7 @@ def revoke(
     as_json: AsJson = False,
 ) -> None:
     """Revoke an API key. A service notices when its cached verdict ends (`cache_ttl`)."""
-    if not API_KEY_ID.fullmatch(key_id):
+    if not is_credential_id(key_id, "ak"):
         raise CommandError("Give the key's id, ak_ and 32 hex digits, and never the key itself.")
     instance = Instance.from_env(api_url)
     instance.ask("revoke an API key", yes=yes)

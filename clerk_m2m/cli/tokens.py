@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Final, Literal
@@ -12,6 +11,7 @@ from typing import Annotated, Any, Final, Literal
 import typer
 
 from clerk_m2m.backend_api.resources import CreatedM2MToken, M2MToken
+from clerk_m2m.cli.ids import is_credential_id
 from clerk_m2m.cli.instance import ApiUrl, Instance
 from clerk_m2m.cli.program import (
     NO,
@@ -31,8 +31,6 @@ from clerk_m2m.cli.secret_text import (
 )
 from clerk_m2m.cli.told import told_life
 from clerk_m2m.cli.verifying import Found, verify_credential
-
-TOKEN_ID: Final = re.compile(r"mt_[0-9a-fA-F]{32}")
 
 tokens: Final = typer.Typer(help="Mint, verify and revoke tokens.", no_args_is_help=True)
 
@@ -136,7 +134,7 @@ def revoke(
 
     A JWT cannot be revoked: it ends by itself.
     """
-    if not TOKEN_ID.fullmatch(token_id):
+    if not is_credential_id(token_id, "mt"):
         raise CommandError(
             "Give the token's id, mt_ and 32 hex digits, and never the token itself. "
             "(`tokens verify` tells the id.)"

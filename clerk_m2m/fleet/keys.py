@@ -7,14 +7,18 @@ from typing import Final
 
 from clerk_m2m.secret import Secret
 
-KEY_SIZE: Final = 32
 _SALT: Final = b"clerk_m2m fleet, version 1"
+
+
+def hkdf(secret: Secret, *, salt: bytes, info: bytes) -> bytes:
+    """Give 32 bytes by HKDF with SHA-256: extract, then one step of expand (RFC 5869 section 2)."""
+    pseudo_random = hmac.digest(salt, secret.reveal().encode(), "sha256")
+    return hmac.digest(pseudo_random, info + b"\x01", "sha256")
 
 
 def derived(key: Secret, purpose: str) -> bytes:
     """Give 32 bytes that only a holder of `key` can compute, for one purpose."""
-    pseudo_random = hmac.digest(_SALT, key.reveal().encode(), "sha256")
-    return hmac.digest(pseudo_random, purpose.encode() + b"\x01", "sha256")
+    return hkdf(key, salt=_SALT, info=purpose.encode())
 
 
 def digest_key(key: Secret, origin: str) -> bytes:

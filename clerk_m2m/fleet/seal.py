@@ -20,7 +20,7 @@ from typing import Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from clerk_m2m.fleet.keys import derived
+from clerk_m2m.fleet.keys import derived, hkdf
 from clerk_m2m.secret import Secret
 
 NONCE_SIZE: Final = 12
@@ -31,12 +31,7 @@ class Seal:
 
     def __init__(self, fleet_key: Secret, clerk_key: Secret, context: str) -> None:
         self._context = context.encode()
-        # HKDF-Extract with the fleet's key as the salt, then HKDF-Expand.
-        self._key = hmac.digest(
-            hmac.digest(derived(fleet_key, "verdicts"), clerk_key.reveal().encode(), "sha256"),
-            self._context + b"\x01",
-            "sha256",
-        )
+        self._key = hkdf(clerk_key, salt=derived(fleet_key, "verdicts"), info=self._context)
 
     def name(self, digest: bytes) -> str:
         """Give the name of the entry of a token; it tells nothing to who has not the key."""

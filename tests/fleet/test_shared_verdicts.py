@@ -87,6 +87,18 @@ async def shared(redis: Redis, count: int = 1) -> list[str]:
     return keys()
 
 
+def hold_verifications(world: World) -> asyncio.Event:
+    """Have verifications hang at Clerk until what this gives is set."""
+    held = asyncio.Event()
+
+    async def hold(request: httpx.Request) -> None:
+        if request.url.path.endswith("/verify"):
+            await held.wait()
+
+    world.upstream.intercept = hold
+    return held
+
+
 async def test_many_processes_verify_each_token_once(
     world: World, redis: Redis, fleet: MakeFleet
 ) -> None:
@@ -409,14 +421,8 @@ async def test_a_request_that_joins_a_refresh_waits_for_no_other_process(
     token = world.token()
     await one.verify(token)
     await other.verify(token)
-    held = asyncio.Event()
-
-    async def hold(request: httpx.Request) -> None:
-        if request.url.path.endswith("/verify"):
-            await held.wait()
-
     world.time.advance(46)
-    world.upstream.intercept = hold
+    held = hold_verifications(world)
     await one.verify(token)  # its refresh hangs at Clerk
     await until(lambda: redis.call("KEYS", f"{{{redis.prefix}}}:asking:*"))
     await other.verify(token)
@@ -437,14 +443,8 @@ async def test_a_request_that_joins_a_refresh_looks_before_it_asks(
     token = world.token()
     await one.verify(token)
     await other.verify(token)
-    held = asyncio.Event()
-
-    async def hold(request: httpx.Request) -> None:
-        if request.url.path.endswith("/verify"):
-            await held.wait()
-
     world.time.advance(46)
-    world.upstream.intercept = hold
+    held = hold_verifications(world)
     await one.verify(token)
     await until(lambda: redis.call("KEYS", f"{{{redis.prefix}}}:asking:*"))
     await other.verify(token)

@@ -5,7 +5,6 @@ Nothing here decides. What a JWT says of itself is told as that; it is not verif
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -13,6 +12,7 @@ from typing import Any, Final
 from clerk_m2m.backend_api.client import ClerkClient
 from clerk_m2m.backend_api.resources import ApiKey, M2MToken, Machine, OAuthAccessToken
 from clerk_m2m.cli.explain.steps import Decided, Diagnosis
+from clerk_m2m.cli.ids import is_credential_id
 from clerk_m2m.cli.told import told_life
 from clerk_m2m.cli.verifying import ask_clerk
 from clerk_m2m.credentials import JWTCredential, OpaqueCredential
@@ -33,7 +33,6 @@ from clerk_m2m.settings import Settings
 
 Resource = M2MToken | ApiKey | OAuthAccessToken
 
-_ID: Final = re.compile(r"(mt|ak|oat)_[0-9a-fA-F]{32}")
 _ONE_HEADER: Final = (
     "Send one header, `Authorization: Bearer TOKEN`, with no quotes, spaces or line breaks in the "
     "token. `MachineTokenAuth` does so."
@@ -243,7 +242,9 @@ def _again(decided: Decided) -> str:
 
 def _unknown(diagnosis: Diagnosis, decided: Decided, settings: Settings) -> None:
     credential = decided.credential
-    if isinstance(credential, OpaqueCredential) and _ID.fullmatch(credential.token.reveal()):
+    if isinstance(credential, OpaqueCredential) and is_credential_id(
+        credential.token.reveal(), "mt", "ak", "oat"
+    ):
         diagnosis.why.append(
             "It has the form of an id, which is no credential: the token or the key itself is sent."
         )

@@ -6,14 +6,12 @@ is read from the list, and decided by the same functions.
 
 from __future__ import annotations
 
-import re
-from typing import Final
-
 from clerk_m2m.backend_api.client import ClerkClient
 from clerk_m2m.backend_api.opening import open_api
 from clerk_m2m.backend_api.resources import ApiKey, M2MToken
 from clerk_m2m.cli.explain.steps import Decided
 from clerk_m2m.cli.graph.check import find_machine
+from clerk_m2m.cli.ids import is_credential_id
 from clerk_m2m.cli.instance import TIMEOUT
 from clerk_m2m.cli.program import CommandError, progress
 from clerk_m2m.clock import Clock
@@ -35,12 +33,10 @@ from clerk_m2m.verification.online import identity_of, why_refused
 from clerk_m2m.verification.outcome import refusal_of
 from clerk_m2m.verification.policy import decide, needs_edge, not_accepted
 
-_ID: Final = re.compile(r"(mt|ak)_[0-9a-fA-F]{32}")
-
 
 def check_id(token_id: str) -> str:
     """Give an id as it is; raises `CommandError` for anything else, and never quotes it."""
-    if not _ID.fullmatch(token_id):
+    if not is_credential_id(token_id, "mt", "ak"):
         raise CommandError(
             "--token-id takes the id of a token or an API key: mt_ or ak_ and 32 hex digits. The "
             "credential itself goes to standard input."
