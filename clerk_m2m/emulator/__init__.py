@@ -1,10 +1,10 @@
 """An offline emulator of Clerk's machine-auth Backend API, for tests and local work.
 
-`app` takes a request off ASGI, finds its operation (`operations`), checks it against the contract
+`app` reads a request from ASGI, finds its operation (`operations`), checks it against the contract
 (`checks`) and answers it in one transaction of `store`. Each resource has a file for its rows and
-one for its operations; `credentials` is what the three kinds of credential share, and `instance`
-what all operations work on. `faults` spoils answers as told. `scripting` lets tests control the
-emulator over HTTP, and `python_api` from Python. May import nothing else of the package: the
+one for its operations. `credentials` is what the three kinds of credential share, and `instance`
+what all operations work on. `faults` makes calls fail as scripted. `scripting` lets tests
+control the emulator over HTTP, and `python_api` from Python. May import nothing else of the package: the
 product is tested against it, so it must not share its mistakes. The product imports nothing of it.
 Users import what `__all__` lists; the test kit also the operations of `app`.
 """

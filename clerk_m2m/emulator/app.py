@@ -1,4 +1,4 @@
-"""The ASGI side: a request in, checked and dispatched, a response or a scripted fault out."""
+"""The ASGI side: check a request, dispatch it, and send a response or a scripted fault."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ class Application:
         await send({"type": "http.response.body", "body": response.content})
 
     async def _drip(self, response: Response, pace: float, receive: Receive, send: Send) -> None:
-        """One byte per `pace` seconds, until the client has all or has had enough."""
+        """Send one byte per `pace` seconds, until all is sent or the client has disconnected."""
         await send(self._start(response))
         for byte in response.content:
             await send({"type": "http.response.body", "body": bytes([byte]), "more_body": True})
@@ -164,7 +164,7 @@ class Application:
         await send({"type": "http.response.body"})
 
     def _start(self, response: Response) -> dict[str, Any]:
-        # The server's own Date would be of another clock than the instants in the answers.
+        # The server would send its own clock's Date, but the emulator's clock may have been moved.
         date = formatdate(self._instance.now_ms() / 1000, usegmt=True)
         headers = {
             "date": date,
@@ -221,7 +221,7 @@ def _holder(
     rule: KeyRule,
     now: int,
 ) -> KeyHolder:
-    """Whose key the request carries; 401 when it is not one that the operation takes."""
+    """Whose key the request carries; 401 when the operation does not accept that key."""
     if rule == "none":
         return KeyHolder(None)
     key = _bearer(authorization)
@@ -246,7 +246,7 @@ def _bearer(authorization: tuple[str, ...]) -> str:
 
 
 async def _is_gone(receive: Receive, seconds: float) -> bool:
-    """Wait so long for the client to go away; whether it did."""
+    """Wait at most this long for the client to disconnect; return whether it did."""
     try:
         message = await asyncio.wait_for(receive(), seconds)
     except TimeoutError:

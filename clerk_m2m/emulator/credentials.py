@@ -22,7 +22,7 @@ LAST_INSTANT_MS = 8_640_000_000_000_000
 class CredentialRow:
     """What the row of every credential has; instants in milliseconds.
 
-    `table` holds the rows of its kind, `value_column` what is presented.
+    `table` holds the rows of its kind; `value_column` holds the secret that a caller presents.
     """
 
     table: ClassVar[str]
@@ -86,9 +86,9 @@ def revoke(
 def record_use(
     db: sqlite3.Connection, instance: Instance, credential: TrackedT, now: int
 ) -> TrackedT:
-    """Note that a verification was asked for; refuses a dead credential as `refuse_dead` does.
+    """Record a verification; refuse a revoked or expired credential as `refuse_dead` does.
 
-    The note is written after the answer is known, so that it cannot make a verification fail.
+    The last use is written after the answer is known, so a failed write fails no verification.
     """
     refuse_dead(instance, credential, now)
     if not credential.is_live(now):
@@ -98,16 +98,16 @@ def record_use(
 
 
 def refuse_dead(instance: Instance, credential: CredentialRow, now: int) -> None:
-    """404 for a dead credential, unless the emulator was told to answer 200 with its flags.
+    """404 for a revoked or expired credential, unless `dead_token_answer` asks for 200 with flags.
 
-    The contract does not settle which of the two the service does.
+    The contract does not say which of the two Clerk does.
     """
     if not credential.is_live(now) and instance.dead_token_answer == AS_ERROR:
         raise Refusal(404, "resource_not_found", "Token not found")
 
 
 def expires_at(now: int, seconds: float) -> int | None:
-    """The instant this many seconds from now; infinity is never."""
+    """The instant this many seconds from now; None (never) for infinity."""
     if math.isinf(seconds):
         return None
     instant = now + seconds * 1000

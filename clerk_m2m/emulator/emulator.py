@@ -1,4 +1,4 @@
-"""`Emulator`: the ASGI application, and the same state for tests that run beside it."""
+"""`Emulator`: the ASGI application, and methods that let a test change the same state directly."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Emulator(PythonAPI):
         await self._app(scope, receive, send)
 
     def close(self) -> None:
-        """Close the database; what was in memory is gone, a file stays."""
+        """Close the database. State in memory is lost; a file stays."""
         self._instance.store.close()
 
     def travel(self, seconds: float) -> None:
@@ -95,7 +95,7 @@ class Emulator(PythonAPI):
 
     @property
     def calls(self) -> Counter[str]:
-        """How often each operation was called, by operationId; refusals and faults count too."""
+        """How often each operation was called, by operationId, refused calls included."""
         return self._app.calls
 
     @property
@@ -104,7 +104,7 @@ class Emulator(PythonAPI):
         return sum(self.calls[operation] for operation in VERIFICATIONS)
 
     def reset(self) -> None:
-        """Empty the state, take back faults, calls and travel, and seed again.
+        """Delete all rows, faults and counts, reset the clock, and seed again.
 
         The instance's keys stay, so that a service configured with them goes on working.
         """
@@ -129,7 +129,7 @@ class Emulator(PythonAPI):
 
     @property
     def faults(self) -> list[Fault]:
-        """The faults that still wait to strike."""
+        """The faults that are scripted and not used up."""
         return self._faults.waiting()
 
     def fail(
@@ -151,7 +151,7 @@ class Emulator(PythonAPI):
         Without a `kind` the arguments say it: a `status` is answered, with `body` if there is
         one; a `body` alone is answered with 200; a `delay` alone (seconds) only delays. `pace` is
         the seconds between two bytes of a `drip`. `performed` carries the operation out before
-        its answer is spoilt. Raises `ValueError` for what could never strike.
+        its answer is replaced. Raises `ValueError` for a fault that could never occur.
         """
         if isinstance(body, str):
             body = body.encode()
@@ -171,5 +171,5 @@ class Emulator(PythonAPI):
         )
 
     def clear_faults(self, fault_id: int | None = None) -> int:
-        """Take back one fault or all, and let go of calls that hang; returns how many."""
+        """Remove one fault or all, and release calls that hang; return how many were removed."""
         return self._faults.clear(fault_id)

@@ -1,4 +1,4 @@
-"""Scripted faults: which call they strike, how often, and what is answered instead."""
+"""Scripted faults: which call fails, how often, and what is answered instead."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ _HTML = b"<!doctype html><html><title>502 Bad Gateway</title><h1>Bad Gateway</h1
 
 
 class ConnectionDroppedError(ConnectionError):
-    """A `drop` fault struck where there is no socket to close: in process, over ASGI."""
+    """A `drop` fault in process, over ASGI, where there is no socket to close."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
     """A fault on one operation, or on every one (`"*"`).
 
-    `delay` and `pace` are seconds. `times` is how many calls it still strikes; `None` is until
-    it is cleared. With `performed` the operation is carried out before the answer is spoilt.
+    `delay` and `pace` are seconds. `times` is how many more calls it applies to; `None` is until
+    it is cleared. With `performed` the operation is carried out before its answer is replaced.
     """
 
     id: int
@@ -63,7 +63,7 @@ class Fault:
     performed: bool = False
 
     def as_json(self) -> dict[str, Any]:
-        """What `GET /_emulator/faults` tells of it."""
+        """The fault as `GET /_emulator/faults` shows it."""
         return {
             "id": self.id,
             "operation": self.operation,
@@ -91,18 +91,18 @@ def _extra_headers(fault: Fault) -> Headers:
 
 
 class FaultBook:
-    """The faults that wait to strike; the first one scripted strikes first."""
+    """The faults that are not used up; the oldest applies first."""
 
     def __init__(self, operations: frozenset[str]) -> None:
         self._operations = operations
         self._faults: list[Fault] = []
         self._lock = threading.Lock()
         self._last_id = 0
-        # A call that hangs asks for this, to be let go when the faults are cleared.
+        # A call that hangs waits for this event; clearing the faults sets it.
         self.epoch = 0
 
     def add(self, operation: str, kind: FaultKind, **details: Any) -> Fault:
-        """Script a fault; raises `ValueError` for what could never strike."""
+        """Script a fault; raises `ValueError` for one that could never occur."""
         if operation != "*" and operation not in self._operations:
             raise ValueError(f"no operation is called {operation!r}")
         if kind not in get_args(FaultKind):
@@ -115,7 +115,7 @@ class FaultBook:
         return fault
 
     def take(self, operation: str) -> Fault | None:
-        """The fault that strikes this call, counted down."""
+        """The fault for this call; its `times` is counted down."""
         with self._lock:
             for index, fault in enumerate(self._faults):
                 if fault.operation in ("*", operation):
@@ -132,12 +132,12 @@ class FaultBook:
             self._faults[index] = replace(fault, times=fault.times - 1)
 
     def waiting(self) -> list[Fault]:
-        """The faults that still wait, with what is left of their `times`."""
+        """The faults that are not used up, with the rest of their `times`."""
         with self._lock:
             return list(self._faults)
 
     def clear(self, fault_id: int | None = None) -> int:
-        """Take back one fault, or all of them; how many there were."""
+        """Remove one fault, or all; return how many there were."""
         with self._lock:
             kept = [fault for fault in self._faults if fault_id not in (None, fault.id)]
             cleared = len(self._faults) - len(kept)

@@ -31,7 +31,7 @@ _NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 
 
 def read_allowed_hosts(given: Iterable[str]) -> frozenset[str]:
-    """The names and addresses that `Host` may hold besides; `ValueError` for what is neither."""
+    """The other names and addresses that `Host` may hold; raises `ValueError` for anything else."""
     if isinstance(given, str):
         raise ValueError("allowed_hosts must be a list of host names, not one string")
     return frozenset(_allowed_host(each) for each in given)

@@ -20,12 +20,12 @@ API_KEY_ID = re.compile(r"(ak|api_key)_[0-9A-Fa-f]{32}")
 
 
 def random_word(prefix: str, length: int = SUBJECT_LENGTH) -> str:
-    """A fresh identifier or secret: the prefix and so many letters and digits."""
+    """A new random identifier or secret: the prefix and this many letters and digits."""
     return prefix + _letters(secrets.randbits(512), length)
 
 
 def random_secret(prefix: str) -> str:
-    """A fresh secret, longer than any id, so that the two cannot be confused."""
+    """A new secret. It is longer than any id, so that the two cannot be confused."""
     return random_word(prefix, SECRET_LENGTH)
 
 
@@ -35,12 +35,12 @@ def random_hex(prefix: str) -> str:
 
 
 def derived_word(prefix: str, *parts: str, length: int = SUBJECT_LENGTH) -> str:
-    """The same word for the same parts, on every machine and in every run."""
+    """A word derived from the parts: the same in every run and on every host."""
     return prefix + _letters(int.from_bytes(_digest(prefix, *parts), "big"), length)
 
 
 def _letters(number: int, length: int) -> str:
-    """The last so many digits of the number, in the base of the alphabet."""
+    """The last `length` digits of the number, in the base of the alphabet."""
     letters = []
     for _ in range(length):
         number, index = divmod(number, len(ALPHABET))

@@ -1,4 +1,4 @@
-"""One emulated Clerk instance: its store, its keys, its clock, its rules."""
+"""One emulated Clerk instance: its store, keys, clock and rules."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Instance:
         return int(self.now() * 1000)
 
     def keys(self, db: sqlite3.Connection) -> list[SigningKey]:
-        """The key pairs, the one that signs now first."""
+        """The key pairs; the first one signs."""
         return signing_keys(db, self.instance_id)
 
 

@@ -63,7 +63,7 @@ class M2MTokenRow(TrackedRow):
 def mint(
     db: sqlite3.Connection, instance: Instance, machine: MachineRow, request: MintRequest
 ) -> M2MTokenRow:
-    """A token of this machine: a new one, or a live one where the request lets that be reused."""
+    """A token of this machine: a new one, or a live one if the request allows its reuse."""
     lifetime = request.seconds_until_expiration
     if lifetime is None:
         lifetime = machine.default_token_ttl
@@ -117,7 +117,7 @@ def _reusable(
 def _signed(
     db: sqlite3.Connection, instance: Instance, token: M2MTokenRow, claims: Any
 ) -> M2MTokenRow:
-    """The same token as a JWT; it is stateless, so nothing is stored."""
+    """The same token as a JWT. A JWT is stateless, so nothing is stored."""
     if claims is not None and not isinstance(claims, Mapping):
         message = "claims must be an object where token_format is jwt"
         raise InvalidField("claims", "form_param_format_invalid", message)
@@ -143,7 +143,7 @@ def _signed(
 
 
 def read_jwt(db: sqlite3.Connection, instance: Instance, token: str) -> M2MTokenRow | None:
-    """What a live M2M JWT of this instance says; the scopes are none, for nobody attests any."""
+    """The answer for a live M2M JWT. It has no scopes, because Clerk attests none for a JWT."""
     checked = verified(token, made_signing_keys(db), instance.now())
     if checked is None:
         return None
@@ -177,7 +177,7 @@ def select_tokens(
     limit: int,
     offset: int,
 ) -> tuple[list[M2MTokenRow], int]:
-    """A page of a machine's tokens, newest first; dead ones only where asked for."""
+    """A page of a machine's tokens, newest first. Revoked and expired ones only where asked for."""
     found = (
         "m2m_tokens WHERE subject = ? AND (? OR NOT revoked)"
         " AND (? OR expires_at IS NULL OR expires_at > ?)"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 NAME = Text(min_length=1, max_length=255)
 TOKEN_TTL = Number(minimum=1, maximum=machines.MAX_TOKEN_TTL, whole=True)
 
-# Not only a default: an order by a client's own words would be an injection.
+# Only these orders are accepted: a client's text in ORDER BY would be an SQL injection.
 ORDERS = {
     "created_at": "created_at, seq",
     "+created_at": "created_at, seq",

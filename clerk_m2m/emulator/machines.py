@@ -79,7 +79,7 @@ def callee_ids(db: sqlite3.Connection, machine_id: str) -> list[str]:
 def machine_json(db: sqlite3.Connection, machine: MachineRow, instance_id: str) -> str:
     """The contract's `Machine` as JSON text: with the machines that it may call.
 
-    SQLite writes those, because a page of machines with 150 edges each is thousands of them.
+    SQLite writes them as JSON: a page of machines with 150 edges each has thousands.
     """
     (scoped,) = db.execute(_SCOPED_MACHINES, (instance_id, machine.seq)).fetchone()
     own = json.dumps(machine.as_json(instance_id), separators=(",", ":"))
@@ -122,7 +122,7 @@ def insert_machine(
 def change_machine(
     db: sqlite3.Connection, machine: MachineRow, *, name: str, default_token_ttl: int, now: int
 ) -> None:
-    """Change what the contract lets change."""
+    """Change the name or the token lifetime."""
     db.execute(
         "UPDATE machines SET name = ?, folded_name = ?, default_token_ttl = ?, updated_at = ?"
         " WHERE seq = ?",
@@ -131,13 +131,13 @@ def change_machine(
 
 
 def remove_machine(db: sqlite3.Connection, machine: MachineRow) -> None:
-    """Remove the machine; its secrets, tokens and edges both ways go by cascade, its keys here."""
+    """Delete the machine. A cascade deletes its secrets, tokens and edges, this its API keys."""
     db.execute("DELETE FROM api_keys WHERE subject = ?", (machine.id,))
     db.execute("DELETE FROM machines WHERE seq = ?", (machine.seq,))
 
 
 def secret_key(db: sqlite3.Connection, machine: MachineRow) -> str:
-    """The secret key in force, not one in its grace period."""
+    """The current secret key, not one in its grace period."""
     row = db.execute(
         "SELECT secret FROM machine_secrets WHERE machine = ? AND valid_until IS NULL",
         (machine.seq,),
@@ -148,7 +148,7 @@ def secret_key(db: sqlite3.Connection, machine: MachineRow) -> str:
 def replace_secret_key(
     db: sqlite3.Connection, machine: MachineRow, *, secret: str | None, grace: int, now: int
 ) -> str:
-    """A new secret key; the one before works for `grace` seconds more."""
+    """A new secret key; the previous one works for `grace` seconds more."""
     db.execute(
         "DELETE FROM machine_secrets WHERE machine = ? AND valid_until <= ?", (machine.seq, now)
     )
@@ -162,7 +162,7 @@ def replace_secret_key(
 
 
 def machine_id_of_secret(db: sqlite3.Connection, secret: str, now: int) -> str | None:
-    """Whose machine secret key this is, if it is one in force or in its grace period."""
+    """The machine that this secret key belongs to, if it is current or in its grace period."""
     row = db.execute(
         "SELECT id FROM machine_secrets JOIN machines ON seq = machine"
         " WHERE secret = ? AND (valid_until IS NULL OR valid_until > ?)",
@@ -179,7 +179,7 @@ def has_edge(db: sqlite3.Connection, caller: MachineRow, callee: MachineRow) -> 
 def add_edges(
     db: sqlite3.Connection, caller: MachineRow, new_callees: Iterable[MachineRow], now: int
 ) -> None:
-    """Let `caller` call these machines too; those that it may call already are left alone."""
+    """Add edges from `caller` to these machines; existing edges stay."""
     rows = [(caller.seq, callee.seq, now) for callee in new_callees]
     db.executemany("INSERT OR IGNORE INTO edges VALUES (?, ?, ?)", rows)
     refuse_too_many_edges(db, caller)
@@ -193,6 +193,6 @@ def refuse_too_many_edges(db: sqlite3.Connection, caller: MachineRow) -> None:
 
 
 def remove_edge(db: sqlite3.Connection, caller: MachineRow, callee: MachineRow) -> bool:
-    """Cut the edge; tokens already minted keep their scopes. False when there was none."""
+    """Delete the edge; tokens already minted keep their scopes. False when there was none."""
     done = db.execute("DELETE FROM edges WHERE caller = ? AND callee = ?", (caller.seq, callee.seq))
     return done.rowcount > 0

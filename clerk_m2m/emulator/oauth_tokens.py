@@ -1,8 +1,8 @@
 """OAuth access tokens: their rows and their JSON. The contract cannot create them.
 
-The contract says of no instant here that it is in milliseconds, as it does everywhere else, and its
-example is in seconds; so is `Emulator(oauth_instants=…)`. It knows no `aud` and no `act` and closes
-its schema: the answer has them only for a token that was made with them.
+For these instants, the contract does not say milliseconds, as it does everywhere else, and its
+example is in seconds. So `Emulator(oauth_instants=…)` is a choice. It knows no
+`aud` and no `act` and closes its schema: the answer has them only for a token that was made with them.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class OAuthTokenRow(CredentialRow):
 
     @property
     def oauth_application_id(self) -> str:
-        """The OAuth application whose client the token was issued to: each has one client."""
+        """The OAuth application that the token was issued to: each application has one client."""
         return f"oauthapp_{self.client_id.removeprefix('client_')}"
 
     def claims(self) -> dict[str, Any]:

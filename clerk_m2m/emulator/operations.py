@@ -1,4 +1,4 @@
-"""What an operation of the contract is, and how a request finds its own."""
+"""An operation of the contract, and the table that finds the operation of a request."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ VERIFICATIONS = ("verifyM2MToken", "verifyApiKey", "verifyOAuthAccessToken")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """One operation: where it is, who may call it, what it takes, what it does."""
+    """One operation: its address, the keys it accepts, its parameters, and its handler."""
 
     id: str
     method: str
@@ -41,7 +41,7 @@ class Operation:
 
 
 class Routes:
-    """Finds the operation for a method and a path; a literal path wins over a template."""
+    """Finds the operation for a method and a path; a literal path is preferred to a template."""
 
     def __init__(self, operations: Iterable[Operation]) -> None:
         self._literal: dict[str, dict[str, Operation]] = {}

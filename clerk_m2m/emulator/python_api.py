@@ -71,7 +71,7 @@ class PythonAPI:
         return self._instance.instance_id
 
     def now(self) -> float:
-        """The emulator's own time in Unix seconds: the clock plus what was travelled."""
+        """The emulator's own time in Unix seconds: the clock plus what `travel` added."""
         return self._instance.now()
 
     # Machines and edges
@@ -121,14 +121,14 @@ class PythonAPI:
             machines.remove_machine(db, machines.existing_machine(db, _id(machine)))
 
     def allow(self, caller: MachineOrId, callee: MachineOrId) -> None:
-        """Let `caller` call `callee`; tokens minted before do not learn of it."""
+        """Add the edge; tokens minted before keep their scopes, so they may not call `callee`."""
         with self._writing() as db:
             found = machines.existing_machine(db, _id(caller))
             callees = [machines.existing_machine(db, _id(callee))]
             machines.add_edges(db, found, callees, self._instance.now_ms())
 
     def cut(self, caller: MachineOrId, callee: MachineOrId) -> None:
-        """Take the edge away if it is there; tokens minted before keep their scopes."""
+        """Delete the edge if it exists; tokens minted before keep their scopes."""
         with self._writing() as db:
             found = machines.existing_machine(db, _id(caller))
             machines.remove_edge(db, found, machines.existing_machine(db, _id(callee)))
@@ -143,7 +143,7 @@ class PythonAPI:
         seconds_until_expiration: float | None = None,
         claims: Mapping[str, Any] | None = None,
     ) -> EmulatedToken:
-        """PythonAPI a token of this machine; its scopes are the machines that it may call now.
+        """Mint a token of this machine; its scopes are the machines that it may call now.
 
         `seconds_until_expiration` is the machine's `default_token_ttl` unless given; `math.inf`
         never expires (opaque only). Raises `LookupError` for an unknown machine, `ValueError` for
@@ -173,7 +173,7 @@ class PythonAPI:
         seconds_until_expiration: float | None = None,
         secret: str | None = None,
     ) -> EmulatedApiKey:
-        """Add an API key of a user, an organization or a machine; it never expires unless told.
+        """Add an API key of a user, an organization or a machine; by default it never expires.
 
         Raises `ValueError` for a subject that is none of the three and for `scopes` in one string,
         `LookupError` for a machine that does not exist.
@@ -215,7 +215,7 @@ class PythonAPI:
     ) -> EmulatedToken:
         """Add an OAuth access token of a user, which the Backend API cannot create.
 
-        `audience` and `actor` are its `aud` and `act`; it has none unless given. Raises
+        `audience` and `actor` are its `aud` and `act`; without them it has none. Raises
         `ValueError` for a subject that is not `user_` and 27 word characters, and for `scopes` in
         one string.
         """
@@ -262,7 +262,7 @@ class PythonAPI:
         seconds_until_expiration: float = 60,
         claims: Mapping[str, Any] | None = None,
     ) -> str:
-        """A browser session's JWT: genuine, and no machine credential."""
+        """A browser session's JWT: correctly signed, but not a machine credential."""
         extra = {"sid": random_word("sess_"), "azp": "http://localhost", "v": 2, **(claims or {})}
         return self._user_jwt(user_id, CATEGORY_SESSION, seconds_until_expiration, extra)
 
@@ -273,7 +273,7 @@ class PythonAPI:
         seconds_until_expiration: float = 60,
         claims: Mapping[str, Any] | None = None,
     ) -> str:
-        """A JWT of a JWT template: genuine, and no machine credential."""
+        """A JWT of a JWT template: correctly signed, but not a machine credential."""
         return self._user_jwt(user_id, CATEGORY_TEMPLATE, seconds_until_expiration, claims or {})
 
     def _user_jwt(
@@ -302,7 +302,7 @@ class PythonAPI:
         return sign(key, claims, headers, algorithm=algorithm, secret=secret)
 
     def rotate_signing_key(self, *, keep_previous: bool = True) -> str:
-        """Sign with a new key from now on; the old stay in the key set unless told otherwise.
+        """Sign with a new key from now on. By default the old keys stay in the key set.
 
         Returns the new key's `kid`.
         """
@@ -321,7 +321,7 @@ class PythonAPI:
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
-        """A transaction whose refusals are Python's own errors."""
+        """A transaction that raises refusals as `LookupError` and `ValueError`."""
         try:
             with self._instance.store.writing() as db:
                 yield db

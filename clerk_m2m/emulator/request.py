@@ -1,4 +1,4 @@
-"""A request off the wire, before anything is checked."""
+"""A request as it was received, before anything is checked."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _first(headers: list[tuple[bytes, str]], wanted: bytes) -> str:
 
 
 async def _read_body(receive: Receive) -> bytes | None:
-    """The whole body; one that is too large is read to its end all the same, and not kept.
+    """Read the whole body; one that is too large is read to its end too, but not kept.
 
     A client that is still sending would see its connection reset instead of the answer.
     """

@@ -21,7 +21,7 @@ class Response:
     headers: Headers = ()
 
 
-class Refusal(Exception):  # noqa: N818 - a response on its way out, not a failure
+class Refusal(Exception):  # noqa: N818 - raised to send a response; it is not a failure
     """The request is answered with an error in Clerk's shape."""
 
     def __init__(self, status: int, code: str, message: str, *, headers: Headers = ()) -> None:
@@ -76,11 +76,11 @@ def invalid_field_response(invalid: InvalidField, status: int) -> Response:
 
 
 def method_not_allowed(method: str, allowed: Iterable[str]) -> Refusal:
-    """405: there is such an address, for other methods."""
+    """405: the path exists, but only for other methods."""
     headers = (("allow", ", ".join(sorted(allowed))),)
     return Refusal(405, "method_not_allowed", f"{method} is not allowed here", headers=headers)
 
 
 def not_found(kind: str) -> Refusal:
-    """404: there is no such resource, or this key may not know of it."""
+    """404: the resource does not exist, or this key may not see it."""
     return Refusal(404, "resource_not_found", f"{kind} not found")

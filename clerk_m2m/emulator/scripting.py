@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class Controls(Protocol):
-    """What these endpoints do to an emulator; `Emulator` has it all."""
+    """The methods of `Emulator` that these endpoints call."""
 
     @property
     def instance_id(self) -> str: ...
@@ -104,7 +104,7 @@ def _run(emulator: Controls, request: Request) -> Response:
         raise not_found("Endpoint")
     if request.method not in endpoints:
         raise method_not_allowed(request.method, endpoints)
-    # No content type is asked for: these are typed by hand, with curl.
+    # No content type is required: people type these requests with curl.
     return endpoints[request.method](emulator, parse_object(request.content or b"{}"))
 
 

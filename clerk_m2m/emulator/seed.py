@@ -33,7 +33,7 @@ from clerk_m2m.emulator.credentials import canonical, find_by_id
 from clerk_m2m.emulator.ids import KEY_SUBJECT, MACHINE_ID, SECRET_LENGTH, derived_hex, derived_word
 
 MACHINE_SECRET = re.compile(r"ak_\w{8,}", re.ASCII)
-API_KEY_SECRET = re.compile(r"ak_\w{16,}", re.ASCII)  # Clerk's are longer; less is no API key
+API_KEY_SECRET = re.compile(r"ak_\w{16,}", re.ASCII)  # a shorter text is no API key of Clerk's
 
 MACHINE_FIELDS: Mapping[str, BodyRule] = {
     "id": Text(pattern=MACHINE_ID),
@@ -253,7 +253,7 @@ def _put_machine(db: sqlite3.Connection, seeded: SeededMachine, now: int) -> Non
 
 
 def _put_undeclared(db: sqlite3.Connection, seed: Seed, now: int) -> None:
-    """Machines that the file knows by their id alone: they are named by it."""
+    """Machines that the file gives only by id: the id is used as the name."""
     known = {row[0] for row in db.execute("SELECT id FROM machines")}
     called = {callee_id for machine in seed.machines for callee_id in machine.callee_ids}
     subjects = {key.subject for key in seed.api_keys if key.subject.startswith("mch_")}

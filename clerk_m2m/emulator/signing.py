@@ -58,18 +58,18 @@ class SigningKey:
 
 
 def made_signing_keys(db: sqlite3.Connection) -> list[SigningKey]:
-    """The key pairs that there are, the one that signs now first."""
+    """The stored key pairs; the first one signs."""
     rows = db.execute("SELECT kid, pem FROM signing_keys ORDER BY seq DESC").fetchall()
     return [SigningKey(*row) for row in rows]
 
 
 def signing_keys(db: sqlite3.Connection, instance_id: str) -> list[SigningKey]:
-    """All key pairs, the one that signs now first; made when they are first asked for."""
+    """All key pairs; the first one signs. The first pair is made on first use."""
     return made_signing_keys(db) or [add_signing_key(db, instance_id, None)]
 
 
 def add_signing_key(db: sqlite3.Connection, kid: str, pem: str | None) -> SigningKey:
-    """Keep this key pair, or a new one, as the one that signs from now on."""
+    """Store this key pair, or a new one, and sign with it from now on."""
     key = SigningKey(kid, pem or new_signing_key())
     db.execute("DELETE FROM signing_keys WHERE kid = ?", (kid,))
     db.execute("INSERT INTO signing_keys (kid, pem) VALUES (?, ?)", (key.kid, key.pem))
@@ -94,7 +94,7 @@ def sign(
 ) -> str:
     """A compact JWS over these claims; a header given as `None` is left out.
 
-    PyJWT would refuse to write the odd and forged tokens that tests need.
+    PyJWT refuses to write the malformed and forged tokens that tests need.
     """
     header = {"alg": algorithm, "typ": "JWT", "kid": key.kid} | dict(headers or {})
     header = {name: value for name, value in header.items() if value is not None}
@@ -106,7 +106,7 @@ def sign(
 def verified(
     token: str, keys: list[SigningKey], now: float
 ) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """The header and claims of a JWT that one of the keys signed and that is live now."""
+    """The header and claims of a JWT that one of the keys signed and that has not expired."""
     try:
         header = jwt.get_unverified_header(token)
         key = next((key for key in keys if key.kid == header.get("kid")), None)

@@ -125,7 +125,7 @@ class Store:
     """One connection, one lock: transactions of this process take turns.
 
     Between processes SQLite's own locks do the same. A transaction that has to wait for another
-    process gives the lock of this one back meanwhile.
+    process releases this process's lock while it waits.
     """
 
     def __init__(self, database: str | Path) -> None:
@@ -182,17 +182,17 @@ class Store:
                 del self._last_uses[use]
 
     def note_last_use(self, table: str, id: str, used_at: int) -> None:
-        """Have `last_used_at` of this row written with the next transaction that can write."""
+        """Record `last_used_at` of this row; the next transaction that can write stores it."""
         self._last_uses[table, id] = used_at
 
     def write_last_uses(self) -> None:
-        """Write the uses that were noted; those that cannot be written now are kept."""
+        """Write the recorded uses; those that cannot be written now stay recorded."""
         if not self._last_uses:
             return
         try:
             with self.writing():
                 pass
-        except sqlite3.Error:  # locked or full: a verification does not fail for its bookkeeping
+        except sqlite3.Error:  # locked or full: a verification must not fail for this
             pass
 
     @contextmanager
@@ -219,7 +219,7 @@ class Store:
             self._lock.release()
 
     def _begin(self, statement: str) -> None:
-        """Take the lock and begin a transaction; without one, the lock is given back."""
+        """Take the lock and begin a transaction; release the lock if that fails."""
         waits = getattr(self._thread, "waits", True)
         deadline = time.monotonic() + (BUSY_SECONDS if waits else 0)
         while True:
@@ -234,7 +234,7 @@ class Store:
             time.sleep(RETRY_SECONDS)
 
     def close(self) -> None:
-        """Close the connection; the state in memory is gone, a file stays."""
+        """Close the connection. State in memory is lost; a file stays."""
         self.write_last_uses()
         with self._lock:
             self._db.close()
@@ -281,12 +281,12 @@ def select(db: sqlite3.Connection, kind: type[R], tail: str, given: Sequence[Any
 
 
 def select_one(db: sqlite3.Connection, kind: type[R], tail: str, *given: Any) -> R | None:
-    """The first such row, if there is one."""
+    """The first matching row, or None."""
     return next(iter(select(db, kind, tail, given)), None)
 
 
 def count(db: sqlite3.Connection, tail: str, given: Sequence[Any] = ()) -> int:
-    """How many such rows there are."""
+    """The number of matching rows."""
     return int(db.execute(f"SELECT count(*) FROM {tail}", given).fetchone()[0])  # noqa: S608 - as above
 
 
