@@ -4,8 +4,9 @@
 (`checks`) and answers it in one transaction of `store`. Each resource has a file for its rows and
 one for its operations. `credentials` is what the three kinds of credential share, and `instance`
 what all operations work on. `faults` makes calls fail as scripted. `scripting` lets tests
-control the emulator over HTTP, and `python_api` from Python. May import nothing else of the package: the
-product is tested against it, so it must not share its mistakes. The product imports nothing of it.
+control the emulator over HTTP, and `python_api` from Python. May import nothing else of the
+package: the product is tested against it, so it must not share its mistakes. The product imports
+nothing of it.
 Users import what `__all__` lists; the test kit also the operations of `app`.
 """
 

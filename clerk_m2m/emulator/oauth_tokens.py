@@ -1,8 +1,9 @@
 """OAuth access tokens: their rows and their JSON. The contract cannot create them.
 
 For these instants, the contract does not say milliseconds, as it does everywhere else, and its
-example is in seconds. So `Emulator(oauth_instants=…)` is a choice. It knows no
-`aud` and no `act` and closes its schema: the answer has them only for a token that was made with them.
+example is in seconds. So `Emulator(oauth_instants=…)` is a choice. The contract
+knows no `aud` and no `act` and closes its schema: the answer has them only for a token that was
+made with them.
 """
 
 from __future__ import annotations
