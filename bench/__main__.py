@@ -8,7 +8,7 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
-from bench import cached, first_sight, growth, path, price, refresh, serving, startup
+from bench import cached, first_sight, fleet, growth, path, price, refresh, serving, startup
 from bench.measure import FULL, Effort, Row
 from bench.plot import draw
 from bench.report import aim, number, render
@@ -35,6 +35,8 @@ async def measured(upstream: Upstream, effort: Effort) -> AsyncIterator[Row]:
         yield row
     yield await growth.invalidation(effort)
     yield await price.verifications_paid(effort)
+    for row in fleet.rows(upstream, effort):
+        yield row
     for row in await path.rows():
         yield row
 

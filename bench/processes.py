@@ -23,8 +23,16 @@ class Process:
 
     def ask(self, question: Any) -> Any:
         """Send a line and wait for the answer."""
+        self.tell(question)
+        return self.answer()
+
+    def tell(self, question: Any) -> None:
+        """Send a line; `answer` waits for what comes of it."""
         self._stdin.write(json.dumps(question) + "\n")
         self._stdin.flush()
+
+    def answer(self) -> Any:
+        """Wait for the answer to a line that was sent."""
         return json.loads(self._stdout.readline())
 
 

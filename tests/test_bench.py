@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from bench import cached, first_sight, growth, path, price, refresh, serving, startup
+from bench import cached, first_sight, fleet, growth, path, price, refresh, serving, startup
 from bench.measure import TINY, Effort, Row, interleaved, overheads
 from bench.plot import draw
 from bench.report import render
@@ -76,6 +76,14 @@ async def test_a_token_in_use_is_paid_once_and_not_for_each_request() -> None:
 
     assert requests == 10_000
     assert 0 < paid < requests
+
+
+def test_what_shared_verdicts_save_can_be_measured(upstream: Upstream) -> None:
+    tokens, lifetimes, *latencies = fleet.rows(upstream, TINY)
+
+    assert tokens.pairs == [(1.0, 2.0)]  # one token in two processes
+    assert lifetimes.pairs[0][0] < lifetimes.pairs[0][1]
+    assert [len(each.pairs) for each in latencies] == [1, 1]
 
 
 async def test_the_path_of_a_request_is_as_long_as_it_was() -> None:

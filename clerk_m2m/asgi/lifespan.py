@@ -31,9 +31,18 @@ async def fail_start(fault: str, receive: Receive, send: Send) -> NoReturn:
 
 
 async def run_lifespan(
-    app: ASGIApp, scope: Scope, receive: Receive, send: Send, close: Callable[[], Awaitable[None]]
+    app: ASGIApp,
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    *,
+    warm_up: Callable[[], Awaitable[None]],
+    close: Callable[[], Awaitable[None]],
 ) -> None:
-    """Run the app's own lifespan, and await `close` before its shutdown is complete."""
+    """Run the app's own lifespan.
+
+    Awaits `warm_up` before its start is complete, and `close` before its shutdown is.
+    """
     state: dict[str, Any] = scope.get("state", {})
     refused = False
 
@@ -46,6 +55,8 @@ async def run_lifespan(
             raise ConfigurationError(_STATE)
         if refused:
             return  # the app reports the error just raised, and the server has been told
+        if kind == "lifespan.startup.complete":
+            await warm_up()
         # Before the server hears that shutdown is complete: after that its loop may stop.
         if kind in ("lifespan.shutdown.complete", "lifespan.shutdown.failed"):
             await close()

@@ -131,7 +131,9 @@ class MachineAuthMiddleware:
             await self._refuse_to_serve(self._fault, scope, receive, send)
             return
         if scope["type"] == "lifespan":
-            await run_lifespan(self.app, scope, receive, send, self._close)
+            await run_lifespan(
+                self.app, scope, receive, send, warm_up=self._warm_up, close=self._close
+            )
             return
         exchange = Exchange(scope, receive, send, self.verifier)
         current = None
@@ -278,6 +280,10 @@ class MachineAuthMiddleware:
     def _note_shared_state(self) -> None:
         self._state_shared = True
         self._say_once(logging.WARNING, _SHARED_STATE)
+
+    async def _warm_up(self) -> None:
+        if isinstance(self.verifier, Verifier):
+            await self.verifier.warm_up()
 
     async def _close(self) -> None:
         await self.verifier.aclose()

@@ -17,7 +17,7 @@ def demo(
 
     Exits with 1 when an outcome is not the expected one.
     """
-    from clerk_m2m.demo import play
+    from clerk_m2m.demo.playing import play
 
     report = asyncio.run(play(as_json=as_json))
     raise typer.Exit(report.exit_code)

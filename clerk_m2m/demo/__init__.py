@@ -1,69 +1,11 @@
 """`clerk-m2m demo`: the whole story in one terminal, with real servers and real calls.
 
 `servers` serves an app on a port, `services` are the three services and their machines, `calls`
-are the calls that the story makes, `report` is what came of them and `screen` shows it. `story` and
-`endings` are the scenes, in order, and `outcomes` the answers that they must get; `runner` makes
-the call of each step and compares. May import every folder but `cli`. Only the command line imports
-it, and only `play`.
+are the calls that the story makes, `report` is what came of them and `screen` shows it. `story`,
+`sharing` and `endings` are the scenes, and `outcomes` the answers that they must get; `runner`
+makes the call of each step and compares. `workers` starts the processes of a service that share
+verdicts, each of which runs `worker`, on a server that `valkey` starts. `playing` opens all of it.
+
+May import every folder but `cli`. Only the command line imports it, and only `playing`. Nothing is
+imported here, since each `worker` starts with this file.
 """
-
-from __future__ import annotations
-
-import logging
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-from clerk_m2m.demo.calls import open_calls
-from clerk_m2m.demo.report import Report
-from clerk_m2m.demo.runner import StepRunner
-from clerk_m2m.demo.screen import open_screen
-from clerk_m2m.demo.services import open_company
-from clerk_m2m.demo.story import tell_story
-
-__all__ = ["play"]
-
-
-async def play(*, as_json: bool) -> Report:
-    """Play the story and print it; gives what came of it."""
-    report = Report()
-    with _quiet(), _no_proxy(), open_screen(as_json=as_json) as screen:
-        async with open_company() as company:
-            screen.introduce(company.introduction())
-            async with open_calls() as calls:
-                await tell_story(StepRunner(company, calls, report, screen))
-        screen.conclude(report)
-    return report
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The refusals are the story: their log lines would only tear the table apart."""
-    ours, silence = logging.getLogger("clerk_m2m"), logging.NullHandler()
-    servers = logging.getLogger("uvicorn.error")
-    ours.addHandler(silence)
-    servers.addFilter(_is_news)
-    try:
-        yield
-    finally:
-        servers.removeFilter(_is_news)
-        ours.removeHandler(silence)
-
-
-def _is_news(record: logging.LogRecord) -> bool:
-    # uvicorn says this of every WebSocket that is refused with a denial response.
-    return "without completing handshake" not in record.getMessage()
-
-
-@contextmanager
-def _no_proxy() -> Iterator[None]:
-    """Every call stays on this machine, whatever proxy the environment names."""
-    before = {name: os.environ.get(name) for name in ("NO_PROXY", "no_proxy")}
-    os.environ.update(NO_PROXY="127.0.0.1", no_proxy="127.0.0.1")
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value

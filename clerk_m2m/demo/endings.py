@@ -9,6 +9,7 @@ from clerk_m2m.demo.outcomes import LET_IN, LET_IN_PAID, NO_EDGE, NOT_FOUND_OUT,
 from clerk_m2m.demo.report import Expected
 from clerk_m2m.demo.runner import StepRunner
 from clerk_m2m.demo.services import STOCK_CACHE_TTL, STOCK_GRAPH_TTL
+from clerk_m2m.demo.sharing import tell_sharing
 
 # Seconds that a busy machine may take beyond the lifetime that is waited for.
 TOLERANCE: Final = 1.5
@@ -18,6 +19,7 @@ async def tell_endings(runner: StepRunner, known_token: str) -> None:
     """Play these scenes; `known_token` is one of shop's that orders has verified before."""
     await _ends(runner)
     await _cut_edges(runner)
+    await tell_sharing(runner)
     await _outage(runner, known_token)
 
 

@@ -37,13 +37,15 @@ class Cost:
     """What the requests of a row cost.
 
     `paid` is counted by the emulated Clerk, not by those who pay: the verifications that it was
-    asked for. `cached` and `offline` are counted by the services.
+    asked for. `cached` and `offline` are counted by the services, and so is `shared`: the verdicts
+    that another process of the service has paid for.
     """
 
     requests: int
     paid: int
     cached: int
     offline: int
+    shared: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,14 +88,16 @@ class Row:
             return f"{self.cost.paid} paid"
         if self.answer.status == UNAVAILABLE:
             return "no answer"
+        if self.cost.shared:
+            return "shared"
         if self.cost.cached:
             return "cached"
         return "offline" if self.cost.offline else "no call"
 
     @property
     def saved(self) -> int:
-        """How many verifications the cache has spared; a JWT would have cost nothing anyway."""
-        return self.cost.cached if self.billed else 0
+        """How many verifications were spared; a JWT would have cost nothing anyway."""
+        return self.cost.cached + self.cost.shared if self.billed else 0
 
     @property
     def why(self) -> str:
@@ -109,9 +113,10 @@ class Row:
 
 @dataclass(slots=True)
 class Report:
-    """All rows, and what they add up to."""
+    """All rows, and what they add up to; `left_out` says what cannot be shown here, and why."""
 
     rows: list[Row] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
     @property
     def as_expected(self) -> bool:
@@ -135,7 +140,7 @@ class Report:
 
     @property
     def saved(self) -> int:
-        """How many more it would have billed without the cache."""
+        """How many more it would have billed without the caches."""
         return sum(row.saved for row in self.rows)
 
     @property
@@ -162,5 +167,6 @@ class Report:
         return {
             "as_expected": self.as_expected,
             "totals": self.totals(),
+            "left_out": self.left_out,
             "rows": [row.as_dict() for row in self.rows],
         }

@@ -29,6 +29,11 @@ class StepRunner:
         self._scene = title
         self._screen.scene(title)
 
+    def leave_out(self, why: str) -> None:
+        """Say that the scene cannot be played here."""
+        self._report.left_out.append(why)
+        self._screen.leave_out(why)
+
     async def step(
         self,
         caller: str,
@@ -42,9 +47,9 @@ class StepRunner:
     ) -> None:
         """Let `caller` present something to `callee`, and write down what came of it."""
         self._screen.begin(f"{caller} calls {callee}: {presented}")
-        before, began = self._counters(), time.perf_counter()
+        before, began = await self._counters(), time.perf_counter()
         answer = await make_call()
-        seconds, after = time.perf_counter() - began, self._counters()
+        seconds, after = time.perf_counter() - began, await self._counters()
         row = Row(
             scene=self._scene,
             caller=caller,
@@ -63,6 +68,7 @@ class StepRunner:
                 paid=after.paid - before.paid,
                 cached=after.cached - before.cached,
                 offline=after.offline - before.offline,
+                shared=after.shared - before.shared,
             ),
             seconds=seconds,
         )
@@ -89,11 +95,14 @@ class StepRunner:
     def _origin(self, callee: str) -> str:
         return self.company.services[callee].served.origin
 
-    def _counters(self) -> Cost:
+    async def _counters(self) -> Cost:
         stats = [service.verifier.stats for service in self.company.services.values()]
+        of_workers = [await worker.counters() for worker in self.company.workers]
         return Cost(
             requests=self.calls.sent + self.company.hops,
             paid=self.company.emulator.verifications,
-            cached=sum(each.hits + each.shared for each in stats),
+            cached=sum(each.hits + each.shared for each in stats)
+            + sum(cached for cached, _ in of_workers),
             offline=sum(each.offline for each in stats),
+            shared=sum(shared for _, shared in of_workers),
         )

@@ -44,6 +44,9 @@ class Screen(Protocol):
     def scene(self, title: str) -> None:
         """Begin a scene."""
 
+    def leave_out(self, why: str) -> None:
+        """Say that the scene cannot be played here."""
+
     def begin(self, step: str) -> None:
         """Show what is under way."""
 
@@ -78,6 +81,9 @@ class _Document:
     def scene(self, title: str) -> None:
         pass
 
+    def leave_out(self, why: str) -> None:
+        pass
+
     def begin(self, step: str) -> None:
         pass
 
@@ -99,6 +105,9 @@ class _Lines:
 
     def scene(self, title: str) -> None:
         self._print("", title)
+
+    def leave_out(self, why: str) -> None:
+        self._print(why)
 
     def begin(self, step: str) -> None:
         pass
@@ -139,6 +148,9 @@ class _LiveTable:
     def scene(self, title: str) -> None:
         self._console.print()
         self._console.rule(Text(title, style="bold cyan"), align="left", style="cyan")
+
+    def leave_out(self, why: str) -> None:
+        self._console.print(Text(why, "yellow"))
 
     def begin(self, step: str) -> None:
         self._status.update(Text(step))
@@ -215,7 +227,7 @@ def _totals(report: Report) -> list[str]:
     return [
         f"Requests             {report.requests:>5}",
         f"Verifications paid   {report.paid:>5}   ${totals['dollars_paid']:.5f}",
-        f"Saved by the cache   {report.saved:>5}   ${totals['dollars_saved']:.5f}",
+        f"Saved by caches      {report.saved:>5}   ${totals['dollars_saved']:.5f}",
         f"${PRICE:.5f} each is Clerk's public price past 100,000 a month. JWTs are free.",
         "What was paid is counted by the emulated Clerk, not by the services.",
         f"{good} of {all_of_them} outcomes as expected, in {report.seconds:.1f} s.",

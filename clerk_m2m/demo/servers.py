@@ -10,8 +10,6 @@ from typing import Any
 
 import uvicorn
 
-from clerk_m2m.emulator import Emulator
-
 HOST = "127.0.0.1"
 
 
@@ -24,10 +22,14 @@ class _Server(uvicorn.Server):
 
 
 class ServedApp:
-    """An app on a free port of loopback; the port stays the same over a stop and a start."""
+    """An app on a free port of loopback; the port stays the same over a stop and a start.
 
-    def __init__(self, app: Any) -> None:
+    An app that sends a `Date` of its own is served with `date_header=False`.
+    """
+
+    def __init__(self, app: Any, *, date_header: bool = True) -> None:
         self._app = app
+        self._date_header = date_header
         self._port = 0
         self._server: _Server | None = None
         self._task: asyncio.Task[None] | None = None
@@ -48,7 +50,7 @@ class ServedApp:
             log_config=None,
             log_level="error",
             access_log=False,
-            date_header=not isinstance(self._app, Emulator),  # the emulator sends its own
+            date_header=self._date_header,
             ws="websockets-sansio",
             timeout_graceful_shutdown=2,
         )

@@ -28,6 +28,7 @@ from clerk_m2m import (
 )
 from clerk_m2m.backend_api.resources import CreatedM2MToken, CreatedMachine
 from clerk_m2m.demo.servers import ServedApp
+from clerk_m2m.demo.workers import Worker, open_workers
 from clerk_m2m.emulator import Emulator
 from clerk_m2m.outbound.auth import MachineTokenAuth
 
@@ -69,6 +70,7 @@ class Company:
     machines: Mapping[str, CreatedMachine]
     services: dict[str, Service] = field(default_factory=dict)
     hops: int = 0  # the calls that a service has made to another
+    workers: list[Worker] = field(default_factory=list)  # of `orders`, in processes of their own
 
     async def mint(
         self,
@@ -121,7 +123,7 @@ class Company:
 async def open_company() -> AsyncIterator[Company]:
     """Start the emulator, register the machines, start the three services; stop it all after."""
     emulator = Emulator()
-    clerk_served = ServedApp(emulator)
+    clerk_served = ServedApp(emulator, date_header=False)
     served: list[ServedApp] = [clerk_served]
     try:
         await clerk_served.start()
@@ -139,7 +141,8 @@ async def open_company() -> AsyncIterator[Company]:
                 served.append(service.served)
                 await service.served.start()
                 company.services[name] = service
-            yield company
+            async with open_workers(_settings_of_workers(company)) as company.workers:
+                yield company
     finally:
         await asyncio.gather(*(each.stop() for each in served))
         emulator.close()
@@ -189,6 +192,16 @@ def _settings(
         accepts=accepts,
         timeout=TIMEOUT,
     )
+
+
+def _settings_of_workers(company: Company) -> dict[str, Any]:
+    machine = company.machines["orders"]
+    return {
+        "machine_id": machine.id,
+        "machine_secret_key": machine.secret_key.reveal(),
+        "api_url": company.clerk_served.origin,
+        "timeout": TIMEOUT,
+    }
 
 
 def _orders(company: Company) -> FastAPI:

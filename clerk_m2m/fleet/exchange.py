@@ -32,6 +32,8 @@ BATCH: Final = 32
 # How long a process that begins may wait until Redis was reached for the first time, and a step
 # until it was run, in seconds.
 PATIENCE: Final = 0.1
+# The same for a server that starts, before it takes the first request.
+WARM_UP: Final = 0.5
 LOOK: Final = 0.005
 
 
@@ -60,14 +62,14 @@ class Exchange:
         self._turn: int | None = None
         self._begin(None)
 
-    async def ready(self, in_sync: Callable[[], bool]) -> bool:
+    async def ready(self, in_sync: Callable[[], bool], *, within: float | None = None) -> bool:
         """Tell whether steps can be run, and the log is read, as `in_sync` tells.
 
-        Waits for both only while a process begins, for 0.1 s at most.
+        Waits for both only while a process begins, for 0.1 s at most, unless told.
         """
         self._start()
         while self._entries is None or not in_sync():
-            if time.monotonic() - self._started_at >= PATIENCE:
+            if time.monotonic() - self._started_at >= (PATIENCE if within is None else within):
                 return False
             await asyncio.sleep(LOOK)
         return True

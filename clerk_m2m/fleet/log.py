@@ -157,17 +157,20 @@ def client_of(fleet: Fleet) -> Redis:
         raise ConfigurationError(
             "A fleet needs the package redis: install clerk-m2m[fleet]."
         ) from exc
+    address = fleet.server
+    # A Unix socket knows no keepalive, and redis-py takes no such option for it.
+    keepalive = {} if address.reveal().startswith("unix:") else {"socket_keepalive": True}
     try:
         pool = BlockingConnectionPool.from_url(
-            fleet.server.reveal(),
+            address.reveal(),
             max_connections=MAX_CONNECTIONS,
             timeout=COMMAND_TIMEOUT,
             socket_connect_timeout=CONNECT_TIMEOUT,
             socket_timeout=WAIT + COMMAND_TIMEOUT,
-            socket_keepalive=True,
             # The defaults repeat a call for up to a minute; the callers of `Log` do so themselves.
             retry=Retry(NoBackoff(), 0),
             client_name="clerk_m2m",
+            **keepalive,
         )
         # An option that redis-py does not have fails here.
         pool.make_connection()  # type: ignore[no-untyped-call]

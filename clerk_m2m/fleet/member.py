@@ -25,6 +25,7 @@ from clerk_m2m.background import BACKGROUND
 from clerk_m2m.clock import Clock
 from clerk_m2m.errors import FleetUnavailableError, VerificationUnavailableError
 from clerk_m2m.fleet.applied import Applied
+from clerk_m2m.fleet.exchange import WARM_UP
 from clerk_m2m.fleet.follower import follow
 from clerk_m2m.fleet.keys import log_key
 from clerk_m2m.fleet.log import COMMAND_TIMEOUT, CONNECT_TIMEOUT, MAX_ROWS, Log, Page, check
@@ -114,16 +115,25 @@ class Member:
         if self._first_reading.done() or not self._fleet.require_log:
             return
         self.start()
-        left = (self._started_at or 0.0) + FIRST_READING - self._now()
-        if left > 0:
-            reading = asyncio.wrap_future(self._first_reading)
-            await asyncio.wait({reading}, timeout=left)
-            reading.cancel()
+        await self._read_within(FIRST_READING)
         if not self._first_reading.done():
             raise VerificationUnavailableError from FleetUnavailableError(
                 "The fleet's log of revocations could not be read yet, so it is not known which "
                 "JWTs are denied."
             )
+
+    async def warm_up(self) -> None:
+        """Read the log before the first request, for 0.5 s at most."""
+        self.start()
+        await self._read_within(WARM_UP)
+
+    async def _read_within(self, seconds: float) -> None:
+        """Wait for the first reading until so long after the start."""
+        left = (self._started_at or 0.0) + seconds - self._now()
+        if left > 0:
+            reading = asyncio.wrap_future(self._first_reading)
+            await asyncio.wait({reading}, timeout=left)
+            reading.cancel()
 
     def publish(self, invalidation: Invalidation, *, patience: float) -> Future[None]:
         """Have an invalidation written to the log, with attempts for `patience` seconds.

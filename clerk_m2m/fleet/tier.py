@@ -27,7 +27,7 @@ from clerk_m2m.credentials import OpaqueCredential
 from clerk_m2m.fleet.applied import Applied, Mark
 from clerk_m2m.fleet.contents import Shared, read
 from clerk_m2m.fleet.entries import Step, claim, free, keep, look
-from clerk_m2m.fleet.exchange import PATIENCE, Exchange, Follows
+from clerk_m2m.fleet.exchange import PATIENCE, WARM_UP, Exchange, Follows
 from clerk_m2m.fleet.seal import Seal
 from clerk_m2m.fleet_settings import Fleet
 from clerk_m2m.identity import TokenClass
@@ -107,11 +107,16 @@ class Tier:
         self._counted = counted
         self._seals: dict[TokenClass, tuple[Secret, tuple[Seal, ...]]] = {}
 
+    async def warm_up(self) -> None:
+        """Reach Redis and read the log before the first request, for 0.5 s at most."""
+        self._member.start()
+        await self._exchange.ready(self._in_sync, within=WARM_UP)
+
     async def __call__(self, credential: OpaqueCredential, demand: Demand) -> Answer[Verdict]:
         """Give the verdict that another process shares, else Clerk's; raises `BackendAPIError`."""
         self._member.start()  # a refresh may be the first that a forked process does
         places = self._places(credential)
-        if not places or not await self._exchange.ready(lambda: self._applied.mark is not None):
+        if not places or not await self._exchange.ready(self._in_sync):
             return await self._ask(credential, demand)
         marker = secrets.token_hex(16)
         found, claimed = await self._find(places, credential.token_class, marker, demand)
@@ -128,6 +133,9 @@ class Tier:
             if last is not None:
                 self._exchange.tell(last)
         return answer
+
+    def _in_sync(self) -> bool:
+        return self._applied.mark is not None
 
     # Looking
 

@@ -223,6 +223,13 @@ def shared(
     )
 
 
+async def warm_up(member: Member, ask: Ask) -> None:
+    """Have a verifier ready for its fleet before the first request, if Redis answers in time."""
+    from clerk_m2m.fleet.tier import Tier  # imported only where it is used
+
+    await (ask if isinstance(ask, Tier) else member).warm_up()
+
+
 def measured(
     *,
     stats: Stats,

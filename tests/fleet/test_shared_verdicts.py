@@ -334,6 +334,53 @@ async def test_a_key_of_the_fleet_is_replaced_without_a_second_verification(
     assert sent(old, middle, new) == 2
 
 
+async def test_no_caller_is_refused_while_the_key_of_the_fleet_is_replaced_everywhere(
+    world: World, fleet: MakeFleet, redis: Redis
+) -> None:
+    """One process after the other is started again, with the keys of each step of the page."""
+    steps = [(FLEET_KEY, OTHER_KEY), (OTHER_KEY, FLEET_KEY), (OTHER_KEY,)]
+    running = await workers(world, redis, fleet, 3)
+    known, revoked = world.token(), world.emulator.mint_m2m_token(world.caller)
+    for each in running:
+        await each.verify(known)
+        await each.verify(revoked.token)
+
+    for keys in steps:
+        made = settings(world, fleet(keys=keys, share_verdicts=True))
+        for at in range(len(running)):
+            await running[at].aclose()
+            running[at] = world.verifier(made)
+            new = world.token()
+            assert [await accepts(each, new) for each in running] == [True] * 3
+            assert [await accepts(each, known) for each in running] == [True] * 3
+
+    await until(lambda: in_sync(*running))
+    world.emulator.revoke_m2m_token(revoked.id)
+    await running[0].invalidate_everywhere(token_id=revoked.id)
+    await until(lambda: all(measured(each).applied for each in running))
+    assert [await accepts(each, revoked.token) for each in running] == [False] * 3
+
+
+async def test_no_caller_is_refused_while_the_clerk_key_is_replaced_everywhere(
+    world: World, fleet: MakeFleet, redis: Redis
+) -> None:
+    running = await workers(world, redis, fleet, 3)
+    known = world.token()
+    await running[0].verify(known)
+    rotated = await world.emulator.client().machines.rotate_secret_key(
+        world.callee.id, previous_token_ttl=60
+    )
+    made = settings(world, fleet(share_verdicts=True), machine_secret_key=rotated.reveal())
+
+    for at in range(len(running)):
+        new = world.token()
+        assert [await accepts(each, new) for each in running] == [True] * 3
+        await running[at].aclose()
+        running[at] = world.verifier(made)
+        assert [await accepts(each, new) for each in running] == [True] * 3
+        assert [await accepts(each, known) for each in running] == [True] * 3
+
+
 async def test_the_clerk_key_is_replaced_and_nobody_is_refused(
     world: World, fleet: MakeFleet, redis: Redis
 ) -> None:
@@ -462,6 +509,8 @@ async def test_a_request_that_joins_a_refresh_looks_before_it_asks(
 async def test_the_cached_path_makes_the_same_calls(
     world: World, redis: Redis, fleet: MakeFleet
 ) -> None:
+    without = world.verifier(world.live_settings())
+    await without.verify(world.token())  # the caller's edges are known, as they are to the others
     (plain,) = await following(world, redis, settings(world, fleet()))
     (sharing,) = await workers(world, redis, fleet, 1)
     token = world.token()
@@ -481,7 +530,7 @@ async def test_the_cached_path_makes_the_same_calls(
             sys.setprofile(None)
         return seen
 
-    assert await calls(sharing) == await calls(plain)
+    assert await calls(sharing) == await calls(plain) == await calls(without)
 
 
 async def test_the_acl_of_the_page_is_enough_for_shared_verdicts(

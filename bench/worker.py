@@ -1,0 +1,82 @@
+"""A worker of a service in a process of its own: it verifies the tokens that it is told."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+from time import perf_counter
+from typing import Any
+
+from clerk_m2m import Fleet, Settings, Verifier
+
+# Between two requests with the same token, in seconds.
+PAUSE = 0.1
+
+
+async def verify_all(verifier: Verifier, tokens: list[str], connections: int) -> int:
+    """Verify all of them over so many connections; gives how many verifications were asked for."""
+    before, rest = verifier.stats.sent, iter(tokens)
+
+    async def connection() -> None:
+        for token in rest:
+            await verifier.verify(token)
+
+    await asyncio.gather(*(connection() for _ in range(connections)))
+    return verifier.stats.sent - before
+
+
+async def again_and_again(verifier: Verifier, token: str, seconds: float) -> int:
+    """Verify one for so long; gives how many verifications this process has asked for."""
+    before, end = verifier.stats.sent, perf_counter() + seconds
+    while perf_counter() < end:
+        await verifier.verify(token)
+        await asyncio.sleep(PAUSE)
+    return verifier.stats.sent - before
+
+
+async def seconds_of_each(verifier: Verifier, tokens: list[str]) -> list[float]:
+    """Verify one after the other; gives the seconds of each."""
+    took = []
+    for token in tokens:
+        began = perf_counter()
+        await verifier.verify(token)
+        took.append(perf_counter() - began)
+    return took
+
+
+async def work() -> None:
+    """Answer lines until there are no more. The first one has the settings."""
+    wanted = await _line()
+    fleet = Fleet(**wanted["fleet"], share_verdicts=True)
+    sharing = Verifier(Settings(**wanted["settings"], fleet=fleet))
+    await sharing.warm_up()  # as a server does before its first request
+    alone = Verifier(Settings(**wanted["settings"]))
+    works: dict[str, Any] = {
+        "verify_all": verify_all,
+        "again_and_again": again_and_again,
+        "seconds_of_each": seconds_of_each,
+    }
+    _tell(None)
+    while (asked := await _line()) is not None:
+        chosen = [{"sharing": sharing, "alone": alone}[side] for side in asked["sides"]]
+        work, given = works[asked["work"]], asked["given"]
+        _tell(await asyncio.gather(*(work(verifier, *given) for verifier in chosen)))
+    for each in (sharing, alone):
+        await each.aclose()
+
+
+async def _line() -> Any:
+    line = await asyncio.to_thread(sys.stdin.readline)
+    return json.loads(line) if line else None
+
+
+def _tell(answer: Any) -> None:
+    print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    # A busy machine is told of as an outage of Redis; the report would be lost among these lines.
+    logging.getLogger("clerk_m2m").addHandler(logging.NullHandler())
+    asyncio.run(work())

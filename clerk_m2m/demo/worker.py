@@ -1,0 +1,57 @@
+"""One worker of `orders`: `python -m clerk_m2m.demo.worker`, which `workers` starts.
+
+The first line on stdin has the settings, each of the others a request; each gets a line on stdout.
+It ends with stdin.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from clerk_m2m import Fleet, MachineAuthMiddleware, Settings, Verifier
+from clerk_m2m.demo.servers import ServedApp
+
+
+async def _read(request: Request) -> JSONResponse:
+    return JSONResponse({"caller": request.state.machine.machine_id})
+
+
+async def _work() -> None:
+    wanted = await _line()
+    fleet = Fleet(**wanted["fleet"], share_verdicts=True)
+    verifier = Verifier(Settings(**wanted["settings"], fleet=fleet))
+    app = Starlette(routes=[Route("/", _read)])
+    app.add_middleware(MachineAuthMiddleware, verifier=verifier)
+    served = ServedApp(app)
+    await served.start()
+    _tell({"origin": served.origin})
+    while (request := await _line()) is not None:
+        if "invalidate" in request:
+            await verifier.invalidate_everywhere(token_id=request["invalidate"])
+        fleet_counters = verifier.measure().fleet
+        shared = fleet_counters.shared["hits"] if fleet_counters is not None else 0
+        _tell({"cached": verifier.stats.hits + verifier.stats.shared, "shared": shared})
+    await served.stop()
+
+
+async def _line() -> Any:
+    line = await asyncio.to_thread(sys.stdin.readline)
+    return json.loads(line) if line else None
+
+
+def _tell(answer: Any) -> None:
+    print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    logging.getLogger("clerk_m2m").addHandler(logging.NullHandler())  # refusals are the story
+    asyncio.run(_work())
