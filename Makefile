@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 
 SOURCES := $(shell find clerk_m2m -name '*.py' -o -name 'py.typed') pyproject.toml README.md
 
-.PHONY: demo test lint types check test-all test-ends soak bench overload live clean
+.PHONY: demo test lint types check test-all test-ends test-one soak bench overload live dist mutants clean
 
 demo: $(VENV)/.installed
 	$(BIN)/clerk-m2m demo
@@ -16,6 +16,7 @@ test: lint types check
 lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/zizmor --offline --quiet --pedantic .github
 
 types: $(VENV)/.installed
 	$(BIN)/mypy
@@ -34,6 +35,10 @@ test-all: $(VENV)/.tools
 test-ends: $(VENV)/.tools
 	$(BIN)/nox --session ends
 
+# One session: make test-one SESSION='tests-3.12(lowest)'
+test-one: $(VENV)/.tools
+	$(BIN)/nox --error-on-missing-interpreters --session "$(SESSION)"
+
 soak: $(VENV)/.installed
 	$(BIN)/pytest -m soak
 
@@ -49,6 +54,16 @@ live: $(VENV)/.installed
 overload: $(VENV)/.installed
 	$(BIN)/python -m bench.overload $(SCENARIOS)
 
+# Builds the wheel and the sdist, and installs them in new environments; see release/dist.py. With
+# TAG=v0.1.0 the version and the changelog have to fit the tag.
+dist: $(VENV)/.tools
+	$(BIN)/python -m release.dist $(if $(TAG),--tag "$(TAG)")
+
+# Changes the security core in 300 random places, one at a time, and runs the tests each time; some
+# 45 minutes. ARGS="--sample 10" takes fewer. See release/mutants.py.
+mutants: $(VENV)/.installed
+	$(BIN)/python -m release.mutants $(ARGS)
+
 $(VENV)/.tools: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; set PYTHON=…")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -61,4 +76,4 @@ $(VENV)/.installed: $(VENV)/.tools $(SOURCES)
 	touch $@
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .coverage .coverage.* .hypothesis .nox dist
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .coverage .coverage.* .hypothesis .nox dist build htmlcov site

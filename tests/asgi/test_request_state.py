@@ -140,14 +140,18 @@ async def test_requests_that_run_at_once_on_one_state_see_each_their_own_caller(
         await both_in.wait()
         guarded = require_machine().check(request).machine_id
         seen.append((before, request.state.machine.subject, guarded))
-        return PlainTextResponse("in")
+        return PlainTextResponse(f"{request.state.a_pool} {request.state.zone}")
 
     app = Starlette(routes=[Route("/", handler)])
     app.add_middleware(MachineAuthMiddleware, verifier=world.verifier())
     server = SharingServer(app)
+    server.state.update(a_pool=7, zone="eu")
     async with asyncio.timeout(10):
-        await asyncio.gather(get(server, world.token()), get(server, world.token(world.stranger)))
+        answers = await asyncio.gather(
+            get(server, world.token()), get(server, world.token(world.stranger))
+        )
 
+    assert [each.text for each in answers] == ["7 eu"] * 2  # the server's own
     assert sorted(seen) == sorted((each.id,) * 3 for each in (world.caller, world.stranger))
     assert "machine" not in server.state  # the first one's is removed when its app returns
     (record,) = caplog.records

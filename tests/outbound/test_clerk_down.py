@@ -82,6 +82,29 @@ async def test_a_token_that_makes_no_sense_is_not_sent(world: World, given: dict
     assert callee.credentials == []
 
 
+@pytest.mark.parametrize(
+    ("raised", "attempts"),
+    [
+        (httpx.ReadError("reset"), 2),
+        (httpx.RemoteProtocolError("closed"), 2),
+        (httpx.ConnectError("refused"), 4),  # all of them by `transport`: nothing was sent
+    ],
+    ids=repr,
+)
+async def test_a_mint_is_repeated_after_a_lost_connection_and_not_after_a_refused_one(
+    world: World, raised: Exception, attempts: int
+) -> None:
+    async def fail(_request: httpx.Request) -> None:
+        raise raised
+
+    world.upstream.intercept = fail
+    with pytest.raises(TokenUnavailableError) as unavailable:
+        await outbound(world).token()
+
+    assert unavailable.value.code == "token_unavailable"
+    assert len(world.upstream.requests) == attempts
+
+
 async def test_an_answer_that_comes_after_the_token_has_ended_is_not_used(world: World) -> None:
     async def slowly(request: httpx.Request) -> httpx.Response:
         answer = minted(world, token="mt_" + "x" * 40, life=2)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
+import json
 import math
+import re
 import threading
+from pathlib import Path
 
 import httpx
 import pytest
@@ -61,6 +65,19 @@ async def test_the_options_go_into_the_mint(world: World) -> None:
             "min_remaining_ttl_seconds": 60,
         }
     ]
+
+
+async def test_the_defaults_of_the_options_are_those_of_the_page(world: World) -> None:
+    await outbound(world).token()
+    options = inspect.signature(MachineTokenAuth).parameters
+    page = (Path(__file__).parents[2] / "docs/calling.md").read_text("utf-8")
+    said = re.findall(r"^\| `(\w+)` \| (`\"\w+\"`|[\d.]+) \|", page, re.MULTILINE)
+
+    assert {name: json.loads(text.strip("`")) for name, text in said} == {
+        name: option.default
+        for name, option in options.items()
+        if option.default not in (None, option.empty)
+    }
 
 
 async def test_the_environment_gives_the_key_and_the_address(

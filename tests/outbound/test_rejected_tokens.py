@@ -204,6 +204,23 @@ async def test_a_403_is_never_repeated_and_replaces_an_opaque_token_for_later_ca
     assert mints(world) == 2
 
 
+async def test_calls_do_not_wait_for_the_new_token_after_a_403(world: World) -> None:
+    callee, answer_mint = Callee(decide=lambda request: 403), Gate()
+
+    async with callee.client(outbound(world)) as client:
+        await client.get("/")
+        await settle()
+        world.upstream.intercept = answer_mint.hold
+        world.time.advance(60)  # past the pause after the first mint for this callee
+        await client.get("/")
+        await eventually(lambda: len(world.upstream.requests) == 3)
+        answer = await asyncio.wait_for(client.get("/"), 5.0)
+        answer_mint.open()
+
+    assert answer.status_code == 403
+    assert callee.credentials[1] == callee.credentials[2]
+
+
 async def test_a_403_never_replaces_a_jwt(world: World) -> None:
     callee = Callee(decide=lambda request: 403)
     async with callee.client(outbound(world, token_format="jwt")) as client:

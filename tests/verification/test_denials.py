@@ -111,6 +111,20 @@ async def test_a_machine_is_denied_with_all_that_it_minted_until_then(world: Wor
     assert await code(verifier, seen) == "token_invalid"
 
 
+@pytest.mark.parametrize("by", ["machine_id", "token_id", "token"])
+async def test_a_denial_outlasts_the_opaque_verdicts(world: World, by: str) -> None:
+    verifier = service(world, cache_ttl=1)
+    minted = world.emulator.mint_m2m_token(world.caller, token_format="jwt")
+    named = {"machine_id": world.caller.id, "token_id": minted.id, "token": minted.token}
+
+    verifier.invalidate(**{by: named[by]})
+    world.time.advance(600)
+    verifier.invalidate(machine_id=world.stranger.id)  # rows that have ended go now
+
+    assert await code(verifier, minted.token) == "token_invalid"
+    assert await code(verifier, world.jwt()) == "accepted"
+
+
 def slow_service(world: World, **given: Any) -> Verifier:
     """The same service on a host whose wall clock is 60 s slow."""
     time = world.time

@@ -135,6 +135,17 @@ async def test_a_new_key_is_accepted_within_thirty_seconds(world: World) -> None
     assert await code(verifier, token) == "accepted"
 
 
+async def test_the_set_is_fetched_again_for_an_unknown_key_after_25_seconds(world: World) -> None:
+    verifier = service(world)
+    await verifier.verify(world.jwt())
+    world.emulator.rotate_signing_key()
+
+    world.time.advance(24.9)
+    assert await code(verifier, world.jwt()) == "token_invalid"
+    world.time.advance(0.1)
+    assert await code(verifier, world.jwt()) == "accepted"
+
+
 async def test_a_new_key_is_accepted_at_once_where_the_set_is_half_a_minute_old(
     world: World,
 ) -> None:
@@ -259,16 +270,19 @@ async def test_without_a_single_key_nobody_is_let_in_nor_called_bad(
     assert await code(verifier, token) == "accepted"
 
 
-async def test_the_first_fetch_having_failed_the_next_comes_within_two_seconds(
-    world: World,
-) -> None:
+async def test_the_first_fetch_having_failed_the_next_comes_after_one_second(world: World) -> None:
     verifier, token = service(world), world.jwt()
-    world.emulator.fail(FETCH, status=500, times=1)
+    world.emulator.fail(FETCH, status=500)
     assert await code(verifier, token) == "verification_unavailable"
+    world.emulator.clear_faults()
+    failed = fetches(world)
 
-    world.time.advance(2)
-
+    world.time.advance(0.9)
+    assert await code(verifier, token) == "verification_unavailable"
+    assert fetches(world) == failed
+    world.time.advance(0.1)
     assert await code(verifier, token) == "accepted"
+    assert verifier.stats.unavailable == 2
 
 
 async def test_our_own_key_being_refused_is_told_apart(world: World) -> None:
