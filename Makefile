@@ -45,6 +45,17 @@ soak: $(VENV)/.installed
 bench: $(VENV)/.installed
 	$(BIN)/python -m bench
 
+# The documentation as a site, in `site/`. A broken link or anchor fails, and so does a public name
+# without documentation. Once the tools are installed, no network is needed to build or to read it.
+.PHONY: docs
+docs: $(VENV)/.docs
+	$(BIN)/pytest -q tests/test_site.py
+	$(BIN)/zensical build --strict --clean
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check '.[docs]'
+	touch $@
+
 # Against a development instance of your own: CLERK_SECRET_KEY=sk_test_…; see docs/live.md. Options
 # are given as ARGS="--rate-limit". (make turns every exit code but 0 into 2.)
 live: $(VENV)/.installed

@@ -292,3 +292,4 @@ class OAuthIdentity(_Identity):
 
 
 Identity: TypeAlias = MachineIdentity | ApiKeyIdentity | OAuthIdentity
+"""The caller that a credential was verified for: one of the three kinds of identity."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from test_architecture import FOLDERS, LAYERS, internal, layer_of, unit
-from test_docs import README, ROOT, blocks
+from test_docs import ROOT, blocks
 
 from clerk_m2m import RefusalError, Stats, errors
 from clerk_m2m.credentials import KINDS
@@ -133,18 +133,19 @@ def test_every_kind_of_jwt_has_its_reader() -> None:
     assert set(READERS) == {each for each, kind in KINDS.items() if kind.operation is None}
 
 
-def test_the_readme_names_every_counter() -> None:
-    text = README.read_text("utf-8")
+def test_the_page_about_metrics_names_every_counter() -> None:
+    text = (ROOT / "docs" / "metrics.md").read_text("utf-8")
 
     assert [name for name in Stats().as_dict() if f"`{name}`" not in text] == []
 
 
-def test_the_readme_lists_every_refusal() -> None:
+def test_the_page_about_answers_lists_every_refusal() -> None:
     classes = [each for each in vars(errors).values() if isinstance(each, type)]
     refusals = [each for each in classes if issubclass(each, RefusalError) and "code" in vars(each)]
     rows = [f"| {each.status} | `{each.code}` |" for each in refusals]
 
-    assert [row for row in rows if row not in README.read_text("utf-8")] == []
+    text = (ROOT / "docs" / "answers.md").read_text("utf-8")
+    assert [row for row in rows if row not in text] == []
 
 
 def test_every_error_is_in_the_list_of_its_module() -> None:

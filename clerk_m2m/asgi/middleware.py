@@ -41,6 +41,7 @@ from clerk_m2m.verification.verifier import Verifier
 logger = logging.getLogger("clerk_m2m")
 
 OnError: TypeAlias = Callable[[HTTPConnection, RefusalError], Response | None]
+"""The type of `on_error`: called for each refusal; a response that it returns is sent instead."""
 
 _NOT_OURS = frozenset({TokenClass.SESSION_JWT, TokenClass.UNKNOWN})
 _SHARED_STATE = (

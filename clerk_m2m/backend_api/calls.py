@@ -67,6 +67,7 @@ class Unset(Enum):
 
 
 UNSET: Final = Unset.UNSET
+"""The default of an argument of an update that leaves the value as it is. None clears it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

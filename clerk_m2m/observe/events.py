@@ -27,6 +27,7 @@ class Event:
 
 
 OnEvent: TypeAlias = Callable[[Event], None]
+"""The type of `on_event`: a plain function that gets each event. It must not block."""
 
 
 def checked_on_event(on_event: OnEvent | None) -> OnEvent | None:

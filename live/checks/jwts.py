@@ -78,7 +78,7 @@ async def claims(stage: Stage) -> Finding:
 @check(
     "aud and scopes that the caller chooses",
     assumed="they are in the JWT as the caller wrote them: so they must not authorize",
-    where=(OFFLINE, "README.md"),
+    where=(OFFLINE, "docs/scope-policy.md"),
 )
 async def chosen(stage: Stage) -> Finding:
     wanted = {"aud": [stage.stranger.id], "scopes": stage.stranger.id}

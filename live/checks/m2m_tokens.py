@@ -87,7 +87,7 @@ async def default_life(stage: Stage) -> Finding:
 @check(
     "a good token, by whose key it is verified",
     assumed="instance: 200; callee: 200; a machine that it may not call, or its own: 404, not 401",
-    where=(ONLINE, "clerk_m2m/backend_api/problems.py", "README.md"),
+    where=(ONLINE, "clerk_m2m/backend_api/problems.py", "docs/answers.md"),
 )
 async def by_key(stage: Stage) -> Finding:
     token = (await stage.token()).token

@@ -29,7 +29,7 @@ async def _codes(verifier: Verifier, tokens: dict[str, Secret]) -> dict[str, str
 @check(
     "a service with its machine's key",
     assumed="admits the caller; the stranger is token_invalid",
-    where=(VERIFIER, "README.md"),
+    where=(VERIFIER, "docs/scope-policy.md"),
 )
 async def machine_key(stage: Stage) -> Finding:
     settings = Settings(

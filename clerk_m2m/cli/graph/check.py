@@ -13,7 +13,7 @@ from clerk_m2m.cli.program import CommandError
 from clerk_m2m.errors import NotFoundError
 from clerk_m2m.identity import MACHINE_ID
 
-# What a service answers, by whether it has a graph and the edge is there (README, "Scopes").
+# What a service answers, by whether it has a graph and the edge is there (docs/scope-policy.md).
 _ADMITTED: Final = "admitted"
 _DENIED: Final = "403 scope_denied"
 _ONLY_ACCEPTED: Final = "only where `accepts` names it; edges do not count"

@@ -69,7 +69,7 @@ def test_the_drawing_in_the_readme_is_what_the_command_gives() -> None:
     result = shown("--file", str(DEMO), "--format", "svg")
 
     assert result.out == (ROOT / "docs" / "graph.svg").read_text("ascii")
-    assert "](docs/graph.svg)" in (ROOT / "README.md").read_text("utf-8")
+    assert "](graph.svg)" in (ROOT / "docs" / "quick-start.md").read_text("utf-8")
 
 
 def test_an_instance_is_drawn(instance: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
