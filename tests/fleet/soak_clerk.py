@@ -1,0 +1,25 @@
+"""Clerk for the soak run, in a process of its own: the emulator with a callee and its callers."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from bench.processes import serve
+from clerk_m2m.emulator import Emulator
+
+if __name__ == "__main__":
+    wanted = json.loads(sys.stdin.readline())
+    emulator = Emulator()
+    callee = emulator.add_machine("callee")
+    callers = [
+        emulator.add_machine(f"caller {number}", may_call=[callee])
+        for number in range(wanted["callers"])
+    ]
+    answer = {
+        "secret_key": emulator.secret_key,
+        "callee": callee.id,
+        "callee_key": callee.secret_key,
+        "callers": [[each.id, each.secret_key] for each in callers],
+    }
+    serve(emulator, answer, access_log=False)
