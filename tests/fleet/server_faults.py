@@ -51,8 +51,7 @@ class Server:
     async def call(self, *command: Any) -> Any:
         """Run a command as another client does."""
         async with redis_asyncio.Redis(port=self.port, decode_responses=True) as client:
-            answer = await client.execute_command(*command)  # type: ignore[no-untyped-call]
-            return answer
+            return await client.execute_command(*command)  # type: ignore[no-untyped-call]
 
     async def log_rows(self) -> str:
         """Give the name of the key that holds the rows of the log."""
