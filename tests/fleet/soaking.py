@@ -24,7 +24,7 @@ from typing import Any
 import httpx
 
 from bench.processes import child
-from clerk_m2m import ClerkClient
+from clerk_m2m import BackendUnavailableError, ClerkClient
 
 from .proxy import proxy_to
 from .schedules import CONNECTED, HEALED, NOTICED
@@ -83,6 +83,7 @@ class Seen:
     unwritten: int = 0
     stale: list[str] = field(default_factory=list)
     refused_in_error: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
     longest_connected: float = 0.0
     longest_healed: float = 0.0
     longest_own: float = 0.0
@@ -151,7 +152,12 @@ class Soak:
             revokes = self.made.random() < REVOKING
             task = asyncio.create_task(self._revoke() if revokes else self._use())
             self.working.add(task)
-            task.add_done_callback(self.working.discard)
+            task.add_done_callback(self._note_end)
+
+    def _note_end(self, task: asyncio.Task[None]) -> None:
+        self.working.discard(task)
+        if not task.cancelled() and (exc := task.exception()) is not None:
+            self.seen.failed.append(f"{self._now():.1f}: {exc!r}")
 
     async def _use(self) -> None:
         if not self.tokens:
@@ -206,7 +212,7 @@ class Soak:
             self.tokens.remove(each)
         for each in revoked:
             if not each.is_jwt:
-                await self.clerk.m2m_tokens.revoke(each.id)
+                await self._revoke_at_clerk(each)
         at_clerk = monotonic()
         # It must be in use in every service: else there would be nothing to get rid of. (Opaque
         # tokens were in use; what was not is refused by Clerk.)
@@ -229,6 +235,15 @@ class Soak:
             ),
             self._replace(revoked, resting=way == "machine_id"),
         )
+
+    async def _revoke_at_clerk(self, token: Token) -> None:
+        while True:
+            try:
+                await self.clerk.m2m_tokens.revoke(token.id)
+            except BackendUnavailableError:  # the connection was idle, and ended at that moment
+                await asyncio.sleep(0.05)
+            else:
+                return
 
     async def _replace(self, revoked: list[Token], *, resting: bool) -> None:
         if resting:

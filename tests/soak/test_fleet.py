@@ -21,6 +21,7 @@ async def test_thirty_minutes_of_faults_and_revocations_leave_no_stale_accept_an
     seen = await run(30 * MINUTE, warm_up=5 * MINUTE, every=5 * MINUTE)
     assert seen.revocations > 1_000
     assert sum(seen.faults.values()) > 60
+    assert seen.failed == []
     assert seen.stale == []
     assert seen.refused_in_error == []
     warm, end = seen.at_rest[0], seen.at_rest[-1]
