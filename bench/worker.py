@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import sys
 from time import perf_counter
 from typing import Any
 
 from clerk_m2m import Fleet, Settings, Verifier
+from clerk_m2m.demo.lines import read_line, write_line
 
 # Between two requests with the same token, in seconds.
 PAUSE = 0.1
@@ -48,7 +47,7 @@ async def seconds_of_each(verifier: Verifier, tokens: list[str]) -> list[float]:
 
 async def work() -> None:
     """Answer lines until there are no more. The first one has the settings."""
-    wanted = await _line()
+    wanted = await read_line()
     fleet = Fleet(**wanted["fleet"], share_verdicts=True)
     sharing = Verifier(Settings(**wanted["settings"], fleet=fleet))
     await sharing.warm_up()  # as a server does before its first request
@@ -58,22 +57,13 @@ async def work() -> None:
         "again_and_again": again_and_again,
         "seconds_of_each": seconds_of_each,
     }
-    _tell(None)
-    while (asked := await _line()) is not None:
+    write_line(None)
+    while (asked := await read_line()) is not None:
         chosen = [{"sharing": sharing, "alone": alone}[side] for side in asked["sides"]]
         work, given = works[asked["work"]], asked["given"]
-        _tell(await asyncio.gather(*(work(verifier, *given) for verifier in chosen)))
+        write_line(await asyncio.gather(*(work(verifier, *given) for verifier in chosen)))
     for each in (sharing, alone):
         await each.aclose()
-
-
-async def _line() -> Any:
-    line = await asyncio.to_thread(sys.stdin.readline)
-    return json.loads(line) if line else None
-
-
-def _tell(answer: Any) -> None:
-    print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":

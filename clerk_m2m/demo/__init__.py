@@ -4,7 +4,8 @@
 are the calls that the story makes, `report` is what came of them and `screen` shows it. `story`,
 `sharing` and `endings` are the scenes, and `outcomes` the answers that they must get; `runner`
 makes the call of each step and compares. `workers` starts the processes of a service that share
-verdicts, each of which runs `worker`, on a server that `valkey` starts. `playing` opens all of it.
+verdicts, on a server that `valkey` starts. Each of them runs `worker`, and `lines` is how it is
+asked. `playing` opens all of it.
 
 May import every folder but `cli`. Only the command line imports it, and only `playing`. Nothing is
 imported here, since each `worker` starts with this file.

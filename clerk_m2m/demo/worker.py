@@ -7,10 +7,7 @@ It ends with stdin.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import sys
-from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -18,6 +15,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from clerk_m2m import Fleet, MachineAuthMiddleware, Settings, Verifier
+from clerk_m2m.demo.lines import read_line, write_line
 from clerk_m2m.demo.servers import ServedApp
 
 
@@ -26,30 +24,21 @@ async def _read(request: Request) -> JSONResponse:
 
 
 async def _work() -> None:
-    wanted = await _line()
+    wanted = await read_line()
     fleet = Fleet(**wanted["fleet"], share_verdicts=True)
     verifier = Verifier(Settings(**wanted["settings"], fleet=fleet))
     app = Starlette(routes=[Route("/", _read)])
     app.add_middleware(MachineAuthMiddleware, verifier=verifier)
     served = ServedApp(app)
     await served.start()
-    _tell({"origin": served.origin})
-    while (request := await _line()) is not None:
+    write_line({"origin": served.origin})
+    while (request := await read_line()) is not None:
         if "invalidate" in request:
             await verifier.invalidate_everywhere(token_id=request["invalidate"])
         fleet_counters = verifier.measure().fleet
         shared = fleet_counters.shared["hits"] if fleet_counters is not None else 0
-        _tell({"cached": verifier.stats.hits + verifier.stats.shared, "shared": shared})
+        write_line({"cached": verifier.stats.hits + verifier.stats.shared, "shared": shared})
     await served.stop()
-
-
-async def _line() -> Any:
-    line = await asyncio.to_thread(sys.stdin.readline)
-    return json.loads(line) if line else None
-
-
-def _tell(answer: Any) -> None:
-    print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":
