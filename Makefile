@@ -87,4 +87,4 @@ $(VENV)/.installed: $(VENV)/.tools $(SOURCES)
 	touch $@
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .coverage .coverage.* .hypothesis .nox dist build htmlcov site
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .coverage .coverage.* .hypothesis .nox .cache dist build htmlcov site

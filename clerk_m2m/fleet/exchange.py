@@ -62,14 +62,14 @@ class Exchange:
         self._turn: int | None = None
         self._begin(None)
 
-    async def ready(self, in_sync: Callable[[], bool], *, within: float | None = None) -> bool:
+    async def ready(self, in_sync: Callable[[], bool], *, within: float = PATIENCE) -> bool:
         """Tell whether steps can be run, and the log is read, as `in_sync` tells.
 
-        Waits for both only while a process begins, for 0.1 s at most, unless told.
+        Waits for both only while a process begins, for `within` seconds at most.
         """
         self._start()
         while self._entries is None or not in_sync():
-            if time.monotonic() - self._started_at >= (PATIENCE if within is None else within):
+            if time.monotonic() - self._started_at >= within:
                 return False
             await asyncio.sleep(LOOK)
         return True

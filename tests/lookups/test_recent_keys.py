@@ -3,59 +3,51 @@
 from __future__ import annotations
 
 from clerk_m2m.lookups.recent_keys import RecentKeys
-
-
-class Time:
-    """The time, which the test moves."""
-
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
+from harness import FakeTime
 
 
 def test_a_key_is_kept_for_one_to_two_periods() -> None:
-    time = Time()
-    keys = RecentKeys[str](10.0, 5, time)
+    time = FakeTime()
+    keys = RecentKeys[str](10.0, 5, time.clock.monotonic)
     keys.add("early")
-    time.now = 9.9
+    time.monotonic = 1_009.9
     keys.add("late")
 
-    time.now = 10.0
+    time.monotonic = 1_010.0
     assert ("early" in keys, "late" in keys) == (True, True)
-    time.now = 19.9
+    time.monotonic = 1_019.9
     assert ("early" in keys, "late" in keys) == (True, True)
-    time.now = 20.0
+    time.monotonic = 1_020.0
     assert ("early" in keys, "late" in keys) == (False, False)
 
 
 def test_nothing_is_kept_where_nobody_asked_for_two_periods() -> None:
-    time = Time()
-    keys = RecentKeys[str](10.0, 5, time)
+    time = FakeTime()
+    keys = RecentKeys[str](10.0, 5, time.clock.monotonic)
     keys.add("old")
 
-    time.now = 20.0
+    time.monotonic = 1_020.0
     assert "old" not in keys
 
 
 def test_of_a_period_only_so_many_are_added() -> None:
-    time = Time()
-    keys = RecentKeys[int](10.0, 3, time)
+    time = FakeTime()
+    keys = RecentKeys[int](10.0, 3, time.clock.monotonic)
     for number in range(5):
         keys.add(number)
     assert [number for number in range(5) if number in keys] == [0, 1, 2]
 
-    time.now = 10.0
+    time.monotonic = 1_010.0
     for number in range(5, 10):
         keys.add(number)
     assert [number for number in range(10) if number in keys] == [0, 1, 2, 5, 6, 7]
 
 
 def test_a_key_that_is_discarded_is_gone_from_both_periods() -> None:
-    time = Time()
-    keys = RecentKeys[str](10.0, 5, time)
+    time = FakeTime()
+    keys = RecentKeys[str](10.0, 5, time.clock.monotonic)
     keys.add("key")
-    time.now = 10.0
+    time.monotonic = 1_010.0
     keys.add("key")
     keys.discard("key")
 
