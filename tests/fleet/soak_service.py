@@ -59,7 +59,7 @@ class Service:
             self.stood_still = max(self.stood_still, monotonic() - began_at - 0.02)
 
     async def orders(self, _request: Request) -> JSONResponse:
-        return JSONResponse({})
+        return JSONResponse({"in_sync": measured(self.verifier).in_sync})
 
     async def invalidate(self, request: Request) -> JSONResponse:
         try:

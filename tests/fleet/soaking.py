@@ -114,7 +114,9 @@ class Soak:
         self.seen = Seen()
         self.tokens: list[Token] = []
         self.troubles: list[Trouble] = []
-        self.generations = [0] * len(machine_ids)
+        # By caller: the rests that go on after an invalidation of its machine, and all there were.
+        self.resting = [0] * len(machine_ids)
+        self.rests = [0] * len(machine_ids)
         self.working: set[asyncio.Task[None]] = set()
         self.began_at = monotonic()
 
@@ -167,27 +169,29 @@ class Soak:
             self.tokens.remove(token)
             await self._mint(token.caller, is_jwt=True)
             return
-        status = await self._send(number, token)
+        status = (await self._send(number, token)).status_code
         if status != 200 and token in self.tokens:  # it is not being revoked meanwhile
             kind = "JWT" if token.is_jwt else "opaque token"
             self.seen.refused_in_error.append(
                 f"{self._now():.1f}: {kind} at {number}: {status}, {self._last_trouble()}"
             )
 
-    async def _send(self, number: int, token: Token) -> int:
+    async def _send(self, number: int, token: Token) -> httpx.Response:
         headers = {"Authorization": f"Bearer {token.text}"}
         answer = await self.services[number].get("/", headers=headers)
         self.seen.answers[str(answer.status_code)] += 1
-        return answer.status_code
+        return answer
 
     async def _mint(self, caller: int, *, is_jwt: bool) -> None:
-        generation = self.generations[caller]
+        while self.resting[caller]:  # noqa: ASYNC110  rests may overlap, so no event says it
+            await asyncio.sleep(0.1)
+        rests = self.rests[caller]
         minted = await self.clerk.m2m_tokens.create(
             token_format="jwt" if is_jwt else "opaque",
             seconds_until_expiration=JWT_LIFE if is_jwt else 3600,
             machine_secret_key=self.machine_keys[caller],
         )
-        if generation == self.generations[caller]:
+        if rests == self.rests[caller]:
             token = Token(
                 caller=caller,
                 text=minted.token.reveal(),
@@ -206,7 +210,8 @@ class Soak:
         way = self.made.choices(["token", "token_id", "machine_id"], weights=[7, 2, 1])[0]
         caller, revoked = token.caller, [token]
         if way == "machine_id":
-            self.generations[caller] += 1
+            self.resting[caller] += 1
+            self.rests[caller] += 1
             revoked = [each for each in self.tokens if each.caller == caller]
         for each in revoked:
             self.tokens.remove(each)
@@ -248,6 +253,7 @@ class Soak:
     async def _replace(self, revoked: list[Token], *, resting: bool) -> None:
         if resting:
             await asyncio.sleep(MACHINE_RESTS)
+            self.resting[revoked[0].caller] -= 1
         for each in revoked:
             await self._mint(each.caller, is_jwt=each.is_jwt)
 
@@ -255,10 +261,11 @@ class Soak:
         self, token: Token, number: int, here_at: float | None, at_clerk: float, told_at: float
     ) -> None:
         """Send a revoked token to a service, and judge when it got in last."""
-        accepted_at, since = -inf, told_at
+        accepted_at, since, accepted = -inf, told_at, ""
         while (sent_at := monotonic()) < told_at + WATCHED or sent_at < self._over_at(told_at):
-            if await self._send(number, token) == 200:
-                accepted_at = since = sent_at
+            answer = await self._send(number, token)
+            if answer.status_code == 200:
+                accepted_at, since, accepted = sent_at, sent_at, answer.text
             # Closely at first, and after it has got in; later once a second.
             await asyncio.sleep(0.01 if sent_at < since + 0.3 else 1.0)
         if here_at is not None:
@@ -279,7 +286,7 @@ class Soak:
             kind = "JWT" if token.is_jwt else "opaque token"
             self.seen.stale.append(
                 f"{told_at - self.began_at:.1f}: {kind} at {number}: {late:.3f} s instead of "
-                f"{allowed:.3f} s, {self._last_trouble(told_at)}"
+                f"{allowed:.3f} s, last with {accepted}, {self._last_trouble(told_at)}"
             )
 
     def _over_at(self, told_at: float) -> float:
@@ -377,8 +384,10 @@ async def _opened(seed: int) -> AsyncIterator[Soak]:
             process = stack.enter_context(child("fleet.soak_service"))
             redis = f"redis://127.0.0.1:{proxy.port}"
             service = process.ask({"settings": settings, "redis": redis})
-            service_client = httpx.AsyncClient(base_url=service["origin"], timeout=30.0)
-            services.append(await stack.enter_async_context(service_client))
+            # Connections end here before uvicorn ends them: that would fail a request now and then.
+            limits = httpx.Limits(keepalive_expiry=2.0)
+            to_service = httpx.AsyncClient(base_url=service["origin"], timeout=30.0, limits=limits)
+            services.append(await stack.enter_async_context(to_service))
         client = ClerkClient(secret_key=clerk["secret_key"], api_url=clerk["origin"])
         await stack.enter_async_context(client)
         yield Soak(
