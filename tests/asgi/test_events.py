@@ -57,6 +57,18 @@ async def test_a_refusal_and_the_calls_to_clerk_are_events_and_a_cache_hit_is_no
     assert verifier.stats.refusals == {"token_invalid": 1}
 
 
+async def test_an_event_of_a_refusal_has_the_first_of_several_user_agents(world: World) -> None:
+    events: list[Event] = []
+    app = protected(world.verifier(), on_event=events.append)
+    scope = http_scope(token=UNKNOWN)
+    scope["headers"] += [(b"user-agent", b"first"), (b"user-agent", b"second")]
+
+    _, body = await ask(app, scope)
+
+    assert body["code"] == "token_invalid"
+    assert events[-1].fields["user_agent"] == "first"
+
+
 async def test_what_on_event_raises_is_logged_and_goes_no_further(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 from answers import INVALID, check_answer
-from asgi_messages import CLOSE, CONNECT, http_scope, play, websocket_scope
+from asgi_messages import CLOSE, CONNECT, http_scope, play, receive_nothing, websocket_scope
 from placed_apps import Placed, fastapi_service, in_every_place, wrapped_in_debug
 from sent_credentials import NOBODY, session
 from starlette.applications import Starlette
@@ -83,6 +83,31 @@ async def test_a_refusal_after_the_response_has_begun_sends_no_second_response(
 
     with pytest.raises(RefusalError) as refused:
         await app(http_scope(token=world.token()), receive, send)
+
+    assert refused.value.code == "permission_denied"
+    assert [each["type"] for each in sent] == ["http.response.start", "http.response.body"]
+
+
+async def test_a_refusal_after_the_apps_own_response_to_it_has_begun_sends_no_second_response(
+    world: World,
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            require_machine(NOBODY).check(Request(scope))
+        except RefusalError:
+            await send({"type": "http.response.start", "status": 418, "headers": []})
+            await send({"type": "http.response.body", "body": b"", "more_body": True})
+            raise
+
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    with pytest.raises(RefusalError) as refused:
+        await MachineAuthMiddleware(app, verifier=world.verifier())(
+            http_scope(token=world.token()), receive_nothing, send
+        )
 
     assert refused.value.code == "permission_denied"
     assert [each["type"] for each in sent] == ["http.response.start", "http.response.body"]
