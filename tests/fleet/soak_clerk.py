@@ -22,4 +22,5 @@ if __name__ == "__main__":
         "callee_key": callee.secret_key,
         "callers": [[each.id, each.secret_key] for each in callers],
     }
-    serve(emulator, answer, access_log=False)
+    # The run reuses its connections after pauses: the default would close them after 5 s.
+    serve(emulator, answer, access_log=False, timeout_keep_alive=3600)
