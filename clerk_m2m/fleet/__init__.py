@@ -1,13 +1,13 @@
 """A fleet: services tell each other through Redis what was revoked.
 
 The *log* is a Redis stream of invalidations, numbered and chained. `script` holds the two programs
-that run in Redis, `log` calls them, `rows` writes and reads one row, `outbox` writes those of this
-process. `member` is what a verifier has: it publishes rows, and its `follower` applies those of
-others. `keys` derives from the fleet's key what signs a row and what digests a token. `publishing`
-and `health` are for the command line.
+that run in Redis, `log` calls them within the limits of `running`, `rows` writes and reads one row,
+`outbox` writes those of this process. `member` is what a verifier has: it publishes rows, and its
+`follower` applies those of others. `keys` derives from the fleet's key what signs a row and what
+digests a token. `publishing` and `health` are for the command line.
 
 How nothing is lost: each row holds a random nonce and that of the row before it. Whoever follows
-compares the number and the nonce of the last row twice a second, over a connection that reads only.
+compares the number and the nonce of the last row every 0.4 s, over a connection that reads only.
 Where they do not fit (Redis was emptied, rows were evicted, a failover lost some), nothing that was
 asked before counts any longer: it is verified again, the log begins a new epoch, and every process
 writes the denials that it knows into it.

@@ -12,6 +12,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import inf
@@ -37,9 +38,10 @@ class Applied:
 
     def __init__(self) -> None:
         self.mark: Mark | None = None
-        self._rows: dict[Name, int] = {}
+        # Their oldest is dropped again and again: a plain dict would pass all gaps before it.
+        self._rows: OrderedDict[Name, int] = OrderedDict()
         self._floor = 0
-        self._here: dict[Name, float] = {}
+        self._here: OrderedDict[Name, float] = OrderedDict()
         self._here_floor = -inf
         self._lock = fork_safe_lock()
 
@@ -48,7 +50,7 @@ class Applied:
     def begin(self, number: int) -> None:
         """Begin to apply a log of which nothing is known up to the row `number`."""
         self.mark = None
-        self._rows, self._floor = {}, number
+        self._rows, self._floor = OrderedDict(), number
 
     def note(self, number: int, invalidation: Invalidation) -> None:
         """Note a row that is about to be applied."""
@@ -56,7 +58,7 @@ class Applied:
             self._rows.pop(name, None)
             self._rows[name] = number
         while len(self._rows) > MAX_NAMES:
-            self._floor = self._rows.pop(next(iter(self._rows)))
+            _, self._floor = self._rows.popitem(last=False)
 
     def reached(self, epoch: str | None, number: int) -> None:
         """Note that all rows up to `number` were applied, and that there are no more."""
@@ -75,7 +77,7 @@ class Applied:
                 self._here.pop(name, None)
                 self._here[name] = now
             while len(self._here) > MAX_NAMES:
-                self._here_floor = self._here.pop(next(iter(self._here)))
+                _, self._here_floor = self._here.popitem(last=False)
 
     def outlaws(self, names: Iterable[Name], asked: Mark, *, since: float) -> bool:
         """Tell whether a verdict of these names that was asked for at `asked` must not be used.

@@ -84,7 +84,13 @@ async def _follow(find: Callable[[], Following | None], log: Log) -> None:
         await _catch_up(member, find, log)
         number, timeout = member.position.number, min(WAIT, member.write_back_in())
         del member
-        await log.wait(number, timeout=timeout)
+        rows = await log.wait(number, timeout=timeout)
+        if (member := find()) is not None:
+            # At once, as it can only void and deny. Whether the log is still the same one is what
+            # `_catch_up` finds out; until then it does not count as applied up to there.
+            for row in rows:
+                if member.position.is_before(row):
+                    member.take(row)
 
 
 async def _catch_up(member: Following, find: Callable[[], Following | None], log: Log) -> None:

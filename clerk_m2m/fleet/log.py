@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from clerk_m2m.errors import ConfigurationError, FleetUnavailableError
 from clerk_m2m.fleet.rows import Row
+from clerk_m2m.fleet.running import running_for
 from clerk_m2m.fleet.script import APPEND, READ
 from clerk_m2m.fleet_settings import Fleet
 from clerk_m2m.secret import Secret
@@ -20,13 +21,17 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Redis answers within a millisecond, or something is wrong with it. Seconds.
+# Redis answers within a millisecond, or something is wrong with it. What a request waits for, in
+# seconds.
 COMMAND_TIMEOUT: Final = 0.1
 CONNECT_TIMEOUT: Final = 0.25
-# What the first call of a client may take more: TLS, the greeting, the map of a cluster.
-OPEN_TIMEOUT: Final = 0.5
+# No request waits for a reading, so it may take longer.
+READ_TIMEOUT: Final = 1.0
+# What the first call of a client may take: the connection, TLS, the greeting, the map of a cluster.
+# Below 1 s, after which TCP repeats an attempt: a new one is made sooner.
+OPEN_TIMEOUT: Final = 0.85
 # How long one wait for rows takes, in seconds; after it the head of the log is compared.
-WAIT: Final = 0.5
+WAIT: Final = 0.4
 MAX_CONNECTIONS: Final = 8
 MAX_ROWS: Final = 100_000
 PAGE: Final = 500
@@ -68,7 +73,9 @@ class Log:
     async def append(self, rows: Iterable[Row]) -> int:
         """Append rows; gives the number of the last one."""
         texts = [text for row in rows for text in _texts(row)]
-        answer = await self._eval(APPEND, MAX_ROWS, *texts)
+        answer = await self._eval(
+            APPEND, MAX_ROWS, *texts, timeout=CONNECT_TIMEOUT + COMMAND_TIMEOUT
+        )
         try:
             _, number = answer
             return int(number)
@@ -81,22 +88,29 @@ class Log:
 
         Where the epoch is `ending`, a new one begins.
         """
-        answer = await self._eval(READ, after, PAGE, ending)
+        answer = await self._eval(READ, after, PAGE, ending, timeout=READ_TIMEOUT)
         try:
-            return _page([_text(each) for each in answer])
-        except (TypeError, ValueError):
+            return _page(json.loads(_text(answer)))
+        except (TypeError, ValueError, RecursionError):
             failed = "Redis gave something else than a log."
         raise FleetUnavailableError(failed)
 
-    async def wait(self, after: int, *, timeout: float) -> None:
-        """Wait until there is a row after `after`, for `timeout` seconds at most."""
-        # What it gives is not looked at: `read` gives the head and the rows of one moment.
-        await self._run(
+    async def wait(self, after: int, *, timeout: float) -> list[Row]:
+        """Wait until there is a row after `after`, for `timeout` seconds at most (`WAIT`).
+
+        Gives what has come, without the head of the log: only `read` tells whether rows were lost.
+        """
+        answer = await self._run(
             lambda client: client.xread(
-                {self._rows: f"{after}-0"}, count=1, block=max(1, int(timeout * 1000))
+                {self._rows: f"{after}-0"}, count=PAGE, block=max(1, int(timeout * 1000))
             ),
-            timeout + COMMAND_TIMEOUT,
+            READ_TIMEOUT,
         )
+        try:
+            return _rows_of(answer)
+        except (TypeError, ValueError, LookupError, AttributeError):
+            failed = "Redis gave something else than a log."
+        raise FleetUnavailableError(failed)
 
     async def info(self, section: str) -> dict[str, str]:
         """Ask for a section of what Redis tells of itself."""
@@ -115,19 +129,17 @@ class Log:
         except Exception:  # noqa: BLE001, S110  whatever it raises: nothing is left to be done
             pass
 
-    async def _eval(self, program: str, *arguments: int | str) -> Any:
+    async def _eval(self, program: str, *arguments: int | str, timeout: float) -> Any:
         given = (self._head, self._rows, secrets.token_hex(16), *map(str, arguments))
-        return await self._run(
-            lambda client: client.eval(program, 2, *given), CONNECT_TIMEOUT + COMMAND_TIMEOUT
-        )
+        return await self._run(lambda client: client.eval(program, 2, *given), timeout)
 
     async def _run(self, call: Callable[[Redis], Awaitable[T]], timeout: float) -> T:
         try:
             if self._client is None:
                 self._client = client_of(self._fleet)
-                timeout += OPEN_TIMEOUT
+                timeout = OPEN_TIMEOUT
             # For the whole of it: the client's own timeouts count anew for each byte that comes.
-            async with asyncio.timeout(timeout):
+            async with running_for(timeout):
                 return await call(self._client)
         except TimeoutError:
             failed = "Redis did not answer in time."
@@ -165,8 +177,9 @@ def client_of(fleet: Fleet) -> Redis:
             address.reveal(),
             max_connections=MAX_CONNECTIONS,
             timeout=COMMAND_TIMEOUT,
-            socket_connect_timeout=CONNECT_TIMEOUT,
-            socket_timeout=WAIT + COMMAND_TIMEOUT,
+            # Every call has a limit of its own for the whole of it.
+            socket_connect_timeout=None,
+            socket_timeout=None,
             # The defaults repeat a call for up to a minute; the callers of `Log` do so themselves.
             retry=Retry(NoBackoff(), 0),
             client_name="clerk_m2m",
@@ -204,7 +217,9 @@ def _text(value: object) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
-def _page(answer: list[str]) -> Page:
+def _page(answer: Any) -> Page:
+    if not isinstance(answer, list) or not all(type(each) is str for each in answer):
+        raise TypeError("not the answer of the program")
     epoch, number, first, nonce, floor, *fields = answer
     rows = (fields[at : at + 5] for at in range(0, len(fields), 5))
     return Page(
@@ -218,6 +233,30 @@ def _page(answer: list[str]) -> Page:
             for n, own, previous, body, signature in rows
         ),
     )
+
+
+def _rows_of(answer: Any) -> list[Row]:
+    """Give the rows of an answer to `XREAD` about one stream, in each of redis-py's shapes."""
+    if not answer:
+        return []
+    # A list of pairs, or a dict; with RESP3 the entries may be within one more list.
+    entries = next(iter(answer.values())) if isinstance(answer, dict) else answer[0][1]
+    if entries and isinstance(entries[0], list):
+        entries = entries[0]
+    rows = []
+    for id_, fields in entries:
+        texts = {_text(name): _text(value) for name, value in fields.items()}
+        number = int(_text(id_).partition("-")[0])
+        rows.append(
+            Row(
+                number=number,
+                nonce=texts.get("nonce", ""),
+                previous=texts.get("previous", ""),
+                body=texts.get("body", ""),
+                signature=texts.get("signature", ""),
+            )
+        )
+    return rows
 
 
 def _floor(text: str) -> Row | None:

@@ -14,12 +14,13 @@ import asyncio
 import random
 import time
 import weakref
+from collections import OrderedDict
 from concurrent.futures import Future
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import islice
 from math import inf
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
 
 from clerk_m2m.background import BACKGROUND
 from clerk_m2m.clock import Clock
@@ -43,6 +44,9 @@ from clerk_m2m.tasks import PerLoop, fork_safe_lock, tell_of_forks
 FIRST_READING: Final = 0.1
 # Processes that write the same rows back begin at different moments within this time, in seconds.
 WRITE_BACK_SPREAD: Final = 0.2
+
+
+_Denials: TypeAlias = OrderedDict[tuple[str, object], Invalidation]
 
 
 class Local(Protocol):
@@ -71,7 +75,9 @@ class Member:
         self.position = Position()
         self.applied = Applied()
         self.shared: SharedVerdicts | None = None
-        self._known: dict[tuple[str, object], Invalidation] = {}
+        # Those of JWTs that nobody has verified by themselves: they displace no other denial.
+        self._known: _Denials = OrderedDict()
+        self._unproven: _Denials = OrderedDict()
         self._missing: dict[tuple[str, object], Invalidation] = {}
         self._write_back_at = -inf
         self._outbox = Outbox(partial(Log, fleet))
@@ -223,9 +229,12 @@ class Member:
         """Begin to apply a log that was read from its oldest row on."""
         self.applied.begin(page.before)
         # Each process in an order of its own, so that few rows are written by several.
-        missing = list(self._known.items())
-        random.shuffle(missing)
-        self._missing = dict(missing)
+        known, unproven = list(self._known.items()), list(self._unproven.items())
+        random.shuffle(known)
+        random.shuffle(unproven)
+        self._missing = dict(known)
+        for name, each in unproven:
+            self._missing.setdefault(name, each)
         self._write_back_at = self._now() + WRITE_BACK_SPREAD * random.random()  # noqa: S311  it spreads load
         if page.floor is not None:
             dropped = self._format.read(page.floor)
@@ -304,19 +313,26 @@ class Member:
 
         One that is known already was written back, or copied by somebody without a key.
         """
-        known = self._known.get(invalidation.name)
+        known = self._denials_like(invalidation).get(invalidation.name)
         is_known = known is not None and known.instant >= invalidation.instant
         return row.number > self.position.history_to and not (is_known or invalidation.repeated)
 
     def _remember(self, invalidation: Invalidation) -> None:
         if invalidation.token_kind is TokenKind.OPAQUE or invalidation.caller is not None:
             return
-        before = self._known.pop(invalidation.name, invalidation)
-        self._known[invalidation.name] = max(before, invalidation, key=lambda each: each.instant)
-        oldest = next(iter(self._known.values()))
-        is_over = oldest.ends_at is not None and oldest.ends_at <= self._clock.wall()
-        if is_over or len(self._known) > MAX_ROWS:
-            del self._known[oldest.name]
+        denials = self._denials_like(invalidation)
+        before = denials.pop(invalidation.name, invalidation)
+        denials[invalidation.name] = max(before, invalidation, key=lambda each: each.instant)
+        oldest = next(iter(denials.values()))
+        if oldest.ends_at is not None and oldest.ends_at <= self._clock.wall():
+            del denials[oldest.name]
+        # As many as the log takes, so that writing them back displaces nothing.
+        if len(self._known) + len(self._unproven) > MAX_ROWS:
+            (self._unproven or self._known).popitem(last=False)
+
+    def _denials_like(self, invalidation: Invalidation) -> _Denials:
+        is_unproven = invalidation.token_kind is TokenKind.UNPROVEN
+        return self._unproven if is_unproven else self._known
 
     def _now(self) -> float:
         # Real time: Redis has no injected clock.

@@ -37,6 +37,10 @@ class Position:
             number, nonce = row.number, row.nonce
         return True
 
+    def is_before(self, row: Row) -> bool:
+        """Tell whether `row` is the one that comes after this position."""
+        return row.number == self.number + 1 and row.previous == self.nonce
+
     def give_up(self, page: Page) -> None:
         """Note that the log does not go on from here as `page` has it.
 

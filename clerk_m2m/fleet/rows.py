@@ -16,19 +16,24 @@ VERSION: Final = 1
 MAX_BODY: Final = 2048
 # A row about an opaque token is of use only to who is following, or was a moment ago. Seconds.
 OPAQUE_ROW: Final = 600.0
+# What `Row.ends_at` says of a row that has no end.
+NEVER: Final = 0
+DISPENSABLE: Final = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """A row as it is in Redis. `ends_at` (Unix s) is when it is not needed any longer; 0 is never.
 
+    It is -1 for a row that never ends, but makes room without a trace where the log is full: one
+    about a JWT that nobody has verified. Anybody can have such rows written without end.
     `number` and `previous`, the nonce of the row before it, are set by Redis.
     """
 
     nonce: str
     body: str
     signature: str
-    ends_at: int = 0
+    ends_at: int = NEVER
     number: int = 0
     previous: str = ""
 
@@ -63,12 +68,15 @@ class RowFormat:
         body = json.dumps({"v": VERSION} | fields, sort_keys=True, separators=(",", ":"))
         if len(body) > MAX_BODY:
             raise ValueError("What is invalidated has a name that is too long for the fleet's log.")
+        end = NEVER if ends_at is None else int(ends_at) + 1
+        if invalidation.token_kind is TokenKind.UNPROVEN:
+            end = DISPENSABLE
         nonce = secrets.token_hex(16)
         return Row(
             nonce=nonce,
             body=body,
             signature=_signature(self._keys[0], nonce, body),
-            ends_at=0 if ends_at is None else int(ends_at) + 1,
+            ends_at=end,
         )
 
     def read(self, row: Row) -> Invalidation | None:

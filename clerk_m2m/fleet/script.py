@@ -44,8 +44,9 @@ local function checked()
 end
 """
 
-# ARGV: fresh epoch, the most rows that are kept, then nonce, body, signature and end of each row.
-# Gives the epoch and the number of the last row.
+# ARGV: fresh epoch, the most rows that are kept, then nonce, body, signature and end of each row
+# (Unix s; 0: never; -1: never, but it makes room without becoming the floor). Gives the epoch and
+# the number of the last row.
 APPEND: Final = (
     _CHECKED
     + """
@@ -67,7 +68,7 @@ local function drop_oldest()
   if not ended and number - first + 1 < most then
     return false
   end
-  if not ended then
+  if not ended and ends_at >= 0 then
     local floor = redis.call('HGET', head, 'floor')
     -- A row that was written back may be younger than what it tells.
     if not floor or instant(cjson.decode(floor)[2]) <= instant(fields[6]) then
@@ -80,7 +81,7 @@ local function drop_oldest()
 end
 
 for at = 3, #ARGV, 4 do
-  for _ = 1, 100 do
+  for _ = 1, 10 do
     if first > number or not drop_oldest() then break end
   end
   number = number + 1
@@ -94,8 +95,9 @@ return {epoch, number}
 )
 
 # ARGV: fresh epoch, the number after which rows are wanted (-1: from the oldest on), how many, and
-# the epoch that must not go on ('' for none). Gives epoch, number, first, nonce and floor, then
-# number, nonce, previous, body and signature of each row.
+# the epoch that must not go on ('' for none). Gives a JSON array: epoch, number, first, nonce
+# and floor, then number, nonce, previous, body and signature of each row. It is one text, since
+# redis-py takes as long to read five texts as all that is done with a row.
 READ: Final = (
     _CHECKED
     + """
@@ -106,15 +108,15 @@ if epoch == ARGV[4] then
 end
 local after = tonumber(ARGV[2])
 local known = redis.call('HMGET', head, 'nonce', 'floor')
-local answer = {epoch, number, first, known[1] or '', known[2] or ''}
+local answer = {epoch, tostring(number), tostring(first), known[1] or '', known[2] or ''}
 if after < number then
   local from = after < 0 and '-' or string.format('%d-0', after + 1)
   for _, entry in ipairs(redis.call('XRANGE', rows, from, '+', 'COUNT', tonumber(ARGV[3]))) do
     local fields = entry[2]
-    table.insert(answer, id_number(entry))
-    for at = 2, 8, 2 do table.insert(answer, fields[at] or '') end
+    answer[#answer + 1] = string.match(entry[1], '^%d+')
+    for at = 2, 8, 2 do answer[#answer + 1] = fields[at] or '' end
   end
 end
-return answer
+return cjson.encode(answer)
 """
 )

@@ -35,8 +35,8 @@ from .services import FLEET_KEY, in_sync, until
 # After the end of the last fault or invalidation, in seconds. `CONNECTED` has room for two cores.
 CONNECTED = 0.25
 HEALED = 1.0
-# A connection that is half open is noticed when a wait of 0.5 s is not answered 0.1 s later.
-NOTICED = 0.6
+# A connection that is half open is noticed when there is no answer for so long.
+NOTICED = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)

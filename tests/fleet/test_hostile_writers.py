@@ -207,7 +207,20 @@ class Lying:
         """Nothing is open."""
 
 
-@pytest.mark.parametrize("answer", [None, 5, [], ["e", "x", "1", "", ""], ["e", 1, 1, "", "", 1]])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None,
+        5,
+        b"[",
+        b"[" * 100_000,
+        b"{}",
+        b'["e", "x", "1", "", ""]',
+        b'["e", 1, 1, "", ""]',
+        b'["e", "1", "1", "", "", "1"]',
+    ],
+    ids=["nil", "number", "cut", "deep", "object", "no number", "numbers", "half a row"],
+)
 async def test_an_answer_that_is_no_log_is_a_redis_that_fails(answer: object) -> None:
     log = Log(Fleet(lambda: Lying(answer), keys=[FLEET_KEY]))
 

@@ -6,10 +6,15 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import pytest
+from redis.asyncio import Redis as Client
 
 from clerk_m2m import Fleet, Verifier
+from clerk_m2m.fleet.log import Log
+from clerk_m2m.fleet.rows import RowFormat
+from clerk_m2m.lookups.invalidation import Invalidation
 from harness import World
 
 from .services import Redis, accepts, in_sync, measured, until
@@ -24,6 +29,14 @@ async def two(world: World, fleet: MakeFleet) -> tuple[Verifier, Verifier]:
         await accepts(each, world.token())
     await until(lambda: in_sync(one, other))
     return one, other
+
+
+async def started(world: World, fleet: MakeFleet) -> Verifier:
+    """A service that starts now, and has read the log: on a busy host that takes above 0.1 s."""
+    verifier = world.verifier(world.live_settings(fleet=fleet()))
+    await verifier.warm_up()
+    await until(lambda: in_sync(verifier))
+    return verifier
 
 
 async def test_an_opaque_token_revoked_at_one_service_is_asked_for_again_at_another(
@@ -64,9 +77,7 @@ async def test_a_service_that_starts_later_knows_the_denials(
     jwt = world.jwt()
     await one.invalidate_everywhere(token=jwt)
 
-    late = world.verifier(world.live_settings(fleet=fleet()))
-
-    assert not await accepts(late, jwt)
+    assert not await accepts(await started(world, fleet), jwt)
 
 
 async def test_denials_are_written_again_where_redis_has_lost_them(
@@ -97,5 +108,45 @@ async def _denials_are_written_again(
     await until(lambda: measured(other).doubts and measured(one).doubts)
     assert not await accepts(other, token)  # it was verified again
     await until(lambda: redis.call("XLEN", redis.rows))
-    late = world.verifier(world.live_settings(fleet=fleet()))
-    assert not await accepts(late, jwt)
+    assert not await accepts(await started(world, fleet), jwt)
+
+
+@pytest.mark.parametrize("shape", [{}, {"protocol": 2}, {"protocol": 3}], ids=["own", "2", "3"])
+async def test_who_waits_is_given_the_rows_that_came(
+    redis: Redis, fleet: MakeFleet, shape: dict[str, Any]
+) -> None:
+    log = Log(fleet(lambda: Client(port=redis.port, **shape)))
+    form = RowFormat((b"k" * 32,))
+    invalidations = [Invalidation(token_id=f"mt_{at}", instant=1.5) for at in range(3)]
+    rows = [form.write(each, ends_at=None) for each in invalidations]
+    await log.append(rows)
+
+    given = await log.wait(1, timeout=0.1)
+
+    assert [each.body for each in given] == [each.body for each in rows[1:]]
+    assert tuple(given) == (await log.read(1)).rows
+    assert await log.wait(3, timeout=0.01) == []
+    await log.aclose()
+
+
+async def test_a_row_is_applied_before_the_head_of_the_log_is_read(
+    world: World, redis: Redis, fleet: MakeFleet
+) -> None:
+    # A user who may wait for rows, and from then on not run the program that reads the head.
+    user = f"waits-{redis.prefix[-8:]}"
+    redis.call("ACL", "SETUSER", user, "reset", "on", "nopass", "~*", "+@all")
+    one = world.verifier(world.live_settings(fleet=fleet()))
+    server = f"redis://{user}:any@127.0.0.1:{redis.port}"
+    other = world.verifier(world.live_settings(fleet=fleet(server=server)))
+    for each in (one, other):
+        await accepts(each, world.token())
+    await until(lambda: in_sync(one, other))
+    jwt = world.jwt()
+    assert await accepts(other, jwt)
+    redis.call("ACL", "SETUSER", user, "-eval")
+
+    await one.invalidate_everywhere(token=jwt)
+
+    await until(lambda: measured(other).applied == 1)
+    assert not await accepts(other, jwt)
+    await until(lambda: not in_sync(other))

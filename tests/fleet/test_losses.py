@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from types import TracebackType
 
 import pytest
@@ -17,12 +19,17 @@ from clerk_m2m import (
     VerificationUnavailableError,
 )
 from clerk_m2m.backend_api.revocations import Revocation
-from clerk_m2m.fleet.log import Log, Page
+from clerk_m2m.fleet import log as log_module
+from clerk_m2m.fleet import member as member_module
+from clerk_m2m.fleet.keys import log_key
+from clerk_m2m.fleet.log import READ_TIMEOUT, Log, Page
+from clerk_m2m.fleet.member import Member
 from clerk_m2m.fleet.outbox import Outbox
 from clerk_m2m.fleet.position import Position
 from clerk_m2m.fleet.rows import Row, RowFormat
-from clerk_m2m.lookups.invalidation import Invalidation
+from clerk_m2m.lookups.invalidation import Invalidation, TokenKind
 from clerk_m2m.lookups.invalidations import Invalidations
+from clerk_m2m.observe.reporter import Reporter
 from harness import World
 
 from .proxy import Fault, proxy_to
@@ -92,12 +99,104 @@ def test_only_who_finds_rows_lost_ends_the_epoch() -> None:
     assert not Position(epoch="e", number=5, history_to=9).is_continued_by(page(number=9, first=7))
 
 
+def token(number: int, kind: TokenKind) -> Invalidation:
+    """An invalidation of a token by its text."""
+    return Invalidation(digests=(bytes([number]) * 16,), token_kind=kind, instant=float(number))
+
+
+async def test_jwts_that_nobody_has_verified_fill_the_log_without_a_trace(
+    redis: Redis, fleet: MakeFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_module, "MAX_ROWS", 3)
+    form, log = RowFormat((b"k" * 32,)), Log(fleet())
+
+    async def append(invalidation: Invalidation) -> Page:
+        await log.append([form.write(invalidation, ends_at=None)])
+        return await log.read(-1)
+
+    for number in range(4):
+        await append(token(number, TokenKind.UNPROVEN))
+    seen = await append(token(4, TokenKind.UNPROVEN))
+    assert (seen.floor, len(seen.rows), seen.first) == (None, 3, 3)
+
+    # One that denies something is not lost: what was issued until then is denied.
+    await append(Invalidation(token_id="mt_1", instant=50.0))
+    for number in range(2):
+        await append(token(number, TokenKind.UNPROVEN))
+    seen = await append(token(2, TokenKind.UNPROVEN))
+    assert seen.floor is not None
+    assert form.read(seen.floor) == Invalidation(token_id="mt_1", instant=50.0)
+    await log.aclose()
+
+
+class Nowhere:
+    """A process in which nothing is invalidated."""
+
+    def apply(self, invalidation: Invalidation, *, live: bool) -> None:
+        """Do nothing."""
+
+    def void_everything(self, instant: float | None = None) -> None:
+        """Do nothing."""
+
+
+async def test_jwts_that_nobody_has_verified_displace_no_denial_that_is_written_again(
+    fleet: MakeFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(member_module, "MAX_ROWS", 3)
+    monkeypatch.setattr(member_module, "WRITE_BACK_SPREAD", 0.0)
+    settings, log = fleet(), Log(fleet())
+    member = Member(settings, local=Nowhere(), clock=Clock(), reporter=Reporter(Clock()))
+    form = RowFormat((log_key(settings.keys[0]),))
+    given = [
+        Invalidation(token_id="mt_1", instant=50.0),
+        *(token(number, TokenKind.UNPROVEN) for number in range(5)),
+        Invalidation(machine_id="mch_1", instant=50.0),
+    ]
+    member.begin(page(number=0))
+    for number, each in enumerate(given, start=1):
+        member.take(replace(form.write(each, ends_at=None), number=number))
+
+    member.begin(page(number=0))  # everything was lost
+    await member.write_back(log)
+
+    read = [form.read(each) for each in (await log.read(-1)).rows]
+    assert {each.name for each in read if each} == {given[at].name for at in (0, 5, 6)}
+    await log.aclose()
+
+
 def test_an_older_invalidation_that_comes_later_takes_nothing_back() -> None:
     table = Invalidations(Clock(monotonic=lambda: 0.0, wall=lambda: 500.0))
     table.add("mch_1", instant=100.0)
     table.add("mch_1", instant=50.0)
 
     assert table.deny(digest=b"d", token_id="mt_1", machine_id="mch_1", issued_at=99.0)
+
+
+async def test_a_process_that_is_held_up_takes_no_server_for_one_that_does_not_answer(
+    redis: Redis, fleet: MakeFleet
+) -> None:
+    log = Log(fleet())
+    await log.append([row()])
+    waiting = asyncio.create_task(log.wait(0, timeout=0.4))
+    await asyncio.sleep(0)
+    time.sleep(READ_TIMEOUT + 0.1)  # noqa: ASYNC251  the whole process stands still
+
+    assert len(await waiting) == 1
+    await log.aclose()
+
+
+async def test_a_server_that_does_not_answer_is_given_up_in_time(
+    redis: Redis, fleet: MakeFleet
+) -> None:
+    async with proxy_to(redis.port) as proxy:
+        log = Log(fleet(server=f"redis://127.0.0.1:{proxy.port}"))
+        await log.read(-1)
+        await proxy.break_with(Fault.HUNG)
+        began_at = time.monotonic()
+        with pytest.raises(FleetUnavailableError, match="did not answer in time"):
+            await log.wait(0, timeout=0.4)
+        assert READ_TIMEOUT - 0.1 < time.monotonic() - began_at < READ_TIMEOUT + 0.5
+        await log.aclose()
 
 
 async def test_a_denial_that_is_written_again_denies_no_younger_jwt(

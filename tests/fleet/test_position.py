@@ -55,6 +55,12 @@ def test_a_row_that_names_another_one_before_it_does_not_go_on() -> None:
     assert not at(7).is_continued_by(forged)
 
 
+def test_only_the_next_row_of_the_same_chain_comes_after_the_last_one() -> None:
+    assert at(7).is_before(row(8))
+    assert not at(7).is_before(row(9))
+    assert not at(7).is_before(row(8, "another"))
+
+
 def test_rows_may_be_missing_from_the_history_that_is_read_at_the_start() -> None:
     assert at(7, history_to=9).is_continued_by(page(9, 12))
     assert not at(9, history_to=9).is_continued_by(page(11, 12))
