@@ -24,15 +24,16 @@ PACKAGES = (
 
 HEAD = """# Benchmarks
 
-What this package costs, beside what one would pick instead. Written by `make bench`; do not edit.
+The cost of this package, compared with what you would otherwise use. `make bench` writes this page:
+do not edit it. The text is in `bench/report.py` and `bench/findings.py`.
 
 {where}
 
-Every figure is a ratio, this package to the other, of two things done in turn within the same few
-milliseconds: the median of the rounds, and in brackets their lower and upper quartile. Absolute
-values are medians too, and only there for orientation: another machine has others.
-Clerk's Backend API is this package's emulator, in a process of its own, over loopback: a call that
-goes to Clerk itself takes tens of milliseconds more, on both sides.
+Each ratio is this package divided by the other. The two are measured in turn, within the same few
+milliseconds. The ratio is the median of the rounds, with the lower and upper quartile in brackets.
+Absolute values are medians too. They depend on the machine, and are given only for orientation.
+Clerk's Backend API is this package's emulator, in its own process, over loopback. A call to Clerk
+itself takes tens of milliseconds more, on both sides.
 
 ![The ratio and the aim of each row](benchmarks.svg)
 

@@ -66,6 +66,15 @@ def test_a_page_links_only_to_pages_beside_it_and_to_whole_addresses(page: Path)
     assert [link for link in relative if "/" in link] == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_an_item_of_a_list_holds_no_other_block(page: Path) -> None:
+    """GitHub shows a block that two spaces indent inside the item. The site ends the list there."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+
+    assert re.findall(r"^\n +\S.*|^ +[-*] .*|^ +```.*", text, re.MULTILINE) == []
+    assert re.findall(r"^(?![-*|] |\s|\d+\. |#|$).*\n[-*] .*", text, re.MULTILINE) == []
+
+
 def test_the_site_and_its_home_page_list_every_page() -> None:
     site = (ROOT / "zensical.toml").read_text("utf-8")
     tables = set(links_of(DOCS / "index.md"))

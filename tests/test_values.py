@@ -64,7 +64,7 @@ def test_no_value_takes_an_attribute_that_it_does_not_have() -> None:
     ("constant", "page", "said"),
     [
         ("credentials.MAX_CREDENTIAL_BYTES", "security.md", "more than {:.0f} KiB"),
-        ("lookups.invalidations.MAX_ROWS", "security.md", "Up to {:,} denials of each kind"),
+        ("lookups.invalidations.MAX_ROWS", "security.md", "Up to {:,} invalidations are stored"),
         ("lookups.invalidations.MAX_UNPROVEN", "security.md", "Up to {:,} whose signature"),
         ("verification.key_set.FETCH_PAUSE", "security.md", "one fetch of the key set in {:.0f} s"),
         ("verification.signature.MIN_KEY_BITS", "security.md", "{:d} bits at least"),
