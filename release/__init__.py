@@ -1,1 +1,1 @@
-"""What is checked before a release: the distributions (`dist`), and the tests (`mutants`)."""
+"""Checks before a release: the distributions (`dist`), and the tests (`mutants`)."""

@@ -1,9 +1,9 @@
 """Builds the wheel and the sdist into `dist/`, checks them, and installs the wheel anew.
 
-What is looked at: the metadata; that the wheel holds the package and nothing else; that the sdist
+It checks the metadata; that the wheel holds the package and nothing else; that the sdist
 holds every committed file and builds the same wheel; that the bare installation brings nothing
 optional; that each extra brings what it is for; and that the app of the README, served as the
-README says, admits a token of the emulator and refuses a request without one.
+README says, accepts a token of the emulator and refuses a request without one.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ OPTIONAL |= {"prometheus-client", "opentelemetry-api"}
 
 
 def check(holds: bool, otherwise: str) -> None:
-    """End with a message where something does not hold."""
+    """Exit with the message if the condition does not hold."""
     if not holds:
         raise SystemExit(f"dist: {otherwise}")
 
 
 def run(*command: str | Path) -> str:
-    """Run a command outside the checkout; give what it prints, or end with it where it fails."""
+    """Run a command outside the checkout; return its output, or exit with it if it fails."""
     done = subprocess.run(
         [str(each) for each in command], cwd=tempfile.gettempdir(), capture_output=True, text=True
     )
@@ -64,13 +64,13 @@ def run(*command: str | Path) -> str:
 
 
 def contents(archive: Path) -> dict[str, bytes]:
-    """Give the files of a wheel."""
+    """Return the files of a wheel."""
     with zipfile.ZipFile(archive) as opened:
         return {name: opened.read(name) for name in opened.namelist()}
 
 
 def committed() -> set[str]:
-    """Give the files that git knows."""
+    """Return the files that git tracks."""
     listed = subprocess.run(
         ["git", "ls-files", "-z"],
         cwd=ROOT,
@@ -99,7 +99,7 @@ def built(folder: Path) -> tuple[Path, Path]:
 
 
 def look_inside(wheel: Path, sdist: Path) -> None:
-    """Compare what is in the two with what is committed."""
+    """Compare the contents of both with the tracked files."""
     files = committed()
     package = {name for name in files if name.startswith("clerk_m2m/")}
     inside = {name for name in contents(wheel) if ".dist-info/" not in name}
@@ -131,17 +131,17 @@ class Environment:
         run(self.bin / "pip", "install", "--quiet", "--disable-pip-version-check", wanted, *others)
 
     def python(self, code: str) -> str:
-        """Run code in it, apart from the checkout."""
+        """Run code in it, isolated from the checkout."""
         return run(self.bin / "python", "-I", "-W", "error", "-c", code)
 
     def installed(self) -> set[str]:
-        """Give the names of what is installed."""
+        """Return the names of the installed distributions."""
         listed = run(self.bin / "pip", "list", "--format", "json", "--disable-pip-version-check")
         return {each["name"].lower().replace("_", "-") for each in json.loads(listed)}
 
 
 def call(url: str, token: str = "", body: object = None) -> tuple[int, Any]:
-    """Send a request; give the status and the JSON of the answer."""
+    """Send a request; return the status and the JSON of the answer."""
     request = urllib.request.Request(url, json.dumps(body).encode() if body is not None else None)  # noqa: S310 - loopback
     request.add_header("Content-Type", "application/json")
     if token:
@@ -155,7 +155,7 @@ def call(url: str, token: str = "", body: object = None) -> tuple[int, Any]:
 
 @contextmanager
 def served(folder: Path, *command: str | Path, **environment: str) -> Iterator[tuple[str, str]]:
-    """Run a server; give its address and what it has printed until it listens."""
+    """Run a server; yield its address and what it has printed until it listens."""
     log = folder / f"{Path(command[0]).name}.log"
     with log.open("w") as output:
         process = subprocess.Popen(
@@ -180,7 +180,7 @@ def served(folder: Path, *command: str | Path, **environment: str) -> Iterator[t
 
 
 def _refuses(address: str) -> bool:
-    """Tell whether nothing listens at the address yet."""
+    """Return True while nothing listens at the address."""
     try:
         call(address)
     except json.JSONDecodeError:

@@ -1,12 +1,12 @@
-"""Would the tests notice? Changes the security core, one place at a time, and runs the tests.
+"""Mutation testing: changes the security core, one place at a time, and runs the tests.
 
 A mutant is a copy of the commit with one change made by cosmic-ray: `<` for `<=`, `not` removed, a
 number plus one. The tests kill it by failing, or survive it by passing. For each mutant only the
 tests that run the changed line are run, those of the same folder first, then the short ones, until
 one fails. The sample is random; its seed is the hash of the commit, so a commit has one score.
 
-Everything happens in copies of the commit in a temporary folder: what is not committed is not
-tested, and a run that is ended leaves the checkout as it was.
+Everything happens in copies of the commit in a temporary folder. So uncommitted changes are not
+tested, and a run that is killed leaves the checkout unchanged.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ SAMPLE = 300
 GOAL = 0.95
 MOST_EQUIVALENT = 0.05  # of the sample
 
-# Seconds. A mutant is tested by at most so much of the suite, and no test of it takes longer.
+# Seconds: the tests of one mutant take at most this long together, and no test takes longer.
 SECONDS_OF_TESTS = 45.0
 LONGEST_TEST = 5.0
 
@@ -65,13 +65,13 @@ class Mutant:
     in_function: bool
 
     def code(self, original: str) -> str:
-        """Give the module's text with the change."""
+        """Return the module's text with the change."""
         operator = cosmic_ray.plugins.get_operator(self.operator)()
         changed = mutate_code(original, operator, self.occurrence)
         return str(changed)
 
     def change(self, original: str) -> str:
-        """Give the changed lines, before and after, by which `equivalent.toml` names the mutant."""
+        """Return the changed lines, before and after; `equivalent.toml` names mutants by them."""
         compared = difflib.ndiff(original.splitlines(), self.code(original).splitlines())
         lines = [line for line in compared if line[:2] in ("- ", "+ ")]
         return "\n".join(f"{line[0]} {line[2:].strip()}" for line in lines)
@@ -79,13 +79,13 @@ class Mutant:
 
 @dataclass(frozen=True)
 class Suite:
-    """What is known of the tests: their seconds, and which of them run which line of a module."""
+    """The seconds that each test takes, and which tests run which line of a module."""
 
     seconds: dict[str, float]
     lines: dict[str, dict[int, set[str]]]
 
     def tests_of(self, mutant: Mutant, statement: tuple[int, int]) -> list[str]:
-        """Give the tests that run the changed lines, in the order to run them in."""
+        """Return the tests that run the changed lines, in the order in which to run them."""
         lines = self.lines.get(mutant.path, {})
         found = set[str]()
         for first, last in (mutant.lines, statement) if mutant.in_function else ():
@@ -123,7 +123,7 @@ class Copy:
         subprocess.run(["tar", "x"], cwd=folder, check=True, input=archive.stdout)
 
     def run(self, *command: str, timeout: float, **environment: str) -> int | None:
-        """Run python in the copy; give its exit code, or None where it had to be ended."""
+        """Run python in the copy; return its exit code, or None if it was killed at the timeout."""
         process = subprocess.Popen(
             [sys.executable, *command],
             cwd=self.folder,
@@ -143,14 +143,14 @@ class Copy:
                 process.wait()
 
     def write(self, path: str, text: str) -> None:
-        """Write a module, and remove what was compiled from the text before."""
+        """Write a module, and delete what was compiled from its previous text."""
         module = self.folder / path
         module.write_text(text, "utf-8")
         for compiled in module.parent.glob(f"__pycache__/{module.stem}.*"):
             compiled.unlink()
 
     def last_line(self) -> str:
-        """Give the last line that says which test failed, or else the very last one."""
+        """Return the last line that names a failed test, or else the last line."""
         lines = self.folder.with_suffix(".log").read_text("utf-8", "replace").splitlines()
         named = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
         return (named or lines or [""])[-1][:160]
@@ -164,7 +164,7 @@ def measured_suite(copy: Copy) -> Suite:
         *("-m", "pytest", "-q", "-p", "release.selection", "-p", "no:cacheprovider"),
         timeout=3600,
         MUTANTS_RECORD=str(seconds),
-        COVERAGE_CORE="ctrace",  # the one that can tell the tests apart in every version of Python
+        COVERAGE_CORE="ctrace",  # the core that records which test ran, in every version of Python
     )
     if code not in (0, 1):
         raise SystemExit(f"The suite did not run: {copy.last_line()}")
@@ -182,7 +182,7 @@ def measured_suite(copy: Copy) -> Suite:
 
 @cache
 def statements(path: Path) -> list[tuple[int, int]]:
-    """Give the first and the last line of each simple statement or head of a block."""
+    """Return the first and the last line of each simple statement or head of a block."""
     return [
         (node.lineno, node.body[0].lineno - 1 if hasattr(node, "body") else node.end_lineno or 0)
         for node in ast.walk(ast.parse(path.read_text("utf-8")))
@@ -191,14 +191,14 @@ def statements(path: Path) -> list[tuple[int, int]]:
 
 
 def statement_of(folder: Path, mutant: Mutant) -> tuple[int, int]:
-    """Give the lines of the smallest statement that the mutant is in."""
+    """Return the lines of the smallest statement that the mutant is in."""
     first, last = mutant.lines
     around = [each for each in statements(folder / mutant.path) if each[0] <= first <= each[1]]
     return min(around, key=lambda each: each[1] - each[0], default=(first, last))
 
 
 def not_run(path: Path) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """Give the places that only a type checker reads: annotations, and blocks for it alone."""
+    """Return the places that only a type checker reads: annotations, `TYPE_CHECKING` blocks."""
     found: list[ast.AST | None] = []
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         match node:
@@ -216,7 +216,7 @@ def not_run(path: Path) -> list[tuple[tuple[int, int], tuple[int, int]]]:
 
 
 def of_functions(path: Path) -> list[tuple[int, int]]:
-    """Give the first and the last line of the body of each function."""
+    """Return the first and the last line of the body of each function."""
     return [
         (node.body[0].lineno, node.end_lineno or 0)
         for node in ast.walk(ast.parse(path.read_text("utf-8")))
@@ -225,7 +225,7 @@ def of_functions(path: Path) -> list[tuple[int, int]]:
 
 
 def places(folder: Path) -> Iterator[list[Mutant]]:
-    """Give the mutants of each place: the changes of one kind at one position of the core."""
+    """Yield the mutants of each place: the changes of one kind at one position of the core."""
     operators = {
         name: cosmic_ray.plugins.get_operator(name)
         for name in sorted(cosmic_ray.plugins.operator_names())
@@ -251,7 +251,7 @@ def places(folder: Path) -> Iterator[list[Mutant]]:
 def sampled(
     folder: Path, found: list[list[Mutant]], size: int, chance: random.Random
 ) -> dict[Mutant, str]:
-    """Choose one mutant of each of so many places; give the change that each one makes."""
+    """Choose one mutant at each of `size` places; return the change that each one makes."""
     changes: dict[Mutant, str] = {}
     for place in chance.sample(found, len(found)):
         mutant = chance.choice(place)
@@ -266,12 +266,12 @@ def sampled(
 
 @cache
 def listed_as_equivalent() -> list[dict[str, str]]:
-    """Give the entries of `equivalent.toml`."""
+    """Return the entries of `equivalent.toml`."""
     return list(tomllib.loads(EQUIVALENT.read_text("utf-8"))["equivalent"])
 
 
 def is_equivalent(mutant: Mutant, change: str) -> bool:
-    """Tell whether the list has the mutant: its change, or for any file what is swapped by it."""
+    """Return True if the list has the mutant: its file and change, or what it swaps in any file."""
     before, _, after = change.partition("\n+ ")
     return any(
         (mutant.path, change) == (each["file"], each["change"].strip())
@@ -283,7 +283,7 @@ def is_equivalent(mutant: Mutant, change: str) -> bool:
 
 
 def verdict(copy: Copy, mutant: Mutant, tests: list[str]) -> str:
-    """Test one mutant; give `survived`, or what killed it."""
+    """Test one mutant; return `survived` and why, or what killed it."""
     if not tests:
         return "survived: no test runs it"
     original = (copy.folder / mutant.path).read_text("utf-8")
@@ -306,7 +306,7 @@ def verdict(copy: Copy, mutant: Mutant, tests: list[str]) -> str:
 
 
 def main() -> None:
-    """Sample, test, report; exit with 1 where the score is below the goal."""
+    """Sample, test, report; exit with 1 if the score is below the goal."""
     parser = argparse.ArgumentParser(prog="mutants", description=__doc__.splitlines()[0])
     parser.add_argument("--sample", type=int, default=SAMPLE, help="how many mutants (%(default)s)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="how many at a time")
@@ -320,7 +320,7 @@ def main() -> None:
 
 
 def run(temporary: Path, commit: str, size: int, jobs: int) -> int:
-    """Test a sample of the commit's mutants; give the exit code."""
+    """Test a sample of the commit's mutants; return the exit code."""
     started = time.monotonic()
     copies = [Copy(temporary / f"copy{number}", commit) for number in range(jobs)]
     folder = copies[0].folder
@@ -359,7 +359,7 @@ def run(temporary: Path, commit: str, size: int, jobs: int) -> int:
 
 
 def report(results: dict[Mutant, str], changes: dict[Mutant, str], seconds: float) -> int:
-    """Print the survivors and the score; give the exit code."""
+    """Print the survivors and the score; return the exit code."""
     survivors = [mutant for mutant, said in results.items() if said.startswith("survived")]
     alike = sum(said == "equivalent" for said in results.values())
     for mutant in survivors:

@@ -1,4 +1,4 @@
-"""What a client sees of a refusal."""
+"""Checks of what a client sees of a refusal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from harness import bearer, protected
 
 
 async def get(app: ASGIApp, token: str | None, path: str = "/") -> httpx.Response:
-    """Call an app as behind a server, which survives what the app raises."""
+    """Call an app as a server does, which does not stop when the app raises."""
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://service.test") as client:
         return await client.get(path, headers=bearer(token))
@@ -49,7 +49,7 @@ def check_answer(
 
 
 def assert_retry_after(answer: httpx.Response, seconds: float | None) -> None:
-    """Check a `Retry-After`: each is a little longer than needed, so that not all come at once."""
+    """Check a `Retry-After`. Jitter makes it longer, so that not all callers return at once."""
     said = answer.headers.get("retry-after")
     if seconds is None:
         assert said is None

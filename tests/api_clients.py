@@ -14,12 +14,12 @@ UNKNOWN_KEY = "ak_" + "0" * 32
 
 
 def open_client(world: World, **given: Any) -> ClerkClient:
-    """Open a client on the emulator that holds the keys which are given, and no other."""
+    """Open a client on the emulator with the given keys and no others."""
     return world.emulator.client(**({"secret_key": None} | given))
 
 
 def answering(*answers: httpx.Response | Exception) -> tuple[ClerkClient, list[httpx.Request]]:
-    """Make a client whose network gives these answers in turn, and what it was asked."""
+    """Return a client whose network sends these answers in turn, and the list of its requests."""
     asked: list[httpx.Request] = []
     waiting = list(answers)
 

@@ -1,4 +1,4 @@
-"""What a server sends to an ASGI app and the app answers, by hand."""
+"""ASGI scopes and messages as a server sends them, without a server."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def websocket_scope(token: str | None = None, *, denial: bool = False, **given: 
 
 
 async def play(app: ASGIApp, scope: Scope, *incoming: Message) -> list[Message]:
-    """Drive an app by hand; gives what it sent."""
+    """Call an app with these incoming messages; return the messages that it sent."""
     waiting, sent = list(incoming), list[Message]()
 
     async def receive() -> Message:
@@ -53,7 +53,7 @@ async def play(app: ASGIApp, scope: Scope, *incoming: Message) -> list[Message]:
 
 
 async def ask(app: ASGIApp, scope: Scope) -> tuple[int, dict[str, Any]]:
-    """Give the status and the JSON body of the answer to a hand-made HTTP scope."""
+    """Return the status and the JSON body of an app's answer to an HTTP scope."""
     start, *rest = await play(app, scope, {"type": "http.request", "body": b""})
     return start["status"], json.loads(b"".join(message["body"] for message in rest))
 
@@ -65,7 +65,7 @@ CONNECT: Message = {"type": "websocket.connect"}
 CLOSE: Message = {"type": "websocket.close", "code": 1008}
 
 
-# Logs
+# For apps that must not receive or send anything
 
 
 async def receive_nothing() -> Message:

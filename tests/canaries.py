@@ -1,4 +1,4 @@
-"""The search for secrets: in what can be reached, in logs, answers and frames."""
+"""A search for leaked secrets in reachable objects, logs, answers and frames."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from clerk_m2m import ClerkM2MError, RefusalError, Verifier
 from clerk_m2m.secret import Secret, SecretCallable
 from harness import World, bearer, calling, protected
 
-WINDOW = 16  # a part of a secret this long is the secret's, not chance
+WINDOW = 16  # characters; a part of a secret of this length does not occur by chance
 BLOCK = WINDOW // 2
 PACKAGE = Path(clerk_m2m.__file__).parent
-# Their keys open nothing: they are made up.
+# The keys in these are made up and give no access.
 FAKES = ("emulator", "testing", "demo")
 
 
@@ -111,9 +111,10 @@ def locals_of(frame: FrameType, known: dict[int, list[str]]) -> list[str]:
 
 @dataclass
 class Aviary:
-    """The canaries and all that was seen while they were driven through.
+    """The canaries (secrets to search for), and everything that is searched for them.
 
-    `keys` are ours; `seen_of_tokens` is where only keys must not turn up.
+    `keys` are our own keys. `seen` must contain no canary. `seen_of_tokens` may contain tokens, but
+    no key.
     """
 
     world: World
@@ -138,7 +139,7 @@ class Aviary:
         """Search an error, and its traceback with the locals of our frames."""
         self.look(error)
         self.seen += traceback.format_exception(error)
-        # Nothing runs while this looks, and the frames keep their objects: an id is one object's.
+        # The frames hold their objects, so none is freed during the search and each id is unique.
         known: dict[int, list[str]] = {}
         for each in chain(error):
             frames = our_frames(each)
@@ -154,19 +155,19 @@ class Aviary:
         self.look_at_error(refusal)
 
     async def attempt(self, act: Callable[[], Awaitable[Any]]) -> None:
-        """Do something that may fail, and look at what it gives or raises."""
+        """Do something that may fail, and search what it returns or raises."""
         try:
             self.look(await act())
         except (ClerkM2MError, ValueError) as exc:
             self.look_at_error(exc)
 
     def look(self, *roots: Any) -> None:
-        """Search all that can be reached from these."""
+        """Search everything that can be reached from these."""
         for root in roots:
             self.seen.extend(reachable(root))
 
     async def ask(self, verifier: Verifier, token: str) -> httpx.Response | None:
-        """Verify through the door and directly, and keep all that comes of it."""
+        """Verify through the middleware and directly, and keep everything that results."""
         answer = None
         async with calling(protected(verifier, on_error=self.refused)) as client:
             answer = await client.get("/", headers=bearer(token))
@@ -176,7 +177,7 @@ class Aviary:
         return answer
 
     def assert_silent(self) -> None:
-        """Fail where a part of a canary turned up."""
+        """Fail if a part of a canary was found."""
         for record in self.log.records:
             self.seen += [record.getMessage(), repr(record.args), record.exc_text or ""]
             if record.exc_info and record.exc_info[1]:
@@ -188,19 +189,20 @@ class Aviary:
 def _assert_in_none(canaries: list[str], seen: list[str]) -> None:
     text = "\n".join(dict.fromkeys(seen))
     for canary in canaries:
-        # A window holds a whole one of the blocks of half its length that stand end to end.
+        # Each window contains at least one whole block of half its length. So only windows around
+        # a block that was found need a closer look.
         blocks = range(3, len(canary) - BLOCK + 1, BLOCK)
         for block in (start for start in blocks if canary[start : start + BLOCK] in text):
             first = max(3, block - BLOCK + 1)
             for start in range(first, min(block, len(canary) - WINDOW) + 1):
-                assert canary[start : start + WINDOW] not in text, "a canary sang"
+                assert canary[start : start + WINDOW] not in text, "a secret leaked"
 
 
 def _error(**members: Any) -> dict[str, Any]:
     return {"errors": [{"message": "m", "long_message": "l", "code": "c", "meta": {}} | members]}
 
 
-# What an upstream might answer with what it was sent.
+# Answers of an upstream that repeats a secret that it was sent, each in another place.
 ECHOES: dict[str, Callable[[int, str], httpx.Response]] = {
     "in the message": lambda status, said: httpx.Response(
         status, json=_error(message=f"bad: {said}", long_message="")

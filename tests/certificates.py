@@ -1,4 +1,4 @@
-"""A private certificate authority, and the server that it vouches for."""
+"""A private certificate authority, and a server's certificate that it has signed."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class Certificates:
     server: Path
 
     def server_context(self) -> ssl.SSLContext:
-        """Give what a server on asyncio's streams takes."""
+        """Return the TLS context for a server on asyncio's streams."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(self.server)
         return context
 
 
 def certificates(directory: Path, *, host: str, address: str = "127.0.0.1") -> Certificates:
-    """Write the certificates of a server that is called `host` or `address`."""
+    """Write the certificates of a server that clients reach by `host` or `address`."""
     # One key for both saves a tenth of a second.
     key = serialization.load_pem_private_key(SIGNING_KEY.encode(), None)
     assert isinstance(key, RSAPrivateKey)

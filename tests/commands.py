@@ -1,4 +1,4 @@
-"""The command line in process: what it ended with, and what it printed."""
+"""Runs the command line in process: its exit code, and what it printed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COMMANDS = get_command(app)
 
 @dataclass(frozen=True)
 class Ended:
-    """What a command ended with and printed."""
+    """The exit code of a command and what it printed."""
 
     code: int
     out: str
@@ -27,7 +27,7 @@ class Ended:
 
     @property
     def json(self) -> dict[str, Any]:
-        """Give the document on stdout."""
+        """Return the JSON document on stdout."""
         document = json.loads(self.out)
         assert document["format_version"] == 1
         assert isinstance(document, dict)
@@ -41,7 +41,7 @@ def run_command(
     charset: str = "utf-8",
 ) -> Ended:
     """Run `clerk-m2m` with these arguments; `environ` is added to the environment."""
-    # Not `invoke`, which makes the commands anew: that takes half of a run's time.
+    # `invoke` would build the commands for each run, which takes half of a run's time.
     runner = CliRunner(charset=charset)
     with runner.isolation(input=stdin, env=environ) as (stdout, stderr, _):
         with pytest.raises(SystemExit) as raised:

@@ -15,21 +15,21 @@ from harness import SIGNING_KEY, Instance, World, open_world
 
 SOAK_SECONDS = 1800
 
-# For `bench` and `live`. Last, so that an installed package is still the one that is tested.
+# For `bench` and `live`. Appended, so that an installed package is still the one tested.
 sys.path.append(str(Path(__file__).parent.parent))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give a soak test a timeout of its own; the others have the one in pyproject.toml."""
+    """Set the timeout of soak tests; the others have the one in pyproject.toml."""
     for item in items:
         if item.get_closest_marker("soak"):
             item.add_marker(pytest.mark.timeout(SOAK_SECONDS))
 
 
 def pytest_collection_finish() -> None:
-    """Take what was imported and collected out of the garbage collector's sight.
+    """Exclude what was imported and collected so far from garbage collection.
 
-    A collection would walk over all of it, which takes 0.3 s; tests that ask for one are many.
+    Many tests collect garbage, and each would spend 0.3 s on these objects.
     """
     gc.collect()
     gc.freeze()

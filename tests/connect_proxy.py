@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class ConnectProxy:
-    """Where it listens, the heads of the requests that it got, and what it has carried."""
+    """Its address, the heads of the requests that it received, and the bytes that it carried."""
 
     address: str = ""
     heads: list[str] = field(default_factory=list)
     carried: bytearray = field(default_factory=bytearray)
 
     def asked_for(self) -> list[str]:
-        """Give the target of each request."""
+        """Return the target of each request."""
         return [head.split()[1] for head in self.heads]
 
 
@@ -25,7 +25,7 @@ class ConnectProxy:
 async def connect_proxy(port: int, *, answer: bytes | None = None) -> AsyncIterator[ConnectProxy]:
     """Tunnel everything to `port` of loopback, whatever host is asked for.
 
-    An `answer` is sent instead, and the connection left open.
+    With `answer`, it sends that instead and leaves the connection open.
     """
     proxy = ConnectProxy()
     tasks: set[asyncio.Task[None]] = set()
@@ -46,7 +46,7 @@ async def connect_proxy(port: int, *, answer: bytes | None = None) -> AsyncItera
             writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
             await asyncio.gather(carry(reader, to_clerk), carry(from_clerk, writer))
         except (ConnectionError, asyncio.IncompleteReadError):
-            pass  # one of the two has gone
+            pass  # one of the two has disconnected
         finally:
             tasks.discard(task)
             for each in writers:

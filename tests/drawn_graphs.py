@@ -1,4 +1,4 @@
-"""Graphs to draw: made by hand, and by size."""
+"""Graphs to draw: explicit ones, and generated ones of a given size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests dropped while their verification is out: what encode/httpcore#1093 punishes."""
+"""Requests cancelled while their verification is in progress (encode/httpcore#1093)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ REQUESTS = 20
 
 
 async def drop_requests(world: World, *, rounds: int) -> None:
-    """Drop 20 requests a round, each cancelled twice; then find the service as it was before."""
+    """Cancel 20 requests twice in each round; then the service must work and leak nothing."""
 
     async def answer_late(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(0.005)
@@ -38,11 +38,13 @@ async def drop_requests(world: World, *, rounds: int) -> None:
         async with calling(protected(verifier)) as client:
             for number in range(rounds):
                 await _drop_one_round(client, number, upstream)
-            # On a starved machine so many calls may time out that Clerk is left alone for a while.
+            # On a slow host so many calls may time out that the breaker opens: let it close.
             world.time.advance(60.0)
             answer = await client.get("/", headers=bearer("mt_" + "n" * 40))
             assert answer.status_code == 200
-        assert upstream.requests > rounds // 4  # calls were under way when they were dropped
+        assert (
+            upstream.requests > rounds // 4
+        )  # calls were in progress when their requests were cancelled
         assert upstream.connections <= POOL
         await eventually(lambda: len(asyncio.all_tasks()) == tasks_before + upstream.open)
         await verifier.aclose()
@@ -56,10 +58,10 @@ async def _drop_one_round(client: httpx.AsyncClient, number: int, upstream: RawU
         asyncio.create_task(client.get("/", headers=bearer(f"mt_{number:032}{each:08}")))
         for each in range(REQUESTS)
     ]
-    # Each round strikes at another moment: while connecting, while sending, while being answered.
+    # Each round cancels at another moment: while connecting, sending, or receiving.
     await asyncio.sleep(0.001 * (number % 8))
     if number % 2:
-        # Where the machine is slow, the requests may end by themselves before three calls are out.
+        # On a slow host the requests may end by themselves before three calls were sent.
         await eventually(
             lambda: upstream.requests >= asked_before + 3 or all(each.done() for each in requests),
             within=30.0,

@@ -10,7 +10,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 def example(name: str) -> ModuleType:
-    """Import an example afresh: it reads its environment when it starts."""
+    """Import an example anew: it reads the environment when it is imported."""
     spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None

@@ -1,6 +1,6 @@
-"""A flood of well-formed garbage against callers in use.
+"""A flood of well-formed unknown tokens, while known callers keep sending requests.
 
-The normal suite sends a part of it, the soak run all.
+The normal suite sends a part of the flood, the soak run all of it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ UNKNOWN = {"errors": [{"code": "token_not_found", "message": "Unknown."}]}
 
 
 class Clerk:
-    """Knows the tokens in use and no other; counts the calls, and how many are out at once."""
+    """Knows the tokens in use and no others; counts the calls, and how many run at once."""
 
     def __init__(self, world: World, known: list[str]) -> None:
         self._answer = record(world)
@@ -46,7 +46,7 @@ class Clerk:
 
 @contextmanager
 def little_memory() -> Iterator[None]:
-    """Fail where what is done inside leaves more than 20 MB behind. Slow: each object is traced."""
+    """Fail if the block leaves more than 20 MB allocated. Slow: every allocation is traced."""
     gc.collect()
     tracemalloc.start()
     yield
@@ -57,10 +57,10 @@ def little_memory() -> Iterator[None]:
 
 
 async def flood(world: World, *, garbage: int, cache_size: int = 10_000) -> None:
-    """Send so many different tokens in crowds while 100 others stay in use."""
+    """Send `garbage` different unknown tokens, 100 at once, while 100 known ones stay in use."""
     known = [f"mt_known{number:040}" for number in range(IN_USE)]
     clerk = Clerk(world, known)
-    # A crowd waits for its turn as long as it takes: how long that is depends on the machine.
+    # A long timeout: how long 100 requests wait for their slots depends on the host.
     verifier = Verifier(
         world.settings(timeout=20.0, cache_size=cache_size),
         transport=httpx.MockTransport(clerk),

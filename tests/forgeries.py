@@ -46,7 +46,7 @@ KEY, ATTACKER = _genuine_key(), rsa_key("attacker")
 
 @dataclass(frozen=True)
 class Parts:
-    """What a good M2M JWT of the caller's consists of, to be changed by each forgery."""
+    """The parts of a good M2M JWT of the caller; each forgery changes some."""
 
     kid: str
     subject: str
@@ -83,7 +83,7 @@ class Parts:
         )
 
     def headed(self, by: Any = None, **members: Any) -> str:
-        """The same with members of the header changed; one that is `...` is left out."""
+        """The same token with changed members of the header; one that is `...` is left out."""
         header = {k: v for k, v in (self.header | members).items() if v is not ...}
         return self.token(by, header=header)
 
@@ -93,7 +93,7 @@ Case = tuple[str, Forge, str]  # the sentence, the forgery, the code of the refu
 
 
 def _raw(claims: dict[str, Any], **texts: str) -> str:
-    """JSON in which some values are written as given, whatever Python thinks of them."""
+    """JSON in which some values are written as the given text, valid or not."""
     text = json.dumps(claims | {name: f"@{name}@" for name in texts})
     for name, value in texts.items():
         text = text.replace(f'"@{name}@"', value)
@@ -137,7 +137,7 @@ SIGNATURES: list[Case] = [
     ("the signature and its dot were cut off", lambda p: p.token().rpartition(".")[0], INVALID),
     ("the subject was changed after signing",
      lambda p: resigned(p.token(), payload=segment(p.claims | {"sub": VICTIM})), INVALID),
-    ("the end was moved after signing",
+    ("exp was changed after signing",
      lambda p: resigned(p.token(exp=p.now - 60), payload=segment(p.claims)), INVALID),
     ("the category was changed after signing",
      lambda p: resigned(p.headed(cat=SESSION), header=segment(p.header)), INVALID),
@@ -175,7 +175,7 @@ KEYS_OF_THE_TOKENS_OWN: list[Case] = [
 SPELLINGS: list[Case] = [
     ("padding follows the signature", lambda p: p.token() + "==", INVALID),
     ("padding of one follows the signature", lambda p: p.token() + "=", INVALID),
-    ("the signature is spelled otherwise",
+    ("the signature is encoded in another way",
      lambda p: resigned(p.token(), signature=respelled(signature_of(p.token()))), INVALID),
     ("there is an empty fourth segment", lambda p: p.token() + ".", INVALID),
     ("there is a fourth segment", lambda p: p.token() + ".e30", INVALID),
@@ -185,7 +185,7 @@ SPELLINGS: list[Case] = [
     ("there are dots only", lambda _: "..", INVALID),
     ("there is a word only", lambda _: "eyJhbGciOiJub25lIn0", INVALID),
     ("it is a JWT within a JWT", lambda p: p.token(payload=p.token(), by=rs256(ATTACKER)), INVALID),
-    ("it is spelled in the alphabet of base64",
+    ("the signature has the alphabet of standard base64",
      lambda p: resigned(p.token(), signature=signature_of(p.token())[:-2] + "+/"), INVALID),
 ]  # fmt: skip
 
@@ -207,13 +207,13 @@ JSON: list[Case] = [
           ("nested without end", '{"x":' + "[" * 2500)]],
     ("the subject is named twice",
      lambda p: p.token(payload=f'{{"sub":"{USER_ID}",' + json.dumps(p.claims)[1:]), INVALID),
-    ("the end is named twice",
+    ("exp is named twice",
      lambda p: p.token(payload=json.dumps(p.claims)[:-1] + ',"exp":99999999999}'), INVALID),
     ("a claim is NaN", lambda p: p.token(payload=_raw(p.claims, iat="NaN")), INVALID),
-    ("the end is Infinity", lambda p: p.token(payload=_raw(p.claims, exp="Infinity")), INVALID),
-    ("the end has four hundred digits",
+    ("exp is Infinity", lambda p: p.token(payload=_raw(p.claims, exp="Infinity")), INVALID),
+    ("exp has four hundred digits",
      lambda p: p.token(payload=_raw(p.claims, exp="9" * 400)), INVALID),
-    ("the end has five thousand digits",
+    ("exp has five thousand digits",
      lambda p: p.token(payload=_raw(p.claims, exp="9" * 5000)), INVALID),
 ]  # fmt: skip
 
@@ -267,20 +267,21 @@ ODD_SUBJECTS += ["mch_" + "x" * 27 + "\n", "mch_" + "\u00e9" * 27, "MCH_" + "x" 
 CLAIMS: list[Case] = [
     *[(f"the subject is {sub!r}", lambda p, sub=sub: p.token(sub=sub), INVALID)
       for sub in ODD_SUBJECTS],
-    *[(f"the end is {exp!r}", lambda p, exp=exp: p.token(exp=exp), INVALID)
+    *[(f"exp is {exp!r}", lambda p, exp=exp: p.token(exp=exp), INVALID)
       for exp in [*NO_INSTANTS, ..., 0, 1, math.pi]],
-    ("the end was five seconds ago", lambda p: p.token(exp=p.now - 5), INVALID),
-    ("the end is in milliseconds", lambda p: p.token(exp=(p.now + 600) * 1000), INVALID),
-    ("the end is beyond all numbers",
+    ("it expired five seconds ago", lambda p: p.token(exp=p.now - 5), INVALID),
+    ("exp is in milliseconds", lambda p: p.token(exp=(p.now + 600) * 1000), INVALID),
+    ("exp is greater than any float",
      lambda p: p.token(payload=_raw(p.claims, exp="1e999")), INVALID),
-    *[(f"it was issued {iat!r}", lambda p, iat=iat: p.token(iat=iat), INVALID)
+    *[(f"iat is {iat!r}", lambda p, iat=iat: p.token(iat=iat), INVALID)
       for iat in [*NO_INSTANTS, ...]],
-    ("it was issued in an hour", lambda p: p.token(iat=p.now + 3600, nbf=...), INVALID),
-    ("it was issued in an hour, though it begins now",
+    ("iat is in an hour, and there is no nbf",
+     lambda p: p.token(iat=p.now + 3600, nbf=...), INVALID),
+    ("iat is in an hour, and nbf is now",
      lambda p: p.token(iat=p.now + 3600), INVALID),
-    ("it was issued in milliseconds", lambda p: p.token(iat=p.now * 1000), INVALID),
-    ("it begins in an hour", lambda p: p.token(nbf=p.now + 3600), INVALID),
-    *[(f"it begins {nbf!r}", lambda p, nbf=nbf: p.token(nbf=nbf), INVALID)
+    ("iat is in milliseconds", lambda p: p.token(iat=p.now * 1000), INVALID),
+    ("nbf is in an hour", lambda p: p.token(nbf=p.now + 3600), INVALID),
+    *[(f"nbf is {nbf!r}", lambda p, nbf=nbf: p.token(nbf=nbf), INVALID)
       for nbf in NO_INSTANTS],
     *[(f"the id is {str(jti)[:20]!r}", lambda p, jti=jti: p.token(jti=jti), INVALID)
       for jti in [*NO_TEXTS, ..., "x" * 300]],

@@ -1,6 +1,6 @@
-"""How the tests make JSON Web Signatures that no honest issuer would: any header, bytes and key.
+"""Makes JSON Web Signatures for tests, with any header, any bytes and any key.
 
-It signs with `cryptography` alone, so that nothing under test takes part in the forgery.
+It signs with `cryptography` alone, so that no code under test helps to make a forgery.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ KID = "ins_forge"
 
 @cache
 def rsa_key(name: str, bits: int = 2048) -> rsa.RSAPrivateKey:
-    """A key pair that keeps its name for the whole run: making one takes a tenth of a second."""
+    """A key pair that is made once per name and run: making one takes a tenth of a second."""
     return rsa.generate_private_key(public_exponent=65537, key_size=bits)
 
 
@@ -72,28 +72,28 @@ Signer = Callable[[bytes], bytes]
 
 
 def rs256(key: rsa.RSAPrivateKey) -> Signer:
-    """What RS256 does."""
+    """Sign with RS256."""
     return lambda data: key.sign(data, padding.PKCS1v15(), hashes.SHA256())
 
 
 def rsa_with(key: rsa.RSAPrivateKey, digest: hashes.HashAlgorithm) -> Signer:
-    """RSASSA-PKCS1-v1_5 with another digest."""
+    """Sign with RSASSA-PKCS1-v1_5 and another digest."""
     return lambda data: key.sign(data, padding.PKCS1v15(), digest)
 
 
 def pss(key: rsa.RSAPrivateKey) -> Signer:
-    """What PS256 does."""
+    """Sign with PS256."""
     salted = padding.PSS(padding.MGF1(hashes.SHA256()), padding.PSS.DIGEST_LENGTH)
     return lambda data: key.sign(data, salted, hashes.SHA256())
 
 
 def hs(secret: bytes, digest: str = "sha256") -> Signer:
-    """What HS256 does, with any bytes for the secret."""
+    """Sign with HS256, or HMAC with another digest, and any bytes as the secret."""
     return lambda data: hmac.digest(secret, data, getattr(hashlib, digest))
 
 
 def nothing(_data: bytes) -> bytes:
-    """What `none` does."""
+    """Sign with `none`: the signature is empty."""
     return b""
 
 
@@ -116,9 +116,9 @@ def signature_of(token: str) -> str:
 
 
 def respelled(text: str) -> str:
-    """Another spelling of the same bytes: the spare bits of the last character are set.
+    """Another base64url text of the same bytes: the unused bits of the last character are set.
 
-    The number of bytes must not be a multiple of three, or there are no spare bits.
+    The number of bytes must not be a multiple of three: then no bits are unused.
     """
     alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
     other = text[:-1] + alphabet[alphabet.index(text[-1]) + 1]

@@ -1,9 +1,9 @@
-"""What the tests of this package share: time that a test moves, and a small world on the emulator.
+"""Shared by the tests of this package: clocks that a test moves, and a small emulated world.
 
 The world has a callee (the service under test), a caller that may call it, and a stranger that may
-not. It stands on the package's own test kit, `clerk_m2m.testing`, and adds what only tests of the
-package itself need: two clocks that a test moves apart, and a network that it can put itself into.
-Everything runs in process; `serve` puts an ASGI app on a real socket where that matters.
+not. It is built on the package's own test kit, `clerk_m2m.testing`, and adds what only tests of the
+package itself need: two clocks that a test can set apart, and a network whose answers it can
+replace. Everything runs in process; `serve` puts an ASGI app on a real socket where that matters.
 """
 
 from __future__ import annotations
@@ -45,20 +45,20 @@ class FakeTime:
         self.wall += seconds
 
     def now(self) -> float:
-        """Give the wall clock, as the emulator wants it."""
+        """Return the wall clock's time, as the emulator needs it."""
         return self.wall
 
     @property
     def clock(self) -> Clock:
-        """Give the clocks as the package wants them."""
+        """Return both clocks, as the package needs them."""
         return Clock(monotonic=lambda: self.monotonic, wall=lambda: self.wall)
 
 
 class Upstream(httpx.AsyncBaseTransport):
-    """The network between the package and the emulator; a test may put `intercept` in between.
+    """The network between the package and the emulator; a test may set `intercept`.
 
-    `intercept(request)` gives an answer, raises, or gives None to let the emulator answer. Every
-    request is kept in `requests`.
+    `intercept(request)` returns an answer, raises, or returns None to let the emulator answer.
+    Every request is kept in `requests`.
     """
 
     def __init__(self, emulator: httpx.AsyncBaseTransport) -> None:
@@ -67,7 +67,7 @@ class Upstream(httpx.AsyncBaseTransport):
         self.requests: list[httpx.Request] = []
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Answer from the test, else from the emulator."""
+        """Answer as the test's `intercept` says, else as the emulator does."""
         self.requests.append(request)
         answer = await self.intercept(request) if self.intercept else None
         return answer or await self._emulator.handle_async_request(request)
@@ -173,7 +173,7 @@ async def whoami(request: Request) -> JSONResponse:
 
 
 def protected(verifier: Verifier, **given: Any) -> Starlette:
-    """A Starlette app with one route, `/`, behind the middleware."""
+    """A Starlette app with the routes `/` and `/healthz`, behind the middleware."""
     app = Starlette(routes=[Route("/", whoami), Route("/healthz", whoami)])
     app.add_middleware(MachineAuthMiddleware, verifier=verifier, **given)
     return app
@@ -186,9 +186,9 @@ def calling(app: ASGIApp) -> httpx.AsyncClient:
 
 @asynccontextmanager
 async def serve(app: Any, **given: Any) -> AsyncIterator[str]:
-    """Serve an ASGI app with uvicorn on a free port of loopback; gives its origin."""
+    """Serve an ASGI app with uvicorn on a free loopback port and yield its origin."""
     listener = socket.create_server(("127.0.0.1", 0))
-    # asyncio does this only for sockets whose protocol is named: without it, an answer waits 40 ms.
+    # asyncio sets this only on sockets that name their protocol. Else an answer takes 40 ms more.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     # The emulator sends a Date of its own clock.
     options = {"date_header": not isinstance(app, Emulator)} | given
@@ -199,7 +199,7 @@ async def serve(app: Any, **given: Any) -> AsyncIterator[str]:
         while not server.started:
             if task.done():
                 task.result()
-            await asyncio.sleep(0.005)  # uvicorn tells by a flag only
+            await asyncio.sleep(0.005)  # uvicorn only sets a flag
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
         server.should_exit = True

@@ -32,7 +32,7 @@ async def http_client(answer: Answering, **given: Any) -> AsyncIterator[HTTPClie
 
 
 class Script:
-    """Answers with what it is given, in order; keeps the requests and when they came."""
+    """Sends the given answers in order; keeps the requests and their times."""
 
     def __init__(self, *answers: int | Exception | httpx.Response) -> None:
         self._answers = list(answers)

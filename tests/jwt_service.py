@@ -9,7 +9,7 @@ from harness import World
 
 
 def service(world: World, **given: Any) -> Verifier:
-    """A service that takes JWTs of machines and of users, and knows its graph."""
+    """A service that accepts JWTs of machines and of users, with a given graph."""
     graph = {world.caller.id: [world.callee.id]}
     return world.verifier(world.live_settings(**({"graph": graph} | given)))
 

@@ -1,4 +1,4 @@
-"""The service that `test_bad_settings` puts behind real servers; nothing is configured."""
+"""The service that `test_bad_settings` runs on real servers, without any configuration."""
 
 from __future__ import annotations
 

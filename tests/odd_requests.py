@@ -4,7 +4,7 @@ from __future__ import annotations
 
 GOOD = b"<good>"  # stands for a good token in the values below
 
-# The sentence, the Authorization fields, whether they may count as the one good credential.
+# What is odd, the Authorization fields, and whether a server may accept them as one credential.
 FIELDS: list[tuple[str, list[bytes], bool]] = [
     ("the same good one twice", [b"Bearer <good>", b"Bearer <good>"], False),
     ("a good one first", [b"Bearer <good>", b"Bearer mt_" + b"x" * 40], False),
@@ -55,7 +55,7 @@ FIELDS: list[tuple[str, list[bytes], bool]] = [
     ("a mebibyte of commas", [b"," * 2**20], False),
 ]
 
-# The sentence, the target; every one that the server routes to the open path may be answered.
+# What is odd, and the target. One that the server routes to the open path may be answered.
 TARGETS = [
     ("dot segments out of the open path", b"/open/../secret"),
     ("dot segments into the open path", b"/secret/../open"),
@@ -93,7 +93,7 @@ TARGETS = [
     ("no slash", b"open"),
 ]
 
-# What no prefix in `exclude` matches, of an app whose files are open.
+# Targets that the prefix `/files/*` in `exclude` must not match.
 NO_FILES = [
     b"/files",
     b"/files/",

@@ -1,4 +1,4 @@
-"""A callee that a test scripts, and the caller's auth on the emulator."""
+"""A callee whose answers a test scripts, and the caller's auth on the emulator."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Callee(httpx.AsyncBaseTransport):
         async for _ in request.stream:
             pass
         self.credentials.append(request.headers.get("Authorization"))
-        # As on a network, others get their turn before the answer comes.
+        # As on a network, other tasks run before the answer arrives.
         await asyncio.sleep(0)
         return httpx.Response(self.decide(request))
 
@@ -67,7 +67,7 @@ def rejecting(*credentials: str | None) -> Callable[[httpx.Request], int]:
 
 
 async def settle() -> None:
-    """Let the mints under way end."""
+    """Wait until no mint is in progress."""
     async with asyncio.timeout(5):
         while _under_way():  # noqa: ASYNC110  they end in another thread
             await asyncio.sleep(0.0005)
@@ -78,13 +78,13 @@ def _under_way() -> bool:
 
 
 class Gate:
-    """Holds back what waits for it, in any event loop, until a test opens it."""
+    """Blocks requests, in any event loop, until a test opens it."""
 
     def __init__(self) -> None:
         self._is_open = False
 
     def open(self) -> None:
-        """Let everything pass from now on."""
+        """Let all requests continue, from now on."""
         self._is_open = True
 
     async def hold(self, request: httpx.Request) -> None:

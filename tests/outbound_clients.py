@@ -31,7 +31,7 @@ def raising_hook(client: str) -> Callable[[Any], Any]:
 async def get(
     client: str, auth: MachineTokenAuth, url: str, *, times: int = 1, **given: Any
 ) -> list[int]:
-    """Call `url` so often, one call after the other; gives the statuses, raised ones too."""
+    """Call `url` this many times, one by one; return the statuses, also those that were raised."""
     if "Async" not in client:
         return await asyncio.to_thread(_get_sync, CLIENTS[client], auth, url, times, given)
     statuses = []

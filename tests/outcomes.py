@@ -1,4 +1,4 @@
-"""What a verification comes to, told in a word."""
+"""The outcome of a verification, as one word."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from clerk_m2m import (
 
 
 def at_once(coroutine: Coroutine[Any, Any, Identity]) -> Identity:
-    """Give what a verification returns without waiting once; fails where it has to wait."""
+    """Return the result of a verification that never awaits; fail if it does."""
     try:
         coroutine.send(None)
     except StopIteration as done:
@@ -29,7 +29,7 @@ def at_once(coroutine: Coroutine[Any, Any, Identity]) -> Identity:
 
 
 async def accepts(verifier: Verifier, token: str) -> bool:
-    """Whether the token is good; a 401 is the only other answer that will do."""
+    """Return True if the token is accepted, False for a 401; any other error fails the test."""
     try:
         await verifier.verify(token)
     except TokenInvalidError:
@@ -38,7 +38,7 @@ async def accepts(verifier: Verifier, token: str) -> bool:
 
 
 async def denied(verifier: Verifier, token: str) -> bool:
-    """Whether the scope policy refuses a token that is good."""
+    """Return True if the scope policy refuses a good token."""
     try:
         await verifier.verify(token)
     except ScopeDeniedError:
@@ -47,14 +47,14 @@ async def denied(verifier: Verifier, token: str) -> bool:
 
 
 async def unavailable(verifier: Verifier, token: str) -> None:
-    """Assert that it cannot be found out, and is said to be so."""
+    """Assert that the verification raises `VerificationUnavailableError`."""
     with pytest.raises(VerificationUnavailableError) as refused:
         await verifier.verify(token)
     assert refused.value.code == "verification_unavailable"
 
 
 async def outcome(verifier: Verifier, token: str) -> str:
-    """Give the code of the refusal, with the reason of a scope decision, or "allowed"."""
+    """Return the code of the refusal, with the reason of a scope decision, or "allowed"."""
     try:
         await verifier.verify(token)
     except ScopeDeniedError as refused:
@@ -65,7 +65,7 @@ async def outcome(verifier: Verifier, token: str) -> str:
 
 
 async def code(verifier: Verifier, token: str) -> str:
-    """What the verifier says of the token, in a word."""
+    """Return the code of the refusal, or "accepted"."""
     try:
         await verifier.verify(token)
     except RefusalError as refusal:

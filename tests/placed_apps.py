@@ -1,4 +1,4 @@
-"""The places where the middleware may stand around a service, and a service for guards."""
+"""The ways to put the middleware around a service, and a service with guards."""
 
 from __future__ import annotations
 

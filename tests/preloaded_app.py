@@ -1,6 +1,6 @@
-"""The service that `test_forks` puts behind gunicorn, which loads it before it forks its workers.
+"""The service that `test_forks` runs on gunicorn, which loads it before it forks its workers.
 
-It has used its verifier by then, in an event loop that stays open with its connection to Clerk.
+Before the fork it uses its verifier, in an event loop that stays open with a connection to Clerk.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""HTTP over a socket, byte by byte: nothing is checked."""
+"""HTTP over a socket as raw bytes: nothing is checked."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any
 
 @dataclass
 class Reply:
-    """What came back over a socket; `status` is None where the server closed without a word."""
+    """The answer on a socket; `status` is None if the server closed without an answer."""
 
     status: int | None
     body: bytes = b""
 
     @property
     def json(self) -> dict[str, Any]:
-        """The body, where it is one of ours."""
+        """The body as a JSON object, or an empty dict."""
         try:
             value = json.loads(self.body)
         except ValueError:
@@ -28,10 +28,10 @@ class Reply:
 
 
 async def exchange(port: int, request: bytes) -> Reply:
-    """Send bytes as they are on a new connection, and read what comes until it is closed."""
+    """Send these bytes on a new connection, and read one answer or until it is closed."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     received = b""
-    # A server that refuses early closes while the rest is still on its way.
+    # A server that refuses early closes the connection while we still send.
     with contextlib.suppress(ConnectionError):
         writer.write(request)
         await writer.drain()
@@ -55,7 +55,7 @@ def _is_whole(received: bytes) -> bool:
 
 
 def get(target: bytes, fields: list[tuple[bytes, bytes]]) -> bytes:
-    """A request in bytes, with nothing checked."""
+    """The bytes of a GET request with any target and fields."""
     lines = [b"GET " + target + b" HTTP/1.1", b"Host: service.test", b"Connection: close"]
     lines += [name + b": " + value for name, value in fields]
     return b"\r\n".join([*lines, b"", b""])

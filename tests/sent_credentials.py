@@ -1,4 +1,4 @@
-"""Credentials as clients send them: none, two, good ones that ended; and what one claims to be."""
+"""Credentials as clients send them: none, two, expired, revoked, …; and how one is classified."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ async def strange_jwt(world: World) -> str:
 
 
 def classify(token: str) -> TokenClass | None:
-    """What a credential claims to be, by its form alone."""
+    """The class of a credential, by its form alone."""
     try:
         return parse(Secret(token)).token_class
     except TokenInvalidError as refusal:

@@ -1,4 +1,4 @@
-"""Upstreams that break HTTP, or take their time, over real sockets: 503 in time."""
+"""Upstreams that break HTTP or are slow, over real sockets: 503 within the timeout."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ BROKEN: dict[str, Handler] = {
 }
 
 
-# What ends a connection or breaks the protocol at once: the first call is repeated.
+# These end the connection or break the protocol at once: the first call is retried.
 REPEATED = {
     "reset",
     "closed early",
@@ -85,11 +85,11 @@ REPEATED = {
 
 
 @pytest.mark.parametrize("broken", BROKEN)
-async def test_an_upstream_that_breaks_http_is_503_and_its_connections_are_given_back(
+async def test_an_upstream_that_breaks_http_is_503_and_its_connections_are_closed(
     world: World, broken: str
 ) -> None:
     async with raw_upstream(BROKEN[broken]) as upstream:
-        # Of two slots one is kept for refreshes: the second call needs the first one's.
+        # One of the two slots is reserved for refreshes: the second call needs the first one's.
         verifier = over_sockets(world, upstream.origin, max_inflight=2)
         for number in range(2):
             assert_not_found_out(await ask(verifier, f"{TOKEN}{number}"))
@@ -97,14 +97,14 @@ async def test_an_upstream_that_breaks_http_is_503_and_its_connections_are_given
         await eventually(lambda: upstream.open == 0)
 
 
-async def test_a_good_answer_that_is_compressed_is_not_unpacked(world: World) -> None:
+async def test_a_compressed_answer_is_503_and_not_decompressed(world: World) -> None:
     body = gzip.compress(json.dumps(record(world)).encode())
     answer = http_answer(body, headers={"content-encoding": "gzip"})
     async with raw_upstream(answering(answer)) as upstream:
         assert_not_found_out(await ask(over_sockets(world, upstream.origin), TOKEN))
 
 
-async def test_a_redirect_is_not_followed_and_never_answered_with_the_key(world: World) -> None:
+async def test_a_redirect_is_not_followed_so_its_target_never_gets_the_key(world: World) -> None:
     async with raw_upstream(answering(http_answer(record(world)))) as thief:
         location = {"location": f"{thief.origin}/v1/m2m_tokens/verify"}
         redirect = http_answer(b"", status=307, headers=location)
@@ -115,7 +115,7 @@ async def test_a_redirect_is_not_followed_and_never_answered_with_the_key(world:
         assert (upstream.requests, thief.connections) == (1, 0)
 
 
-async def test_an_upstream_whose_certificate_nobody_vouches_for_learns_nothing(
+async def test_an_upstream_with_an_untrusted_certificate_receives_no_request(
     world: World, tmp_path: Path
 ) -> None:
     tls = certificates(tmp_path, host="localhost").server_context()
@@ -126,7 +126,7 @@ async def test_an_upstream_whose_certificate_nobody_vouches_for_learns_nothing(
         assert upstream.requests == 0
 
 
-# An upstream that takes its time, over real sockets: `timeout` is 0.3 s in these tests
+# Slow upstreams, over real sockets: `timeout` is 0.3 s in these tests
 
 
 async def hang(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
@@ -155,7 +155,7 @@ SLOW = {
 
 
 @pytest.mark.parametrize("handle", SLOW.values(), ids=SLOW.keys())
-async def test_a_slow_upstream_is_503_in_time_and_its_connections_are_given_back(
+async def test_a_slow_upstream_is_503_within_the_timeout_and_its_connections_are_closed(
     world: World, handle: Handler
 ) -> None:
     current: list[Handler] = [handle]
@@ -174,7 +174,7 @@ async def test_a_slow_upstream_is_503_in_time_and_its_connections_are_given_back
         await eventually(lambda: upstream.open == 1)
 
 
-async def test_a_slow_handshake_is_503_in_time(world: World) -> None:
+async def test_a_slow_handshake_is_503_within_the_timeout(world: World) -> None:
     ended = asyncio.Event()
 
     async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

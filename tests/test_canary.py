@@ -1,9 +1,11 @@
-"""Tokens and keys as canaries: driven through every fault, they turn up nowhere that is read.
+"""No token and no key leaks, whatever fault occurs.
 
-What is searched: every log record of every logger at every level, every answer, the `repr` of all
-that can be reached from the settings, the verifier, the identities and the errors, and tracebacks
-with the locals of our own frames, as `pytest -l` and rich show them. A token may be a local of the
-middleware and of `Verifier.verify`, which are given it; a key of ours may be a local nowhere.
+The tests use tokens and keys as canaries: values whose parts do not occur by chance. They are
+searched for in every log record of every logger at every level, in every answer, in the `repr` of
+everything that can be reached from the settings, the verifier, the identities and the errors, and
+in tracebacks with the locals of our own frames, as `pytest -l` and rich show them. A token may be a
+local of the middleware and of `Verifier.verify`, which receive it. No frame may have a key as a
+local.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from harness import API_URL, USER_ID, World, protected, serve
 
 @pytest.fixture
 def aviary(world: World, caplog: pytest.LogCaptureFixture) -> Aviary:
-    """A world whose keys are canaries, with every logger at its most talkative."""
+    """A world whose keys are canaries, with every logger at DEBUG."""
     caplog.set_level(logging.DEBUG)
     for name in ("httpx", "httpcore", "clerk_m2m", "asyncio"):
         caplog.set_level(logging.DEBUG, logger=name)
@@ -59,11 +61,11 @@ def credentials(aviary: Aviary) -> list[str]:
 
 
 def settings(world: World, **given: Any) -> Settings:
-    """All credentials, both keys, a live graph, and a short deadline."""
+    """Settings with all kinds of credentials, both keys, a live graph and a short timeout."""
     return world.live_settings(**({"timeout": 0.2} | given))
 
 
-async def test_nothing_sings_while_all_is_well(aviary: Aviary) -> None:
+async def test_no_secret_leaks_without_a_fault(aviary: Aviary) -> None:
     verifier = aviary.world.verifier(settings(aviary.world))
 
     for token in credentials(aviary):
@@ -76,7 +78,7 @@ async def test_nothing_sings_while_all_is_well(aviary: Aviary) -> None:
 
 
 @pytest.mark.parametrize("kind", get_args(FaultKind))
-async def test_nothing_sings_whatever_fault_strikes(aviary: Aviary, kind: FaultKind) -> None:
+async def test_no_secret_leaks_under_any_fault(aviary: Aviary, kind: FaultKind) -> None:
     emulator = aviary.world.emulator
     verifier = aviary.world.verifier(settings(aviary.world))
     tokens = credentials(aviary)
@@ -95,7 +97,7 @@ async def test_nothing_sings_whatever_fault_strikes(aviary: Aviary, kind: FaultK
 
 @pytest.mark.parametrize("echo", ECHOES)
 @pytest.mark.parametrize("status", [200, 302, 400, 401, 429, 500])
-async def test_nothing_sings_when_the_upstream_repeats_what_it_was_sent(
+async def test_no_secret_leaks_when_the_upstream_echoes_it(
     aviary: Aviary, status: int, echo: str
 ) -> None:
     async def repeat(request: httpx.Request) -> httpx.Response:
@@ -117,7 +119,7 @@ async def test_nothing_sings_when_the_upstream_repeats_what_it_was_sent(
 
 
 @pytest.mark.parametrize("status", [400, 401, 500])
-async def test_our_own_key_repeated_by_the_upstream_is_withheld_too(
+async def test_our_own_key_echoed_by_the_upstream_does_not_leak(
     aviary: Aviary, status: int
 ) -> None:
     async def repeat(request: httpx.Request) -> httpx.Response:
@@ -133,7 +135,7 @@ async def test_our_own_key_repeated_by_the_upstream_is_withheld_too(
     aviary.assert_silent()
 
 
-async def test_a_token_that_is_refused_for_its_form_is_not_shown(aviary: Aviary) -> None:
+async def test_a_token_refused_for_its_form_does_not_leak(aviary: Aviary) -> None:
     verifier = aviary.world.verifier(settings(aviary.world, accepts=["m2m_token"]))
     good = credentials(aviary)
     session = aviary.keep(aviary.world.emulator.mint_session_jwt())
@@ -160,7 +162,7 @@ async def test_the_cache_holds_no_token(aviary: Aviary) -> None:
     aviary.assert_silent()
 
 
-async def test_a_client_shows_no_key(aviary: Aviary) -> None:
+async def test_the_repr_of_a_client_and_its_results_shows_no_key(aviary: Aviary) -> None:
     world = aviary.world
     client = world.emulator.client(world.callee)
     created = await client.machines.create("new")
@@ -176,7 +178,7 @@ async def test_a_client_shows_no_key(aviary: Aviary) -> None:
 
 
 async def use_client(aviary: Aviary, client: ClerkClient) -> None:
-    """Call the operations that send or give a secret, each given the text itself."""
+    """Call the operations that send or return a secret, with the plain text of each."""
     world = aviary.world
     api_key = aviary.keep(world.emulator.add_api_key("key", subject=USER_ID).secret)
     oauth = aviary.keep(world.emulator.add_oauth_token(subject=USER_ID).token)
@@ -202,7 +204,7 @@ def client_of(world: World) -> ClerkClient:
 
 
 @pytest.mark.parametrize("kind", get_args(FaultKind))
-async def test_no_frame_of_a_client_shows_a_secret_whatever_fault_strikes(
+async def test_no_frame_of_a_client_shows_a_secret_under_any_fault(
     aviary: Aviary, kind: FaultKind
 ) -> None:
     status, body = (400 if kind == "status" else None), ("nonsense" if kind == "body" else None)
@@ -219,7 +221,7 @@ async def test_no_frame_of_a_client_shows_a_secret_whatever_fault_strikes(
 
 @pytest.mark.parametrize("echo", ECHOES)
 @pytest.mark.parametrize("status", [200, 401, 500])
-async def test_no_frame_of_a_client_shows_a_secret_that_the_upstream_repeats(
+async def test_no_frame_of_a_client_shows_a_secret_that_the_upstream_echoes(
     aviary: Aviary, status: int, echo: str
 ) -> None:
     async def repeat(request: httpx.Request) -> httpx.Response:
@@ -236,7 +238,7 @@ async def test_no_frame_of_a_client_shows_a_secret_that_the_upstream_repeats(
     aviary.assert_silent()
 
 
-async def test_no_frame_shows_a_new_secret_in_an_answer_that_cannot_be_read(
+async def test_no_frame_shows_a_new_secret_in_an_unreadable_answer(
     aviary: Aviary,
 ) -> None:
     secrets = {"secret_key": "ak_" + "new1" * 10, "token": "mt_" + "new2" * 10}
@@ -257,7 +259,7 @@ async def test_no_frame_shows_a_new_secret_in_an_answer_that_cannot_be_read(
     aviary.assert_silent()
 
 
-async def test_no_frame_of_the_callers_side_shows_its_key_or_its_token(aviary: Aviary) -> None:
+async def test_no_frame_of_machine_token_auth_shows_its_key_or_its_token(aviary: Aviary) -> None:
     world = aviary.world
     key = aviary.keep_key(world.caller.secret_key)
     auth = MachineTokenAuth(key, api_url=API_URL, transport=world.upstream, clock=world.time.clock)
@@ -288,7 +290,7 @@ ENVIRONMENT = {
     "CLERK_MACHINE_SECRET_KEY": MACHINE_KEY,
     "CLERK_SECRET_KEY": INSTANCE_KEY,
 }
-# Constructions that fail, none of them because of a key.
+# Constructions that are given a key and fail.
 WRONG: dict[str, Callable[[], Any]] = {
     "settings": lambda: Settings(
         machine_id="billing", machine_secret_key=MACHINE_KEY, secret_key=INSTANCE_KEY
@@ -329,7 +331,7 @@ WRONG: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("made", WRONG)
-def test_no_frame_of_a_construction_that_fails_shows_a_key(
+def test_no_frame_of_a_failed_construction_shows_a_key(
     aviary: Aviary, made: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for variable, text in ENVIRONMENT.items():
@@ -358,7 +360,7 @@ async def _cannot_decrypt_later(key: str) -> str:
     raise LookupError(f"cannot decrypt {key}")
 
 
-# Callables that give no key of a machine; `partial` shows its arguments.
+# Callables that return no key of a machine. The repr of a `partial` shows its arguments.
 NO_KEY: dict[str, Callable[[], Any]] = {
     "the other key": partial(str, INSTANCE_KEY),
     "the other key, later": partial(_given_later, INSTANCE_KEY),
@@ -369,7 +371,9 @@ NO_KEY: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("given", NO_KEY)
-async def test_no_frame_shows_a_wrong_key_that_a_callable_gives(aviary: Aviary, given: str) -> None:
+async def test_no_frame_shows_a_wrong_key_that_a_callable_returns(
+    aviary: Aviary, given: str
+) -> None:
     aviary.keep_key(INSTANCE_KEY)
     world = aviary.world
     auth = MachineTokenAuth(NO_KEY[given], api_url=API_URL, transport=world.upstream)
@@ -398,7 +402,7 @@ SOURCES: dict[str, Callable[[str, Path], Any]] = {
 
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("status", [200, 401, 403, 500])
-async def test_nothing_shows_a_key_that_comes_from_a_callable_or_a_file(
+async def test_a_key_from_a_callable_or_a_file_does_not_leak(
     aviary: Aviary, source: str, status: int, tmp_path: Path
 ) -> None:
     world, give = aviary.world, SOURCES[source]
@@ -430,7 +434,7 @@ async def test_nothing_shows_a_key_that_comes_from_a_callable_or_a_file(
 
 
 @pytest.mark.parametrize("content", [INSTANCE_KEY, MACHINE_KEY + "\n" + MACHINE_KEY, "\udcff"])
-def test_no_frame_of_a_construction_shows_what_is_in_a_file(
+def test_no_frame_of_a_failed_construction_shows_the_content_of_a_key_file(
     aviary: Aviary, content: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "key"
@@ -465,7 +469,7 @@ async def served(world: World) -> AsyncIterator[Verifier]:
             await verifier.aclose()
 
 
-async def test_the_network_layers_at_their_most_talkative_do_not_sing(aviary: Aviary) -> None:
+async def test_debug_logs_of_the_network_layers_leak_no_secret(aviary: Aviary) -> None:
     world = aviary.world
     async with served(world) as verifier:
         for token in credentials(aviary):
@@ -483,7 +487,7 @@ async def test_the_network_layers_at_their_most_talkative_do_not_sing(aviary: Av
     aviary.assert_silent()
 
 
-def test_the_search_finds_what_it_is_meant_to_find(
+def test_the_search_finds_a_part_of_a_secret_in_the_cause_of_an_error(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     aviary = Aviary(world, caplog)
@@ -493,12 +497,12 @@ def test_the_search_finds_what_it_is_meant_to_find(
 
     aviary.look(error)
 
-    with pytest.raises(AssertionError, match="sang"):
+    with pytest.raises(AssertionError, match="a secret leaked"):
         aviary.assert_silent()
 
 
 @pytest.mark.parametrize("kind", ["key", "token"])
-def test_the_search_looks_into_our_frames(
+def test_the_search_finds_a_secret_in_the_locals_of_our_frames(
     world: World, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
     aviary = Aviary(world, caplog)
@@ -509,5 +513,5 @@ def test_the_search_looks_into_our_frames(
         ScopeGraph.from_toml(text)  # which has its text in a local
 
     aviary.look_at_error(refused.value)
-    with pytest.raises(AssertionError, match="sang"):
+    with pytest.raises(AssertionError, match="a secret leaked"):
         aviary.assert_silent()

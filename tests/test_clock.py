@@ -1,4 +1,4 @@
-"""Which clock measures lives, and what the `Date` of Clerk's answers says of this host's clock."""
+"""The clock that measures lifetimes, and this host's skew by the `Date` of Clerk's answers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def date(instant: float) -> str:
     return formatdate(instant, usegmt=True)
 
 
-# The clock that measures lives
+# The clock that measures lifetimes
 
 
 @pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="this system has no CLOCK_BOOTTIME")
@@ -33,7 +33,7 @@ def test_the_default_clock_counts_the_time_that_a_linux_host_is_suspended() -> N
 
 
 def test_the_clock_that_runs_during_suspension_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """CLOCK_BOOTTIME, on macOS CLOCK_MONOTONIC: numbers stand for them here."""
+    """CLOCK_BOOTTIME on Linux, CLOCK_MONOTONIC on macOS. Here each clock returns its own id."""
     monkeypatch.setattr(time, "clock_gettime", lambda clock_id: float(clock_id), raising=False)
     monkeypatch.setattr(time, "CLOCK_BOOTTIME", 7, raising=False)
     monkeypatch.setattr(time, "CLOCK_MONOTONIC", 6, raising=False)
@@ -60,7 +60,7 @@ def test_a_system_without_such_a_clock_uses_time_monotonic(monkeypatch: pytest.M
 
 
 class Host:
-    """A host whose wall clock a test sets, and what Clerk's answers tell it of Clerk's clock."""
+    """A host whose wall clock a test sets, and what it knows of Clerk's clock."""
 
     def __init__(self, *, ahead: float = 0.0) -> None:
         self.time = FakeTime()
@@ -73,14 +73,14 @@ class Host:
         self.clerks += seconds
 
     def answer(self, age: str = "") -> None:
-        """Let an answer of Clerk's come."""
+        """Receive an answer from Clerk."""
         self.server_clock.note(date(self.clerks), age)
 
 
 @pytest.mark.parametrize(
     ("ahead", "told"), [(HOUR, "3600 s ahead of Clerk's"), (-31.0, "31 s behind Clerk's")]
 )
-def test_a_skew_of_more_than_30_s_is_a_warning_with_figure_and_direction(
+def test_a_skew_of_more_than_30_s_is_logged_with_its_seconds_and_direction(
     caplog: pytest.LogCaptureFixture, ahead: float, told: str
 ) -> None:
     Host(ahead=ahead).answer()
@@ -91,7 +91,7 @@ def test_a_skew_of_more_than_30_s_is_a_warning_with_figure_and_direction(
 
 
 @pytest.mark.parametrize("ahead", [0.0, 30.0, -30.0])
-def test_a_skew_of_up_to_30_s_is_not_told(caplog: pytest.LogCaptureFixture, ahead: float) -> None:
+def test_a_skew_of_up_to_30_s_is_not_logged(caplog: pytest.LogCaptureFixture, ahead: float) -> None:
     with caplog.at_level(logging.INFO):
         host = Host(ahead=ahead)
         host.answer()
@@ -100,7 +100,7 @@ def test_a_skew_of_up_to_30_s_is_not_told(caplog: pytest.LogCaptureFixture, ahea
     assert host.server_clock.judge() == "this host's clock"
 
 
-def test_a_lasting_skew_is_told_once_a_minute_and_its_end_once(
+def test_a_lasting_skew_is_logged_once_a_minute_and_its_end_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     host = Host(ahead=HOUR)
@@ -128,7 +128,7 @@ def test_answers_that_disagree_about_the_time_do_not_fill_the_log(
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
 
 
-def test_a_skew_is_measured_against_the_wall_clock_of_now() -> None:
+def test_a_skew_is_measured_against_the_current_wall_clock() -> None:
     host = Host(ahead=HOUR)
     assert host.server_clock.skew() is None
     host.answer()
@@ -141,7 +141,9 @@ def test_a_skew_is_measured_against_the_wall_clock_of_now() -> None:
     assert host.server_clock.judge() == "this host's clock"
 
 
-def test_the_date_of_an_answer_from_a_cache_tells_nothing(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_date_of_an_answer_from_an_http_cache_is_ignored(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     host = Host(ahead=HOUR)
 
     host.answer(age="0")
@@ -160,6 +162,6 @@ def test_the_date_of_an_answer_from_a_cache_tells_nothing(caplog: pytest.LogCapt
         ("Fri, 99 Jan 2027 08:00:00 GMT", None),
     ],
 )
-def test_a_date_is_read_or_there_is_none(value: str, instant: float | None) -> None:
+def test_a_date_header_is_parsed_or_ignored(value: str, instant: float | None) -> None:
     assert read_date(value) == instant
     assert read_date(value, age="5") is None

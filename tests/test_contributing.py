@@ -1,4 +1,4 @@
-"""What CONTRIBUTING.md says is so, and a part that is added is whole."""
+"""CONTRIBUTING.md is true, and a new part has everything that the page requires."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_every_test_that_the_page_names_exists() -> None:
     ("name", "file"),
     re.findall(r"`(\w+)`(?: and `\w+`)? (?:in|of) `(clerk_m2m/[\w/]+\.py)`", TEXT),
 )
-def test_a_name_stands_in_the_file_that_the_page_gives(name: str, file: str) -> None:
+def test_a_name_is_in_the_file_that_the_page_gives(name: str, file: str) -> None:
     assert re.search(rf"\b{name}\b", (ROOT / file).read_text("utf-8"))
 
 
@@ -78,7 +78,7 @@ def test_a_command_of_the_page_exists(words: list[str]) -> None:
         assert Path(words[0]).name in ("python3", "pip")
 
 
-def test_the_layers_are_the_ones_that_are_held_to() -> None:
+def test_the_page_lists_the_layers_that_imports_are_checked_against() -> None:
     vocabulary, *rows = [units for units, _ in LAYER_ROWS]
     beside = {name for layer in LAYERS for name in layer} - {unit for row in rows for unit in row}
 
@@ -92,7 +92,7 @@ def _public() -> int:
     return next(index for index, layer in enumerate(LAYERS) if "__init__" in layer)
 
 
-def test_no_folder_uses_another_than_the_page_says() -> None:
+def test_a_folder_imports_only_the_folders_that_the_page_lists() -> None:
     vocabulary = set(LAYER_ROWS[0][0])
     said = {name: set(uses) for (name, *_), uses in LAYER_ROWS[1:]}
     unsaid = {
@@ -106,7 +106,7 @@ def test_no_folder_uses_another_than_the_page_says() -> None:
     assert unsaid == set()
 
 
-async def test_the_shared_tier_of_the_page_stands_around_the_verification(world: World) -> None:
+async def test_the_shared_tier_of_the_page_wraps_the_verification(world: World) -> None:
     namespace: dict[str, Any] = {}
     for block in blocks(PAGE, "python"):
         exec(compile(block, str(PAGE), "exec"), namespace)
@@ -119,11 +119,11 @@ async def test_the_shared_tier_of_the_page_stands_around_the_verification(world:
     assert verifier.stats.paid == 1
 
 
-# What is added must be whole: the tests that the page names and that stand nowhere else.
+# Tests that fail until a new part is complete. The page names them; no other file has them.
 
 
 @pytest.mark.parametrize("prefix", [each.prefix for each in KINDS.values() if each.prefix])
-def test_a_credential_of_every_kind_is_cut_out_of_an_error(prefix: str) -> None:
+def test_a_credential_of_every_kind_is_removed_from_an_error_text(prefix: str) -> None:
     credential = f"{prefix}_{'x' * 40}"
 
     assert credential not in without_credentials(f"{credential!r} is not a machine id.")

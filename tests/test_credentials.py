@@ -62,7 +62,7 @@ def test_a_request_without_credentials_has_none() -> None:
         (b"Bearer " + b"x" * (MAX_CREDENTIAL_BYTES - 7), "x" * (MAX_CREDENTIAL_BYTES - 7)),
     ],
 )
-def test_a_bearer_credential_is_taken_whatever_the_case_of_its_scheme(
+def test_a_bearer_credential_is_extracted_whatever_the_case_of_its_scheme(
     value: bytes, token: str
 ) -> None:
     assert extract(authorization(value)) == token
@@ -82,7 +82,7 @@ def test_a_bearer_credential_is_taken_whatever_the_case_of_its_scheme(
         b"X-Bearer mt_1",
     ],
 )
-def test_another_scheme_is_no_credential_of_ours(value: bytes) -> None:
+def test_another_scheme_is_ignored(value: bytes) -> None:
     assert extract(authorization(value)) is None
 
 
@@ -142,7 +142,7 @@ def test_two_authorization_headers_are_refused_whatever_they_hold(
     assert refused.value.code == "token_malformed"
 
 
-def test_an_api_key_is_taken_from_its_own_header_where_one_is_named() -> None:
+def test_an_api_key_is_extracted_from_the_api_key_header() -> None:
     headers = [(API_KEY_HEADER, b"ak_1")]
 
     assert extract(headers, api_key_header=API_KEY_HEADER) == "ak_1"
@@ -177,14 +177,14 @@ def test_an_ill_formed_or_second_api_key_is_refused(headers: list[tuple[bytes, b
 
 
 @pytest.mark.parametrize("value", [b"mt_" + b"x" * 40, b"AK_1", b"secret"])
-def test_the_api_key_header_takes_api_keys_only(value: bytes) -> None:
+def test_the_api_key_header_accepts_only_api_keys(value: bytes) -> None:
     with pytest.raises(TokenTypeNotAcceptedError) as refused:
         extract([(API_KEY_HEADER, value)], api_key_header=API_KEY_HEADER)
 
     assert refused.value.code == "token_type_not_accepted"
 
 
-def test_no_refusal_repeats_the_credential() -> None:
+def test_a_refusal_does_not_repeat_the_credential() -> None:
     with pytest.raises(TokenMalformedError) as refused:
         extract(authorization(b"Bearer mt_hidden mt_hidden"))
 
@@ -194,7 +194,7 @@ def test_no_refusal_repeats_the_credential() -> None:
 # Classification
 
 
-async def test_every_credential_that_clerk_gives_is_told_by_its_form(world: World) -> None:
+async def test_every_credential_that_clerk_issues_is_classified_by_its_form(world: World) -> None:
     emulator = world.emulator
     forms = {
         world.token(): TokenClass.M2M_OPAQUE,
@@ -240,7 +240,7 @@ async def test_every_credential_that_clerk_gives_is_told_by_its_form(world: Worl
         ("..", TokenClass.UNKNOWN),
     ],
 )
-def test_an_opaque_credential_is_told_by_its_prefix_and_its_characters(
+def test_an_opaque_credential_is_classified_by_its_prefix_and_its_characters(
     token: str, token_class: TokenClass
 ) -> None:
     assert classify(token) is token_class
@@ -271,7 +271,7 @@ def test_an_opaque_credential_is_told_by_its_prefix_and_its_characters(
         ({"typ": 7}, {"sub": MACHINE}, TokenClass.UNKNOWN),
     ],
 )
-def test_a_jwt_is_told_by_its_category_and_then_by_its_subject(
+def test_a_jwt_is_classified_by_its_category_and_then_by_its_subject(
     header: dict[str, Any], claims: dict[str, Any], token_class: TokenClass
 ) -> None:
     assert classify(unsigned_jwt(header, claims)) is token_class
@@ -301,7 +301,7 @@ def test_json_that_two_parsers_could_read_differently_is_refused(payload: bytes)
     assert classify(f"{segment({})}.{segment(payload)}.{segment(b'x')}") is TokenClass.UNKNOWN
 
 
-def test_a_jwt_is_taken_apart_into_what_was_signed_and_what_it_says() -> None:
+def test_a_jwt_is_split_into_header_payload_signature_and_signing_input() -> None:
     jwt = split_jwt(unsigned_jwt({"alg": "RS256"}, {"sub": MACHINE}))
 
     assert jwt.header == {"alg": "RS256"}
@@ -334,7 +334,7 @@ def test_the_repr_of_a_credential_shows_nothing_that_could_be_replayed() -> None
         pytest.param("bnVsbA.e30.QUJD", id="header is no object"),
     ],
 )
-def test_a_jwt_has_one_spelling_only(token: str) -> None:
+def test_a_jwt_that_is_not_encoded_canonically_is_refused(token: str) -> None:
     with pytest.raises(TokenInvalidError) as refused:
         split_jwt(token)
 

@@ -1,4 +1,4 @@
-"""Every code block of the documents runs, or is one of another test's."""
+"""Every code block of the documents runs, here or in the test named in `LANGUAGES`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 _BLOCK = re.compile(r"^( *)```(\w+)[^\n]*\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 
-# Which languages a page may hold; what is not run here is run by the test named beside it.
+# The languages of a page's blocks. Blocks that this file does not run are run by the named test.
 LANGUAGES = {
     "README.md": {"python", "console"},
     "CONTRIBUTING.md": {"python", "console"},  # tests/test_contributing.py
@@ -44,7 +44,7 @@ LANGUAGES = {
 
 
 def blocks(document: Path, language: str) -> list[str]:
-    """Give the blocks of a language, without their indentation."""
+    """Return the blocks of a language, without their indentation."""
     return [
         re.sub(f"^{indent}", "", text, flags=re.MULTILINE)
         for indent, found, text in _BLOCK.findall(document.read_text("utf-8"))
@@ -53,7 +53,7 @@ def blocks(document: Path, language: str) -> list[str]:
 
 
 def commands_of(document: Path) -> list[list[str]]:
-    """Give the words of each line that is typed into a shell."""
+    """Return the words of each line that is typed into a shell."""
     return [
         line.removeprefix("$ ").split("#")[0].split()
         for block in blocks(document, "console")
@@ -62,7 +62,7 @@ def commands_of(document: Path) -> list[list[str]]:
 
 
 def assert_ours_exist(commands: list[list[str]]) -> None:
-    """Ask each command of ours for its help, options included."""
+    """Run each command of ours with its options and `--help`."""
     for words in commands:
         if words[0] == "clerk-m2m":
             assert run_command(*words[1:], "--help").code == 0, words
@@ -73,7 +73,7 @@ def assert_ours_exist(commands: list[list[str]]) -> None:
     [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))],
     ids=str,
 )
-def test_every_block_is_of_a_language_that_some_test_runs(document: Path) -> None:
+def test_every_block_has_a_language_that_a_test_runs(document: Path) -> None:
     found = {language for _, language, _ in _BLOCK.findall(document.read_text("utf-8"))}
 
     assert found <= LANGUAGES.get(document.name, set())
@@ -96,7 +96,7 @@ async def test_the_app_of_the_readme_protects_its_routes(instance: Instance) -> 
     assert missing.json()["code"] == "token_missing"
 
 
-def test_the_graph_of_the_page_about_the_scope_policy_is_one() -> None:
+def test_the_graph_on_the_page_about_the_scope_policy_is_valid() -> None:
     (text,) = blocks(ROOT / "docs" / "scope-policy.md", "toml")
     orders, billing = re.findall(r'id = "(\w+)"', text)
 
@@ -120,7 +120,7 @@ async def test_the_page_about_calling_runs_as_one_script(instance: Instance) -> 
     assert await process.wait() == 0
 
 
-async def test_the_page_about_guards_lets_in_whom_it_says(
+async def test_the_apps_on_the_page_about_guards_accept_and_refuse_as_it_says(
     instance: Instance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for region in ("EU", "US"):
@@ -148,7 +148,7 @@ async def test_the_page_about_guards_lets_in_whom_it_says(
     assert [answer.json()["orders_for"] for answer in opened] == [instance.caller.id] * 2
 
 
-async def test_the_app_of_the_page_about_calling_answers_503_where_no_token_can_be_had(
+async def test_the_app_on_the_page_about_calling_is_503_when_no_token_can_be_minted(
     instance: Instance,
 ) -> None:
     namespace: dict[str, Any] = {}
@@ -164,16 +164,8 @@ async def test_the_app_of_the_page_about_calling_answers_503_where_no_token_can_
     assert answer.headers["Retry-After"] in ("1", "2")
 
 
-async def test_the_page_about_metrics_runs_as_one_script(instance: Instance) -> None:
-    script = "\n".join(blocks(ROOT / "docs" / "metrics.md", "python"))
-
-    process = await asyncio.create_subprocess_exec(sys.executable, "-W", "error", "-c", script)
-
-    assert await process.wait() == 0
-
-
 @pytest.mark.parametrize(
-    "page", ["other-frameworks.md", "fastapi.md", "settings.md", "revocation.md"]
+    "page", ["metrics.md", "other-frameworks.md", "fastapi.md", "settings.md", "revocation.md"]
 )
 async def test_a_page_runs_as_one_script(instance: Instance, page: str) -> None:
     script = "\n".join(blocks(ROOT / "docs" / page, "python"))
@@ -235,5 +227,5 @@ async def test_the_page_about_the_client_runs_as_one_script(
     process = await asyncio.create_subprocess_exec(sys.executable, "-W", "error", "-c", script)
 
     assert await process.wait() == 0
-    # The emulator, and not Clerk, was asked for every one of them.
+    # The emulator, not Clerk, received all of them.
     instance.emulator.assert_calls(CreateMachine=6, DeleteMachine=4, revokeApiKey=1)

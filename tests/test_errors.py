@@ -32,7 +32,7 @@ DECISION = Decision(caller="mch_" + "a" * 27, callee="mch_" + "c" * 27, reason=R
 
 
 def drawn_tree() -> dict[str, str]:
-    """Read the drawing in the module's docstring: class to parent."""
+    """Return the parent of each class, as drawn in the module's docstring."""
     path: list[str] = []
     tree = {}
     for line in (errors.__doc__ or "").splitlines():
@@ -49,7 +49,7 @@ def test_the_tree_is_the_one_that_is_drawn_in_the_docstring() -> None:
 
 
 @pytest.mark.parametrize("each", CLASSES)
-def test_every_class_carries_a_code_and_a_status_and_says_what_it_means(
+def test_every_class_has_a_code_a_status_and_a_docstring(
     each: type[ClerkM2MError],
 ) -> None:
     assert re.fullmatch(r"[a-z_]+", each.code)
@@ -63,7 +63,7 @@ def test_no_two_classes_that_are_raised_share_a_code() -> None:
     assert len({each.code for each in raised}) == len(raised)
 
 
-def test_a_refusal_says_why_in_a_sentence_or_in_its_own() -> None:
+def test_a_refusal_has_a_default_detail_or_the_given_one() -> None:
     assert str(TokenInvalidError()) == "The credential is unknown, expired or revoked."
     assert TokenInvalidError("The JWT has expired.").detail == "The JWT has expired."
 
@@ -75,27 +75,27 @@ def test_a_scope_refusal_keeps_the_decision() -> None:
     assert refusal.detail == str(DECISION)
 
 
-def test_a_permission_refusal_keeps_the_scopes_in_the_order_to_be_shown() -> None:
+def test_a_permission_refusal_keeps_the_order_of_its_scopes() -> None:
     refusal = PermissionDeniedError("Not that one.", required_scopes=["write", "read"])
 
     assert refusal.required_scopes == ("write", "read")
 
 
-def test_required_scopes_in_one_string_are_refused() -> None:
+def test_required_scopes_in_one_string_are_rejected() -> None:
     with pytest.raises(ConfigurationError, match="required_scopes must be a list") as refused:
         PermissionDeniedError("Not that one.", required_scopes="write")
 
     assert refused.value.code == "configuration_invalid"
 
 
-def test_what_could_not_be_found_out_says_when_to_try_again() -> None:
+def test_503_errors_have_their_default_or_given_retry_after() -> None:
     assert VerificationUnavailableError().retry_after == 1.0
     assert VerificationUnavailableError(retry_after=7).retry_after == 7
     assert VerifierMisconfiguredError().retry_after == 30.0
     assert TokenUnavailableError("No token.").retry_after is None
 
 
-def test_a_backend_error_carries_what_clerk_said() -> None:
+def test_a_backend_error_has_the_details_of_clerks_answer() -> None:
     error = RateLimitedError("Slow down.", clerk_trace_id="trace_1", retry_after=3.0)
 
     assert (error.status, error.code) == (429, "rate_limited")
@@ -103,7 +103,7 @@ def test_a_backend_error_carries_what_clerk_said() -> None:
     assert BackendAPIError("Odd.", status=418).status == 418
 
 
-def test_a_wrong_setting_and_a_missing_middleware_are_pythons_own_errors_too() -> None:
+def test_configuration_error_is_a_value_error_and_middleware_missing_a_runtime_error() -> None:
     assert issubclass(ConfigurationError, ValueError)
     assert issubclass(MiddlewareMissingError, RuntimeError)
     assert not issubclass(MiddlewareMissingError, RefusalError)

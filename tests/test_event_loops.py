@@ -21,7 +21,7 @@ from clerk_m2m.testing import ClerkEmulator
 from harness import bearer, protected, serve
 
 with warnings.catch_warnings():
-    # Starlette prefers another HTTP client behind it; its loops are what matters here.
+    # Starlette warns that it prefers another HTTP client. Only its event loops matter here.
     warnings.simplefilter("ignore")
     from starlette.testclient import TestClient
 
@@ -39,7 +39,7 @@ def mint(clerk_emulator: ClerkEmulator, callee: EmulatedMachine) -> Callable[[],
     return lambda: clerk_emulator.mint_m2m_token(caller).token
 
 
-def test_a_test_client_without_with_uses_a_loop_per_request(
+def test_a_test_client_with_a_loop_per_request_verifies_each_token_once(
     clerk_emulator: ClerkEmulator, callee: EmulatedMachine, mint: Callable[[], str]
 ) -> None:
     client = TestClient(protected(clerk_emulator.verifier(callee)))
@@ -51,11 +51,11 @@ def test_a_test_client_without_with_uses_a_loop_per_request(
     assert clerk_emulator.calls["verifyM2MToken"] == ROUNDS + 1
 
 
-def test_a_verdict_that_is_due_is_refreshed_in_whichever_loop_uses_it(
+def test_a_due_verdict_is_refreshed_in_the_loop_that_uses_it(
     clerk_emulator: ClerkEmulator, callee: EmulatedMachine, mint: Callable[[], str]
 ) -> None:
-    # With a life of no length every request asks; with a short one, some refresh in a loop that
-    # ends before the answer comes.
+    # With 0 every request verifies. With 0.02 s some requests start a refresh in a loop that ends
+    # before the answer arrives.
     for cache_ttl in (0.0, 0.02):
         client = TestClient(protected(clerk_emulator.verifier(callee, cache_ttl=cache_ttl)))
         token = mint()
@@ -63,7 +63,7 @@ def test_a_verdict_that_is_due_is_refreshed_in_whichever_loop_uses_it(
             assert client.get("/", headers=bearer(token)).status_code == 200
 
 
-def test_a_test_client_with_with_closes_and_opens_again(
+def test_a_service_works_again_after_its_lifespan_has_ended(
     clerk_emulator: ClerkEmulator, callee: EmulatedMachine, mint: Callable[[], str]
 ) -> None:
     app = protected(clerk_emulator.verifier(callee))
@@ -73,7 +73,7 @@ def test_a_test_client_with_with_closes_and_opens_again(
             assert client.get("/", headers=bearer(mint())).status_code == 200
 
 
-async def test_loops_that_have_ended_leave_no_client_and_no_connection(
+async def test_ended_loops_leave_no_connection_open(
     clerk_emulator: ClerkEmulator, callee: EmulatedMachine, mint: Callable[[], str]
 ) -> None:
     async with serve(clerk_emulator) as origin:
@@ -114,7 +114,7 @@ def test_two_threads_with_a_loop_each_share_a_verifier(
         try:
             for _ in range(5):
                 asyncio.run(verify_all())
-        except BaseException as exc:  # noqa: BLE001  the test must hear of it, whatever it is
+        except BaseException as exc:  # noqa: BLE001  the main thread reports it
             failures.append(exc)
 
     threads = [threading.Thread(target=run) for _ in range(2)]
@@ -127,7 +127,7 @@ def test_two_threads_with_a_loop_each_share_a_verifier(
     assert clerk_emulator.calls["verifyM2MToken"] < 2 * 5 * 5 * len(tokens)
 
 
-def test_an_invalidation_in_one_thread_holds_in_the_loop_of_another(
+def test_an_invalidation_in_one_thread_applies_in_the_loop_of_another(
     clerk_emulator: ClerkEmulator, callee: EmulatedMachine, mint: Callable[[], str]
 ) -> None:
     verifier, token = clerk_emulator.verifier(callee), mint()
@@ -201,7 +201,7 @@ async def test_workers_forked_after_construction_each_verify_by_themselves(
 def test_unknown_rate_holds_for_all_event_loops_of_a_verifier_together(
     clerk_emulator: ClerkEmulator, callee: EmulatedMachine, mint: Callable[[], str]
 ) -> None:
-    # So low a rate that nothing is added to it while the test runs: one call may go out at all.
+    # So low a rate allows one call during the whole test.
     verifier = clerk_emulator.verifier(callee, unknown_rate=0.001)
 
     async def codes() -> list[str]:

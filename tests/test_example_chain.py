@@ -1,4 +1,4 @@
-"""The example of three services in a row: who is whose caller, and what the last one learns."""
+"""The example of three services, a -> b -> c: the caller and the claims that each one sees."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ async def chain() -> AsyncIterator[Any]:
         yield example("chain").Chain(stack)
 
 
-async def test_each_hop_has_its_own_identity_and_c_learns_nothing_of_a(chain: Any) -> None:
+async def test_c_sees_b_as_its_caller_and_nothing_of_a(chain: Any) -> None:
     answer = await chain.to_b.get("/relay")
 
     assert answer.json() == {"caller": chain.b.id, "claims": {}}
     assert chain.a.id not in answer.text
 
 
-async def test_c_learns_of_a_what_b_passes_on_in_claims(chain: Any) -> None:
+async def test_b_passes_its_caller_on_to_c_in_claims(chain: Any) -> None:
     answer = await chain.to_b.get("/for-me")
 
     assert answer.json() == {"caller": chain.b.id, "claims": {"on_behalf_of": chain.a.id}}
 
 
-async def test_the_two_ways_of_b_have_a_token_each_however_often_they_are_used(chain: Any) -> None:
+async def test_each_client_mints_one_token_however_often_it_is_used(chain: Any) -> None:
     for _ in range(3):
         await chain.to_b.get("/relay")
         await chain.to_b.get("/for-me")
@@ -40,7 +40,7 @@ async def test_the_two_ways_of_b_have_a_token_each_however_often_they_are_used(c
     assert chain.emulator.calls["createM2MToken"] == 3
 
 
-async def test_a_does_not_get_into_c_by_itself(chain: Any) -> None:
+async def test_c_refuses_a_token_of_a(chain: Any) -> None:
     answer = await chain.client(chain.app_c, chain.a).get("/whoami")
 
     assert answer.status_code == 401

@@ -56,7 +56,7 @@ async def test_the_fastapi_example_tells_machines_and_api_keys_apart(
     assert {"401", "403", "503"} <= document["paths"]["/orders"]["get"]["responses"].keys()
 
 
-async def test_the_starlette_example_greets_strangers_and_guards_its_stock(
+async def test_the_starlette_example_serves_anonymous_callers_and_guards_one_route(
     instance: Instance,
 ) -> None:
     async with served("starlette_service") as client:
@@ -84,7 +84,7 @@ async def test_the_websocket_example_refuses_before_it_accepts(instance: Instanc
     assert json.loads(refused.value.response.body)["code"] == "token_missing"
 
 
-async def test_the_django_example_answers_what_its_guards_refuse(
+async def test_the_django_example_answers_with_the_refusals_of_its_guards(
     instance: Instance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CLERK_SECRET_KEY", instance.emulator.secret_key)
@@ -166,7 +166,7 @@ def test_the_wsgi_example_verifies_on_every_thread(instance: Instance) -> None:
     assert int(down.headers["retry-after"]) >= 1
 
 
-def test_a_process_that_opened_the_wsgi_example_ends_and_closes_it(instance: Instance) -> None:
+def test_the_wsgi_example_is_closed_when_its_process_ends(instance: Instance) -> None:
     script = (
         "import atexit; from wsgi_service import create_app\n"
         "atexit.register(print, 'closed')\n"  # called last

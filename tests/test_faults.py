@@ -1,7 +1,7 @@
-"""What the service answers while Clerk refuses, fails or lies, row by row of the promise.
+"""What the service answers while Clerk refuses, fails or sends unreadable answers.
 
-"Could not find out" is a 503 that tells when to come back: it lets nobody in, is kept nowhere, and
-does not touch the callers that are known.
+A credential that cannot be verified is answered with 503 and `Retry-After`. That outcome is never
+cached, and callers with a cached verdict are still accepted.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def credential(world: World, operation: str) -> str:
             return world.emulator.add_oauth_token(subject=USER_ID).token
 
 
-# A definitive no
+# Negative verdicts
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def credential(world: World, operation: str) -> str:
     ],
     ids=str,
 )
-async def test_a_no_of_clerks_is_401_and_believed_for_ten_seconds_at_most(
+async def test_a_negative_verdict_is_401_and_cached_for_ten_seconds(
     world: World, operation: str, fault: dict[str, Any]
 ) -> None:
     verifier, token = world.verifier(world.live_settings()), credential(world, operation)
@@ -67,7 +67,7 @@ async def test_a_no_of_clerks_is_401_and_believed_for_ten_seconds_at_most(
 
 
 @pytest.mark.parametrize("status", [404, 400])
-async def test_a_no_of_something_else_than_clerk_decides_nothing(world: World, status: int) -> None:
+async def test_404_or_400_without_clerks_error_body_is_503(world: World, status: int) -> None:
     verifier, token = world.verifier(), world.token()
     world.emulator.fail("verifyM2MToken", status=status, body="<h1>Not here</h1>", times=1)
 
@@ -76,7 +76,7 @@ async def test_a_no_of_something_else_than_clerk_decides_nothing(world: World, s
 
 
 @pytest.mark.parametrize("status", [401, 403])
-async def test_a_gateways_401_or_403_is_an_outage_and_says_nothing_of_our_own_key(
+async def test_401_or_403_without_clerks_error_body_is_an_outage_not_a_refused_key(
     world: World, status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     verifier, token = world.verifier(), world.token()
@@ -91,7 +91,7 @@ async def test_a_gateways_401_or_403_is_an_outage_and_says_nothing_of_our_own_ke
 
 
 @pytest.mark.parametrize("status", [401, 403])
-async def test_a_refusal_of_our_own_key_is_503_and_kept_nowhere(world: World, status: int) -> None:
+async def test_a_refusal_of_our_own_key_is_503_and_not_cached(world: World, status: int) -> None:
     verifier, token = world.verifier(), world.token()
     world.emulator.fail("verifyM2MToken", status=status, times=1)
 
@@ -119,7 +119,7 @@ async def test_a_refusal_of_our_own_key_is_logged_as_an_error_once_a_minute(
     assert str(world.callee.secret_key) not in caplog.text
 
 
-async def test_a_refused_instance_key_is_not_taken_for_an_outage_of_the_graph(
+async def test_a_refused_instance_key_is_not_treated_as_an_outage_of_the_graph(
     world: World,
 ) -> None:
     verifier, token = world.verifier(world.live_settings()), world.token()
@@ -150,7 +150,7 @@ async def test_a_refused_instance_key_is_not_taken_for_an_outage_of_the_graph(
         (None, 1),
     ],
 )
-async def test_a_rate_limit_is_503_with_its_retry_after_of_30_seconds_at_most(
+async def test_a_rate_limit_is_503_with_a_retry_after_of_at_most_30_seconds(
     world: World, said: int | str | None, waited: int
 ) -> None:
     world.emulator.fail("verifyM2MToken", status=429, retry_after=said)
@@ -159,7 +159,7 @@ async def test_a_rate_limit_is_503_with_its_retry_after_of_30_seconds_at_most(
     assert len(world.upstream.requests) == 1
 
 
-async def test_clerk_is_left_alone_until_the_rate_limit_ends_while_known_callers_go_on(
+async def test_until_a_rate_limit_ends_clerk_is_not_called_and_known_callers_are_accepted(
     world: World,
 ) -> None:
     verifier, known = world.verifier(), world.token()
@@ -176,7 +176,7 @@ async def test_clerk_is_left_alone_until_the_rate_limit_ends_while_known_callers
     assert (await ask(verifier, world.token())).status_code == 200
 
 
-async def test_a_shorter_wait_told_later_does_not_shorten_a_longer_one(world: World) -> None:
+async def test_a_later_shorter_retry_after_does_not_shorten_the_pause(world: World) -> None:
     verifier, told = world.verifier(), iter([20, 1])
     both_out = asyncio.Barrier(2)
 
@@ -192,7 +192,7 @@ async def test_a_shorter_wait_told_later_does_not_shorten_a_longer_one(world: Wo
     assert_not_found_out(await ask(verifier, world.token()), retry_after=18)
 
 
-# No answer, or none that makes sense
+# No answer, or an unreadable one
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ async def test_a_shorter_wait_told_later_does_not_shorten_a_longer_one(world: Wo
 @pytest.mark.parametrize(
     "operation", ["verifyM2MToken", "verifyApiKey", "verifyOAuthAccessToken"], ids=str
 )
-async def test_no_answer_that_makes_sense_is_503_and_kept_nowhere(
+async def test_a_missing_or_unreadable_answer_is_503_and_not_cached(
     world: World, operation: str, fault: dict[str, Any]
 ) -> None:
     verifier, token = world.verifier(world.live_settings()), credential(world, operation)
@@ -276,7 +276,7 @@ async def test_no_answer_that_makes_sense_is_503_and_kept_nowhere(
     ],
     ids=str,
 )
-async def test_an_answer_whose_parts_are_not_what_they_should_be_is_503_and_kept_nowhere(
+async def test_an_answer_with_an_invalid_member_is_503_and_not_cached(
     world: World, wrong: dict[str, Any]
 ) -> None:
     verifier = world.verifier()
@@ -288,7 +288,7 @@ async def test_an_answer_whose_parts_are_not_what_they_should_be_is_503_and_kept
 
 
 @pytest.mark.parametrize("name", ["id", "subject", "revoked", "expired", "expiration"])
-async def test_an_answer_without_a_part_that_decides_is_503(world: World, name: str) -> None:
+async def test_an_answer_without_a_required_member_is_503(world: World, name: str) -> None:
     answer = record(world)
     del answer[name]
     world.emulator.fail("verifyM2MToken", body=answer)
@@ -308,9 +308,7 @@ async def test_an_answer_without_a_part_that_decides_is_503(world: World, name: 
     ],
     ids=repr,
 )
-async def test_a_network_that_fails_is_503_and_kept_nowhere(
-    world: World, raised: Exception
-) -> None:
+async def test_a_network_failure_is_503_and_not_cached(world: World, raised: Exception) -> None:
     verifier, token = world.verifier(), world.token()
 
     async def fail(_request: httpx.Request) -> httpx.Response:
@@ -322,7 +320,7 @@ async def test_a_network_that_fails_is_503_and_kept_nowhere(
     assert (await ask(verifier, token)).status_code == 200
 
 
-async def test_a_graph_that_cannot_be_read_lets_nobody_in(world: World) -> None:
+async def test_a_graph_that_cannot_be_read_is_503(world: World) -> None:
     verifier, token = world.verifier(world.live_settings()), world.token()
     world.emulator.fail("GetMachine", status=500)
 

@@ -1,4 +1,4 @@
-"""A process that has used the package forks: both go on, and neither disturbs the other."""
+"""A process that has used the package forks: parent and child both work independently."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PYTHONPATH = os.pathsep.join([str(HERE), str(Path(clerk_m2m.__file__).parents[1]
 
 
 async def output(script: str, *arguments: str) -> list[str]:
-    """Run a script that forks, in a process without threads of ours; gives what it printed."""
+    """Run a script that forks, in a process without threads of ours; return what it printed."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-W", "ignore::DeprecationWarning", "-c", textwrap.dedent(script)),
         *arguments,
@@ -43,7 +43,10 @@ async def output(script: str, *arguments: str) -> list[str]:
 
 
 class Recorder:
-    """The emulator, and from which ports each process called it; `/process/…` tells who calls."""
+    """The emulator, and the ports from which each process called it.
+
+    A process requests `/process/NAME` to say that it sends the next requests.
+    """
 
     def __init__(self, emulator: Emulator) -> None:
         self._emulator = emulator
@@ -133,7 +136,7 @@ async def test_parent_and_children_verify_over_connections_of_their_own() -> Non
 
 
 async def test_a_lock_that_a_thread_holds_during_a_fork_is_free_in_the_child() -> None:
-    """In the child that thread does not exist, so nobody would ever give the lock back."""
+    """The thread does not exist in the child, so nothing would ever release the lock."""
     script = """
         import os, threading, time
         from clerk_m2m import MachineTokenAuth, Settings, Verifier
@@ -168,7 +171,7 @@ async def test_a_lock_that_a_thread_holds_during_a_fork_is_free_in_the_child() -
     assert await output(script) == ["0", "True"] * 4
 
 
-async def test_a_fork_waits_for_the_mint_under_way_and_the_child_mints_by_itself() -> None:
+async def test_a_fork_waits_for_a_mint_in_progress_and_the_child_can_mint() -> None:
     script = """
         import os, sys, threading, time, urllib.request
         from clerk_m2m import MachineTokenAuth
@@ -197,7 +200,7 @@ async def test_a_fork_waits_for_the_mint_under_way_and_the_child_mints_by_itself
     emulator.close()
 
 
-async def test_a_child_makes_its_own_value_for_an_event_loop_of_the_parents() -> None:
+async def test_a_child_does_not_use_the_parents_value_for_an_event_loop() -> None:
     script = """
         import asyncio, os
         from clerk_m2m.tasks import PerLoop

@@ -1,4 +1,4 @@
-"""Who is calling: typed, free of secrets, and read-only to the bottom."""
+"""Identities: typed, without secrets, and read-only at every depth."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def api_key(subject: str) -> ApiKeyIdentity:
     return ApiKeyIdentity(token_id="ak_1", name="reports", subject=subject)
 
 
-def test_a_machine_is_known_by_its_id() -> None:
+def test_a_machine_identity_has_its_id_and_the_defaults() -> None:
     identity = machine(scopes=frozenset({MACHINE}), expires_at=1_800_000_000.0)
 
     assert identity.machine_id == identity.subject == MACHINE
@@ -34,7 +34,7 @@ def test_a_machine_is_known_by_its_id() -> None:
     assert not identity.stale
 
 
-def test_an_api_key_speaks_for_a_user_an_organization_or_a_machine() -> None:
+def test_an_api_key_belongs_to_a_user_an_organization_or_a_machine() -> None:
     keys = [api_key(subject) for subject in (USER, ORG, MACHINE)]
 
     assert [(key.user_id, key.org_id, key.machine_id) for key in keys] == [
@@ -45,7 +45,7 @@ def test_an_api_key_speaks_for_a_user_an_organization_or_a_machine() -> None:
     assert {key.token_type for key in keys} == {TokenType.API_KEY}
 
 
-def test_an_oauth_token_speaks_for_a_user_through_a_client() -> None:
+def test_an_oauth_identity_has_its_user_and_its_client() -> None:
     identity = OAuthIdentity(token_id="oat_1", client_id="client_1", subject=USER)
 
     assert (identity.user_id, identity.client_id) == (USER, "client_1")
@@ -53,12 +53,12 @@ def test_an_oauth_token_speaks_for_a_user_through_a_client() -> None:
 
 
 @pytest.mark.parametrize("name", ["subject", "scopes", "claims", "stale", "token_type", "other"])
-def test_nothing_in_an_identity_can_be_set(name: str) -> None:
+def test_no_attribute_of_an_identity_can_be_set(name: str) -> None:
     with pytest.raises((FrozenInstanceError, AttributeError, TypeError)):
         setattr(machine(), name, "mch_other")
 
 
-def test_claims_are_read_only_to_the_bottom() -> None:
+def test_claims_are_read_only_at_every_depth() -> None:
     claims = freeze({"tenant": "acme", "roles": [{"name": "admin", "of": ["a"]}]})
     identity = machine(claims=claims)
 
@@ -73,7 +73,7 @@ def test_claims_are_read_only_to_the_bottom() -> None:
         assert not hasattr(holder, change)
 
 
-def test_two_identities_without_claims_share_nothing_that_can_be_changed() -> None:
+def test_the_empty_claims_that_identities_share_are_immutable() -> None:
     first, second = machine().claims, machine().claims
 
     assert first is second
@@ -88,11 +88,11 @@ def test_an_identity_is_hashable_and_prints_no_claims() -> None:
 
 
 @pytest.mark.parametrize("value", [None, True, 7, 1.5, "text", [], {}, [[], {}], {"a": [None]}])
-def test_freezing_changes_no_value(value: Any) -> None:
+def test_freezing_keeps_every_value(value: Any) -> None:
     assert thaw(freeze(value)) == value
 
 
-def test_claims_nested_deeper_than_the_stack_are_frozen_all_the_same() -> None:
+def test_claims_nested_deeper_than_the_recursion_limit_are_frozen() -> None:
     depth = 20_000
     nested: Any = []
     for _ in range(depth):
@@ -104,7 +104,7 @@ def test_claims_nested_deeper_than_the_stack_are_frozen_all_the_same() -> None:
     assert frozen == ()
 
 
-def test_freezing_copies_so_that_its_source_may_change() -> None:
+def test_freezing_copies_its_source() -> None:
     given = {"roles": ["reader"]}
     frozen = freeze(given)
     given["roles"].append("admin")
@@ -142,7 +142,7 @@ def test_an_identity_as_a_dict_is_plain_json_with_its_type() -> None:
     assert identity.claims["roles"]
 
 
-def test_the_actor_and_the_audience_are_plain_too() -> None:
+def test_an_identity_as_a_dict_has_the_actor_and_the_audience_as_json() -> None:
     identity = OAuthIdentity(
         token_id="oat_1", client_id="c", subject=USER, audience=("a",), actor=freeze({"sub": "x"})
     )
@@ -158,7 +158,7 @@ def test_an_identity_is_copied_and_pickled_whole() -> None:
     assert pickle.loads(pickle.dumps(identity)).claims == {"roles": ("a",)}
 
 
-def test_claims_nested_deeper_than_the_stack_are_given_as_a_dict() -> None:
+def test_claims_nested_deeper_than_the_recursion_limit_become_a_dict() -> None:
     nested: Any = {}
     for _ in range(20_000):
         nested = {"a": nested}

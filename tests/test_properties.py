@@ -1,4 +1,4 @@
-"""What holds for every input: the documented errors and no other, in time, and never a way in."""
+"""What holds for every input: only documented errors, in bounded time, and no access."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ machine_ids = st.text(WORD, min_size=27, max_size=27).map("mch_{}".format)
 
 
 def within_a_second(what: Callable[[], object]) -> None:
-    """Bounded, by far: none of it is anywhere near a second unless it explodes."""
+    """Fail if a call takes a second; it takes far less unless its time grows out of bounds."""
     began = time.perf_counter()
     what()
     assert time.perf_counter() - began < 1.0
@@ -79,7 +79,7 @@ def within_a_second(what: Callable[[], object]) -> None:
 
 @same_each_time
 @given(headers, st.sampled_from([None, b"x-api-key"]))
-def test_extraction_gives_one_well_formed_credential_or_none_or_a_refusal(
+def test_extraction_returns_one_well_formed_credential_or_none_or_refuses(
     fields: list[tuple[bytes, bytes]], api_key_header: bytes | None
 ) -> None:
     read = [value for name, value in fields if name in (b"authorization", api_key_header)]
@@ -97,7 +97,7 @@ def test_extraction_gives_one_well_formed_credential_or_none_or_a_refusal(
 
 @same_each_time
 @given(st.from_regex(TOKEN68, fullmatch=True), raw_values, st.booleans())
-def test_no_second_credential_hides_beside_the_first(
+def test_a_second_authorization_header_is_always_refused(
     token: bytes, other: bytes, first: bool
 ) -> None:
     fields = [(b"authorization", b"Bearer " + token), (b"authorization", other)]
@@ -113,7 +113,7 @@ def test_no_second_credential_hides_beside_the_first(
 @example("." * 100_000)
 @example("a." * 50_000)
 @example("e30." + "W1tb" * 20_000 + ".QUJD")
-def test_every_text_has_a_class_and_is_told_in_time(token: str) -> None:
+def test_every_text_is_classified_within_a_second(token: str) -> None:
     within_a_second(lambda: classify(token))
 
     if classify(token) in (TokenClass.M2M_OPAQUE, TokenClass.API_KEY, TokenClass.OAUTH_OPAQUE):
@@ -146,7 +146,7 @@ def test_an_unsigned_jwt_is_classified_and_checked_without_a_crash(
 
 @pytest.mark.parametrize("name", ["exp", "iat", "nbf"])
 @pytest.mark.parametrize("value", ["1" + "0" * 400, "-1" + "0" * 400, "1e400", "-1e400", "1e308"])
-def test_an_instant_of_any_size_is_refused_and_crashes_nothing(name: str, value: str) -> None:
+def test_an_instant_of_extreme_size_is_refused(name: str, value: str) -> None:
     claims: dict[str, object] = {"exp": 1, "iat": 1, "nbf": 1, "sub": "mch_1", "jti": "mt_1"}
     rest = {key: item for key, item in claims.items() if key != name}
     payload = json.dumps(rest)[:-1] + f', "{name}": {value}}}'
@@ -159,7 +159,7 @@ def test_an_instant_of_any_size_is_refused_and_crashes_nothing(name: str, value:
 
 @same_each_time
 @given(st.binary(max_size=200) | json_values.map(lambda value: json.dumps(value).encode()))
-def test_a_json_object_is_read_whole_or_refused(text: bytes) -> None:
+def test_a_json_object_is_parsed_or_refused(text: bytes) -> None:
     try:
         value = load_object(text)
     except TokenInvalidError:
@@ -169,7 +169,7 @@ def test_a_json_object_is_read_whole_or_refused(text: bytes) -> None:
 
 @same_each_time
 @given(json_values | st.dictionaries(st.just("keys"), json_values))
-def test_a_key_set_of_any_shape_gives_usable_keys_or_none(jwks: Any) -> None:
+def test_a_key_set_of_any_shape_is_parsed_within_a_second(jwks: Any) -> None:
     if isinstance(jwks, dict):
         within_a_second(lambda: usable_keys(jwks))
 
@@ -179,7 +179,7 @@ def test_a_key_set_of_any_shape_gives_usable_keys_or_none(jwks: Any) -> None:
 
 @same_each_time
 @given(json_values)
-def test_what_is_frozen_reads_the_same_and_is_hashable_where_it_holds_no_mapping(
+def test_a_frozen_value_has_the_same_json(
     value: Any,
 ) -> None:
     assert json.dumps(freeze(value), default=dict) == json.dumps(value)
@@ -192,7 +192,7 @@ graphs = st.dictionaries(machine_ids, st.lists(machine_ids, max_size=4), max_siz
 
 @same_each_time
 @given(graphs, machine_ids, machine_ids)
-def test_a_graph_has_the_edges_that_it_was_made_of_and_no_others(
+def test_a_graph_has_exactly_the_given_edges(
     edges: dict[str, list[str]], caller: str, callee: str
 ) -> None:
     graph = ScopeGraph(edges)
@@ -225,7 +225,7 @@ def test_a_graph_written_as_toml_is_read_as_the_same_graph(edges: dict[str, list
         max_size=12,
     ).map(" ".join)
 )
-def test_any_other_text_is_no_graph_and_says_so(text: str) -> None:
+def test_any_other_text_is_parsed_or_raises_configuration_error(text: str) -> None:
     try:
         graph = ScopeGraph.from_toml(text)
     except ConfigurationError:
@@ -235,7 +235,7 @@ def test_any_other_text_is_no_graph_and_says_so(text: str) -> None:
 
 @same_each_time
 @given(st.dictionaries(st.text(max_size=33) | machine_ids, json_values))
-def test_a_mapping_of_anything_is_a_graph_or_is_refused(edges: dict[str, Any]) -> None:
+def test_any_mapping_is_a_graph_or_raises_configuration_error(edges: dict[str, Any]) -> None:
     try:
         ScopeGraph(edges)
     except ConfigurationError:
@@ -257,7 +257,7 @@ identities = st.builds(
 
 @same_each_time
 @given(identities, st.none() | st.booleans())
-def test_a_machine_gets_in_only_by_what_its_format_can_attest(
+def test_an_opaque_token_needs_its_scope_and_a_jwt_needs_an_edge(
     identity: MachineIdentity, edge: bool | None
 ) -> None:
     callee = "mch_" + "c" * 27
@@ -272,7 +272,7 @@ def test_a_machine_gets_in_only_by_what_its_format_can_attest(
 
 @same_each_time
 @given(machine_ids, machine_ids, st.frozensets(machine_ids, max_size=3))
-def test_a_decision_is_allowed_exactly_where_there_is_an_edge(
+def test_a_decision_is_allowed_exactly_when_there_is_an_edge(
     caller: str, callee: str, callees: frozenset[str]
 ) -> None:
     decision = ScopeGraph({caller: callees}).decide(caller, callee)
@@ -313,7 +313,7 @@ WHOLE = {
 @pytest.mark.parametrize("read", READERS)
 @same_each_time
 @given(value=json_values | st.dictionaries(st.sampled_from(sorted(WHOLE)), json_values))
-def test_an_answer_of_any_shape_is_read_or_makes_no_sense(
+def test_an_answer_of_any_shape_is_parsed_or_raises_backend_unavailable(
     read: Callable[[Any], object], value: Any
 ) -> None:
     try:
@@ -325,9 +325,7 @@ def test_an_answer_of_any_shape_is_read_or_makes_no_sense(
 
 @same_each_time
 @given(st.sampled_from(sorted(WHOLE)), json_values)
-def test_an_answer_with_one_property_spoilt_never_reads_as_more_than_it_says(
-    name: str, value: Any
-) -> None:
+def test_an_answer_with_one_changed_member_never_grants_more(name: str, value: Any) -> None:
     try:
         token = wire.read_m2m_token({**WHOLE, name: value})
     except BackendUnavailableError:
@@ -339,7 +337,7 @@ def test_an_answer_with_one_property_spoilt_never_reads_as_more_than_it_says(
 
 @same_each_time
 @given(json_values | st.dictionaries(st.sampled_from(["errors", "clerk_trace_id"]), json_values))
-def test_an_error_answer_of_any_shape_is_read_or_is_not_clerks(value: Any) -> None:
+def test_an_error_answer_of_any_shape_is_parsed_or_ignored(value: Any) -> None:
     problem = read_problem(value)
 
     assert problem is None or all(isinstance(each.message, str) for each in problem.errors)
@@ -350,7 +348,7 @@ def test_an_error_answer_of_any_shape_is_read_or_is_not_clerks(value: Any) -> No
 
 @same_each_time
 @given(st.text(max_size=60), st.lists(st.from_regex(r"[\x21\x23-\x5b\x5d-\x7e]+", fullmatch=True)))
-def test_a_refusal_of_any_wording_is_one_well_formed_answer(detail: str, scopes: list[str]) -> None:
+def test_a_refusal_with_any_text_is_one_well_formed_answer(detail: str, scopes: list[str]) -> None:
     refusal = PermissionDeniedError(detail, required_scopes=scopes)
     response = answer(refusal)
 

@@ -1,7 +1,7 @@
-"""The types that users meet in public signatures: each of ours can be imported from a public place.
+"""Types in public signatures: each of ours can be imported from a public module.
 
-Every public name is walked: the annotations of its methods and fields, those of what `ClerkClient`
-holds, and the libraries' classes that public classes derive from.
+The tests visit every public name: the annotations of its methods and fields, those of the resources
+of `ClerkClient`, and the libraries' classes that public classes derive from.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ PLACES = [
 
 # The types of libraries in public signatures, each with the reason why a user's code needs it.
 LIBRARY_TYPES = {
-    "httpx.AsyncBaseTransport": "what a user gives as `transport=`",
+    "httpx.AsyncBaseTransport": "what a user passes as `transport=`",
     "httpx.Auth": "what `MachineTokenAuth` is, for a client of httpx",
     "httpx2.Auth": "what `MachineTokenAuth` is, for a client of httpx2",
-    "_pytest.monkeypatch.MonkeyPatch": "what the fixture `clerk_environ` asks of pytest",
+    "_pytest.monkeypatch.MonkeyPatch": "what the fixture `clerk_environ` requests from pytest",
     "starlette.requests.HTTPConnection": "what `on_error` and guards are called with",
-    "starlette.responses.Response": "what `on_error` may give",
-    "fastapi.security.base.SecurityBase": "how FastAPI knows a guard as a security scheme",
-    "fastapi.security.oauth2.SecurityScopes": "what FastAPI gives to a guard in `Security(…)`",
+    "starlette.responses.Response": "what `on_error` may return",
+    "fastapi.security.base.SecurityBase": "how FastAPI recognizes a guard as a security scheme",
+    "fastapi.security.oauth2.SecurityScopes": "what FastAPI passes to a guard in `Security(…)`",
 }
 
 
@@ -69,7 +69,7 @@ def annotations_of(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def classes_in(annotation: Any) -> Iterator[type]:
-    """The classes that an annotation is put together from."""
+    """The classes that an annotation consists of."""
     if isinstance(annotation, list | tuple):  # the parameters of a callable
         for part in annotation:
             yield from classes_in(part)
@@ -80,7 +80,7 @@ def classes_in(annotation: Any) -> Iterator[type]:
 
 
 def signatures(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Every annotation that a user of this public name meets, and where."""
+    """Every annotation in the signatures of a public name, and where it is."""
     if not inspect.isclass(value):
         function = inspect.unwrap(value)
         if inspect.isfunction(function):
@@ -106,7 +106,7 @@ def signatures(name: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 @cache
 def types_met() -> dict[type, set[str]]:
-    """Every class in a public signature, and the places where it is met."""
+    """Every class in a public signature, and the places where it is used."""
     client = ClerkClient(secret_key="sk_test_made_up")
     operations = {
         f"clerk_m2m.ClerkClient.{name}.{operation}": function
@@ -133,7 +133,7 @@ def test_every_type_of_ours_in_a_public_signature_is_a_public_name() -> None:
     assert private == {}
 
 
-def test_the_types_of_libraries_in_public_signatures_are_those_that_a_user_needs() -> None:
+def test_the_types_of_libraries_in_public_signatures_are_the_listed_ones() -> None:
     libraries = {
         f"{each.__module__}.{each.__qualname__}"
         for each in types_met()

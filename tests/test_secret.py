@@ -46,7 +46,7 @@ def client() -> ClerkClient:
 
 
 @pytest.mark.parametrize("write", [repr, str, format, "{}".format, "%s".__mod__, ascii])
-def test_a_secret_is_not_written_out(write: Callable[[Any], str]) -> None:
+def test_a_secret_is_not_in_its_text_forms(write: Callable[[Any], str]) -> None:
     assert MACHINE_KEY not in write(Secret(MACHINE_KEY))
 
 
@@ -79,7 +79,7 @@ HOLDERS: dict[str, Callable[[], Any]] = {
 
 @pytest.mark.parametrize("holder", HOLDERS)
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_what_holds_a_key_is_not_pickled_and_the_error_says_what_to_do(
+def test_pickling_an_object_with_a_key_raises_and_says_what_to_do(
     holder: str, protocol: int
 ) -> None:
     with pytest.raises(TypeError, match=r"cannot be pickled.*in the other process") as refused:
@@ -88,12 +88,14 @@ def test_what_holds_a_key_is_not_pickled_and_the_error_says_what_to_do(
     assert MACHINE_KEY not in str(refused.value)
 
 
-def test_a_spawned_process_is_not_handed_the_settings() -> None:
+def test_settings_cannot_be_passed_to_a_spawned_process() -> None:
     with pytest.raises(TypeError, match="from its own environment"):
         ForkingPickler.dumps(settings())
 
 
-async def test_what_clerk_has_just_created_is_not_pickled_but_can_be_copied(world: World) -> None:
+async def test_a_created_resource_with_its_secret_can_be_copied_but_not_pickled(
+    world: World,
+) -> None:
     async with world.emulator.client(world.callee) as clerk:
         machine = await clerk.machines.create("new")
         token = await clerk.m2m_tokens.create()
@@ -150,7 +152,7 @@ def test_settings_and_a_client_can_be_copied() -> None:
         "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJtY2gifQ.c2lnbmF0dXJl",
     ],
 )
-def test_a_text_of_the_form_of_a_key_or_a_token_is_cut_to_its_beginning(text: str) -> None:
+def test_a_text_that_looks_like_a_key_or_a_token_is_cut_to_its_beginning(text: str) -> None:
     assert is_credential(text)
     assert text[3:11] not in without_credentials(f"'{text}' is not a path, Bearer {text}.")
     assert without_credentials(f"KEY={text}").startswith(f"KEY={text[:2]}")
@@ -160,7 +162,7 @@ def test_a_text_of_the_form_of_a_key_or_a_token_is_cut_to_its_beginning(text: st
     "text",
     ["billing", MACHINE_ID, USER_ID, "break_dancing_service", "sk_test_…", "ak_…", "1 minute"],
 )
-def test_a_text_of_another_form_is_left_as_it_is(text: str) -> None:
+def test_another_text_is_left_unchanged(text: str) -> None:
     assert not is_credential(text)
     assert without_credentials(text) == text
 
@@ -186,14 +188,14 @@ VARIABLES = [
 
 
 def everything_in(error: BaseException | None) -> str:
-    """What an error and all that stands behind it say."""
+    """The repr of an error, of its causes and of its contexts."""
     if error is None:
         return ""
     return repr(error) + everything_in(error.__cause__) + everything_in(error.__context__)
 
 
 @pytest.mark.parametrize("variable", VARIABLES)
-def test_a_key_in_the_wrong_variable_is_refused_by_the_variables_name_and_not_quoted(
+def test_the_error_about_a_key_in_the_wrong_variable_names_only_the_variable(
     variable: str,
 ) -> None:
     environ = {"CLERK_MACHINE_ID": MACHINE_ID, "CLERK_MACHINE_SECRET_KEY": MACHINE_KEY}
@@ -206,7 +208,7 @@ def test_a_key_in_the_wrong_variable_is_refused_by_the_variables_name_and_not_qu
 
 
 @pytest.mark.parametrize("variable", ["CLERK_M2M_CACHE_TTL", "CLERK_M2M_CACHE_SIZE"])
-def test_a_part_of_a_key_in_a_numeric_variable_is_not_quoted_either(variable: str) -> None:
+def test_the_error_about_a_number_does_not_quote_a_part_of_a_key(variable: str) -> None:
     with pytest.raises(ConfigurationError, match=f"{variable} must be a number") as refused:
         Settings.from_env({"CLERK_MACHINE_ID": MACHINE_ID, variable: INSTANCE_KEY[9:]})
 
@@ -244,7 +246,7 @@ def test_an_error_about_a_key_in_the_wrong_place_does_not_quote_it(place: str) -
     assert INSTANCE_KEY[3:] not in everything_in(refused.value)
 
 
-def test_settings_do_not_print_what_was_given_as_jwt_key() -> None:
+def test_settings_do_not_print_jwt_key() -> None:
     assert INSTANCE_KEY not in repr(settings(jwt_key=INSTANCE_KEY, graph={}))
 
 

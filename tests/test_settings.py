@@ -1,7 +1,8 @@
-"""Settings: what can be set, what is refused at construction, and what the refusal tells to set."""
+"""Settings: what can be set, what is rejected at construction, and what the error says to set."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ def settings(**given: Any) -> Settings:
     return Settings(**({"machine_id": CALLEE, "machine_secret_key": MACHINE_KEY} | given))
 
 
-def test_a_machine_id_and_its_key_are_enough_and_the_defaults_are_these() -> None:
+def test_the_defaults_with_only_a_machine_id_and_its_key() -> None:
     made = settings()
 
     assert made.machine_id == CALLEE
@@ -48,7 +49,7 @@ def test_a_machine_id_and_its_key_are_enough_and_the_defaults_are_these() -> Non
     assert not made.verifies_jwts
 
 
-def test_the_graph_is_live_where_the_instance_key_is_given() -> None:
+def test_the_graph_is_live_by_default_when_the_instance_key_is_given() -> None:
     assert settings(secret_key=INSTANCE_KEY).graph == "live"
     assert settings(secret_key=INSTANCE_KEY, graph=GRAPH).graph == ScopeGraph(GRAPH)
 
@@ -168,7 +169,7 @@ def test_an_address_is_kept_without_its_last_slash_and_a_header_in_lower_case() 
         ({"stale_if_error": 60}, r"stale_if_error .* within cache_ttl \(60 s\)"),
     ],
 )
-def test_settings_that_cannot_work_are_refused_and_the_text_tells_what_to_set(
+def test_settings_that_cannot_work_are_rejected_and_the_error_says_what_to_set(
     given: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=said) as refused:
@@ -179,7 +180,7 @@ def test_settings_that_cannot_work_are_refused_and_the_text_tells_what_to_set(
     assert INSTANCE_KEY not in str(refused.value)
 
 
-def test_a_key_set_alone_verifies_jwts_only_with_a_graph_and_no_endpoint_key() -> None:
+def test_a_key_set_and_a_graph_are_enough_to_verify_jwts() -> None:
     made = settings(machine_secret_key=None, jwt_key=PEM, graph=GRAPH)
 
     assert made.verifies_jwts
@@ -198,7 +199,7 @@ def test_an_oauth_audience_is_a_string_or_a_list_of_them() -> None:
 
 
 @pytest.mark.parametrize("value", ["", [], [""], ["https://a.test", ""], ["https://a.test", 7]])
-def test_an_oauth_audience_that_would_check_nothing_is_refused(value: Any) -> None:
+def test_an_empty_or_invalid_oauth_audience_is_rejected(value: Any) -> None:
     with pytest.raises(ConfigurationError, match="oauth_audience must be a string or a list"):
         settings(secret_key=INSTANCE_KEY, accepts=["oauth_token"], oauth_audience=value)
 
@@ -218,7 +219,7 @@ def test_an_oauth_audience_in_the_environment_is_separated_by_commas() -> None:
         Settings.from_env(environ | {"CLERK_M2M_OAUTH_AUDIENCE": " , "})
 
 
-def test_a_key_set_is_no_key_for_machines_where_only_oauth_tokens_have_one() -> None:
+def test_a_key_set_without_a_graph_is_enough_for_oauth_tokens_only() -> None:
     made = settings(machine_secret_key=None, jwt_key=PEM, accepts=["oauth_token"])
 
     assert made.graph is None
@@ -226,14 +227,14 @@ def test_a_key_set_is_no_key_for_machines_where_only_oauth_tokens_have_one() -> 
         settings(machine_secret_key=None, jwks_url="", jwt_key="", accepts=["m2m_token"])
 
 
-def test_stale_if_error_may_reach_past_the_life_of_a_verdict() -> None:
+def test_stale_if_error_may_be_longer_than_cache_ttl() -> None:
     assert settings(stale_if_error=61).stale_if_error == 61.0
 
 
-# What is read from elsewhere
+# The environment
 
 
-def test_the_environment_holds_every_setting_as_text() -> None:
+def test_every_setting_is_read_from_the_environment() -> None:
     made = Settings.from_env(
         {
             "CLERK_MACHINE_ID": CALLEE,
@@ -279,7 +280,7 @@ def test_the_environment_holds_every_setting_as_text() -> None:
     )
 
 
-def test_what_is_given_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_given_settings_override_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLERK_MACHINE_ID", CALLER)
     monkeypatch.setenv("CLERK_MACHINE_SECRET_KEY", MACHINE_KEY)
 
@@ -287,13 +288,13 @@ def test_what_is_given_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch
     assert Settings.from_env(machine_id=CALLEE).machine_id == CALLEE
 
 
-def test_an_empty_environment_is_refused_and_the_text_names_the_variable() -> None:
+def test_the_error_about_an_empty_environment_names_the_variable() -> None:
     with pytest.raises(ConfigurationError, match="CLERK_MACHINE_ID"):
         Settings.from_env({"CLERK_MACHINE_ID": "  "})
 
 
 @pytest.mark.parametrize("variable", ["CLERK_M2M_CACHE_TTL", "CLERK_M2M_CACHE_SIZE"])
-def test_a_number_that_is_none_is_refused_by_the_name_of_its_variable(variable: str) -> None:
+def test_the_error_about_an_invalid_number_names_its_variable(variable: str) -> None:
     environ = {"CLERK_MACHINE_ID": CALLEE, "CLERK_MACHINE_SECRET_KEY": MACHINE_KEY}
 
     with pytest.raises(ConfigurationError, match=f"{variable} must be a number, without a unit"):
@@ -316,7 +317,7 @@ def test_a_boolean_of_the_environment_is_a_digit_or_a_word(text: str, allowed: b
 
 
 @pytest.mark.parametrize("text", ["yes", "2", "tru"])
-def test_another_word_for_a_boolean_is_refused(text: str) -> None:
+def test_another_word_for_a_boolean_is_rejected(text: str) -> None:
     environ = {"CLERK_MACHINE_ID": CALLEE, "CLERK_M2M_ALLOW_HTTP": text}
 
     for read in (Settings.from_env, allow_http_from_env):
@@ -325,7 +326,7 @@ def test_another_word_for_a_boolean_is_refused(text: str) -> None:
         assert str(refused.value) == "CLERK_M2M_ALLOW_HTTP must be 1 or true, or 0 or false."
 
 
-def test_the_callers_side_reads_its_key_and_the_origin() -> None:
+def test_the_callers_side_reads_its_key_and_api_url_from_the_environment() -> None:
     environ = {"CLERK_MACHINE_SECRET_KEY": MACHINE_KEY, "CLERK_API_URL": "http://clerk.test/"}
 
     assert key_from_env("CLERK_MACHINE_SECRET_KEY", environ) == Secret(MACHINE_KEY)
@@ -334,7 +335,7 @@ def test_the_callers_side_reads_its_key_and_the_origin() -> None:
     assert api_url_from_env({}) == "https://api.clerk.com"
 
 
-# What only construction of the verifier can see
+# Errors that only the construction of a verifier finds
 
 
 def test_an_unreadable_pem_fails_when_the_verifier_is_made() -> None:
@@ -347,7 +348,7 @@ def test_a_graph_file_that_is_not_there_fails_when_the_verifier_is_made(tmp_path
         Verifier(settings(graph=tmp_path / "nowhere.toml"))
 
 
-def test_a_verifier_reads_the_environment_where_it_is_given_no_settings(
+def test_a_verifier_without_settings_reads_the_environment(
     monkeypatch: pytest.MonkeyPatch, world: World
 ) -> None:
     monkeypatch.setenv("CLERK_MACHINE_ID", world.callee.id)
@@ -404,7 +405,7 @@ LOOPBACK = [
 
 @pytest.mark.parametrize("make", MAKERS)
 @pytest.mark.parametrize("url", NO_LOOPBACK)
-def test_plain_http_off_loopback_is_refused_when_a_client_is_made(make: Any, url: str) -> None:
+def test_plain_http_off_loopback_is_rejected_when_a_client_is_made(make: Any, url: str) -> None:
     with pytest.raises(ConfigurationError, match="must be https") as refused:
         make(url)
 
@@ -415,13 +416,24 @@ def test_plain_http_off_loopback_is_refused_when_a_client_is_made(make: Any, url
 
 @pytest.mark.parametrize("make", MAKERS)
 @pytest.mark.parametrize("url", [*LOOPBACK, "https://clerk.internal"])
-def test_https_and_plain_http_on_loopback_need_no_permission(make: Any, url: str) -> None:
-    make(url)
+def test_https_and_plain_http_on_loopback_are_allowed(make: Any, url: str) -> None:
+    assert error_of(lambda: make(url)) is None
+
+
+def error_of(make: Callable[[], object]) -> str | None:
+    """Return the text of the `ConfigurationError` that is raised, or None."""
+    try:
+        make()
+    except ConfigurationError as exc:
+        return str(exc)
+    return None
 
 
 @pytest.mark.parametrize("make", [verifier_at, verifier_with_key_set_at, client_at])
 @pytest.mark.parametrize("allow_http", [False, True])
-def test_a_live_key_never_goes_with_plain_http_off_loopback(make: Any, allow_http: bool) -> None:
+def test_a_live_key_with_plain_http_off_loopback_is_always_rejected(
+    make: Any, allow_http: bool
+) -> None:
     with pytest.raises(ConfigurationError, match="must be https: secret_key is a live") as refused:
         make(PLAIN, secret_key=LIVE_KEY, allow_http=allow_http)
 
@@ -430,13 +442,18 @@ def test_a_live_key_never_goes_with_plain_http_off_loopback(make: Any, allow_htt
     make("http://127.0.0.1:4010", secret_key=LIVE_KEY)
 
 
-def test_an_injected_transport_takes_any_address(world: World) -> None:
-    for key in (INSTANCE_KEY, LIVE_KEY):
-        Verifier(settings(api_url=PLAIN, secret_key=key), transport=world.upstream)
-        ClerkClient(api_url=PLAIN, secret_key=key, transport=world.upstream)
+def test_any_address_is_allowed_with_an_injected_transport(world: World) -> None:
+    made: dict[str, Any] = {"api_url": PLAIN, "transport": world.upstream}
     key_set = settings(jwks_url=f"{PLAIN}/jwks", graph=GRAPH)
-    Verifier(key_set, transport=world.upstream)
-    MachineTokenAuth(MACHINE_KEY, api_url=PLAIN, transport=world.upstream)
+
+    def make() -> None:
+        for key in (INSTANCE_KEY, LIVE_KEY):
+            Verifier(settings(api_url=PLAIN, secret_key=key), transport=world.upstream)
+            ClerkClient(secret_key=key, **made)
+        Verifier(key_set, transport=world.upstream)
+        MachineTokenAuth(MACHINE_KEY, **made)
+
+    assert error_of(make) is None
 
 
 def test_the_callers_side_reads_from_the_environment_whether_plain_http_is_allowed(

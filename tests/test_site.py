@@ -58,7 +58,7 @@ def test_every_link_into_the_repository_names_a_file_that_exists(page: Path) -> 
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_a_page_links_only_to_pages_beside_it_and_to_whole_addresses(page: Path) -> None:
+def test_a_page_links_only_to_pages_beside_it_and_to_absolute_urls(page: Path) -> None:
     """Such a link works on GitHub and in the site; the build of the site checks its anchor."""
     relative = [link for link in links_of(page) if not re.match(r"https?://|#", link)]
 
@@ -84,8 +84,8 @@ def test_the_site_and_its_home_page_list_every_page() -> None:
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.name)
-def test_an_install_line_works_where_the_reader_stands(page: Path) -> None:
-    """In a clone, and not beside one; there is no release on a package index."""
+def test_an_install_line_works_inside_a_clone(page: Path) -> None:
+    """There is no release on a package index, so a reader installs from a clone."""
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     installed = re.findall(r"pip install '\.\[([\w,]+)\]'", page.read_text("utf-8"))
 
@@ -117,7 +117,7 @@ def test_a_public_name_is_documented(module: str, name: str) -> None:
 
 
 def documentation_of_assignment(name: str) -> str | None:
-    """Give the text below `NAME = …`, which documents what is neither a class nor a function."""
+    """Return the text below `NAME = …`, which documents an alias or a constant."""
     owner = {
         "Identity": "clerk_m2m/identity.py",
         "OnError": "clerk_m2m/asgi/middleware.py",

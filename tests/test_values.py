@@ -1,4 +1,4 @@
-"""What is passed between the parts of the package cannot be changed on the way."""
+"""Values that are passed between the parts of the package are immutable."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from test_architecture import MODULES
 from test_docs import ROOT
 
-# What counts, or is worked on, in one place; nothing else may change after it is made.
+# These hold counters or work in progress, each used in one place. All others are frozen.
 CHANGING = {
     "backend_api.key_pauses._Pause",
     "backend_api.key_source._Reading",
@@ -26,7 +26,7 @@ CHANGING = {
     "transport.admission.Ticket",
     "transport.http._LoopState",
 }
-# They are used like applications of the package, not by it.
+# These use the package as an application does; the package does not use them.
 APART = ("clerk_m2m.emulator", "clerk_m2m.cli", "clerk_m2m.demo", "clerk_m2m.testing")
 
 
@@ -43,7 +43,7 @@ def dataclasses_of_the_package() -> Iterator[type]:
                 yield each
 
 
-def test_only_what_is_listed_can_change_after_it_is_made() -> None:
+def test_every_dataclass_except_the_listed_ones_is_frozen() -> None:
     frozen = {
         f"{each.__module__}.{each.__qualname__}".removeprefix("clerk_m2m."): "__setattr__"
         in vars(each)
@@ -54,7 +54,7 @@ def test_only_what_is_listed_can_change_after_it_is_made() -> None:
     assert {name for name, cannot_change in frozen.items() if not cannot_change} == CHANGING
 
 
-def test_no_value_takes_an_attribute_that_it_does_not_have() -> None:
+def test_every_dataclass_has_slots() -> None:
     open_ended = [each for each in dataclasses_of_the_package() if "__slots__" not in vars(each)]
 
     assert open_ended == []
@@ -70,7 +70,7 @@ def test_no_value_takes_an_attribute_that_it_does_not_have() -> None:
         ("verification.signature.MIN_KEY_BITS", "security.md", "{:d} bits at least"),
     ],
 )
-def test_a_limit_is_the_one_that_the_documents_give(constant: str, page: str, said: str) -> None:
+def test_the_documents_state_each_limit_correctly(constant: str, page: str, said: str) -> None:
     module, _, name = constant.rpartition(".")
     value = getattr(import_module(f"clerk_m2m.{module}"), name)
     shown = said.format(value / 1024 if "KiB" in said else value)

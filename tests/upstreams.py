@@ -1,6 +1,6 @@
-"""Upstreams for faults that show on a real socket only: bytes written by hand, connections counted.
+"""Upstreams for faults that need a real socket: they write raw bytes and count connections.
 
-A connection is answered by a coroutine of the test's; what it leaves open is closed at the end.
+A coroutine of the test answers each request; open connections are closed at the end.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Handler: TypeAlias = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awai
 
 @dataclass(slots=True)
 class RawUpstream:
-    """Where it listens, how many connections it has had, and how many are open."""
+    """Its origin, and how many connections and requests it has had and has open."""
 
     origin: str = ""
     connections: int = 0
@@ -49,7 +49,7 @@ async def raw_upstream(
                 upstream.requests += 1
                 await handle(reader, writer)
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass  # the client has gone, or the test has ended
+            pass  # the client has disconnected, or the test has ended
         finally:
             upstream.open -= 1
             tasks.discard(task)
@@ -69,7 +69,7 @@ async def raw_upstream(
 
 
 async def read_request(reader: asyncio.StreamReader) -> bytes:
-    """Read one request with its body; nothing where the client has closed."""
+    """Read one request with its body; empty if the client has closed."""
     try:
         head = await reader.readuntil(b"\r\n\r\n")
     except asyncio.IncompleteReadError:
@@ -84,7 +84,7 @@ async def read_request(reader: asyncio.StreamReader) -> bytes:
 def http_answer(
     body: Any = b"", *, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> bytes:
-    """Give the bytes of an answer; what is not bytes is sent as JSON."""
+    """Return the bytes of an answer; a body that is not bytes is sent as JSON."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     fields = {"content-type": "application/json", "content-length": str(len(content))}
     lines = [f"{name}: {value}" for name, value in (fields | dict(headers or {})).items()]
@@ -129,7 +129,7 @@ def over_sockets(world: World, origin: str, **given: Any) -> Verifier:
 
 
 async def quiet(known: set[asyncio.Task[Any]], *, within: float = 2.0) -> None:
-    """Wait until every task is over that was not `known` before; fails after `within` seconds."""
+    """Wait until every task that is not in `known` has ended; fail after `within` seconds."""
     async with asyncio.timeout(within):
         while others := asyncio.all_tasks() - known - {asyncio.current_task()}:
             await asyncio.wait(others)
@@ -141,7 +141,7 @@ def descriptors() -> int:
 
 
 async def eventually(condition: Callable[[], bool], *, within: float = 2.0) -> None:
-    """Wait for what the other end of a socket notices in its own time; fails after `within` s."""
+    """Wait until the condition is true; fail after `within` seconds. For the far end of sockets."""
     async with asyncio.timeout(within):
         while not condition():  # noqa: ASYNC110  nothing in this process signals it
             await asyncio.sleep(0.005)

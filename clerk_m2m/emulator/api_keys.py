@@ -98,7 +98,7 @@ def select_keys(
     limit: int,
     offset: int,
 ) -> tuple[list[ApiKeyRow], int]:
-    """A page of a subject's keys, newest first. Revoked and expired ones only where asked for."""
+    """A page of a subject's keys, newest first. Revoked and expired ones only on request."""
     found = (
         "api_keys WHERE subject = ? AND type = ?"
         " AND (? = '' OR id = ? OR instr(folded_name, ?) > 0)"

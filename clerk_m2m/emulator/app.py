@@ -47,8 +47,8 @@ OPERATIONS = (
     *oauth_token_operations.OPERATIONS,
 )
 
-# How long a request waits, without holding up others, for a process that holds the database; and
-# how often it looks. Seconds.
+# How long a request waits while another process holds the database, and how often it tries again.
+# Seconds. Other requests are served while it waits.
 LOCKED_SECONDS = 1.0
 RETRY_SECONDS = 0.01
 
@@ -115,7 +115,7 @@ class Application:
         return await self._answer(lambda: self._scripting(request))
 
     async def _answer(self, attempt: Callable[[], Response]) -> Response:
-        """What `attempt` answers, repeated while another process holds the database; else 503."""
+        """The response of `attempt`, retried while another process holds the database; then 503."""
         deadline = time.monotonic() + LOCKED_SECONDS
         while True:
             try:

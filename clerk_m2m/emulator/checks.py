@@ -51,7 +51,7 @@ class Text:
     nullable: bool = False
 
     def check(self, value: object) -> str | None:
-        """Refuse what is no string, too short, too long, or of another form."""
+        """Reject a value that is not a string, or has a wrong length or form."""
         if value is None and self.nullable:
             return None
         if not isinstance(value, str):
@@ -71,7 +71,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Number:
-    """A JSON number within bounds; a boolean is none. `above` excludes the bound itself."""
+    """A JSON number within bounds, not a boolean. `above` excludes the bound itself."""
 
     minimum: float | None = None
     maximum: float | None = None
@@ -80,7 +80,7 @@ class Number:
     nullable: bool = False
 
     def check(self, value: object) -> int | float | None:
-        """Refuse what is no finite number, out of bounds, or not whole where it must be."""
+        """Reject a value that is not a finite number, out of bounds, or wrongly not whole."""
         if value is None and self.nullable:
             return None
         if isinstance(value, bool) or not isinstance(value, int | float):
@@ -117,7 +117,7 @@ class Texts:
     max_items: int | None = None
 
     def check(self, value: object) -> list[str]:
-        """Refuse what is no list of strings, or too long."""
+        """Reject a value that is not a list of strings, or is too long."""
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise ValueError("must be a list of strings")
         if self.max_items is not None and len(value) > self.max_items:
@@ -142,7 +142,7 @@ class Switch:
     """`true` or `false` in JSON."""
 
     def check(self, value: object) -> bool:
-        """Refuse what is no boolean."""
+        """Reject a value that is not a boolean."""
         if not isinstance(value, bool):
             raise ValueError("must be true or false")
         return value
@@ -250,7 +250,7 @@ def _refuse_constant(text: str) -> float:
 
 
 def _check_storable(value: object, depth: int = 0) -> None:
-    """Refuse what could not be written out again: lone surrogates, bottomless nesting."""
+    """Reject what could not be written as JSON again: lone surrogates, too deep nesting."""
     if depth > MAX_DEPTH:
         raise ValueError("nested too deeply")
     if isinstance(value, str):

@@ -106,7 +106,7 @@ class Emulator(PythonAPI):
     def reset(self) -> None:
         """Delete all rows, faults and counts, reset the clock, and seed again.
 
-        The instance's keys stay, so that a service configured with them goes on working.
+        The instance's keys stay, so that a service configured with them still works.
         """
         with self._writing() as db:
             delete_resources(db)

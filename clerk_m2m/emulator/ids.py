@@ -1,4 +1,4 @@
-"""Identifiers and secrets, in the forms that Clerk gives them."""
+"""Identifiers and secrets, in the forms that Clerk uses."""
 
 from __future__ import annotations
 

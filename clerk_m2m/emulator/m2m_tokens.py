@@ -177,7 +177,7 @@ def select_tokens(
     limit: int,
     offset: int,
 ) -> tuple[list[M2MTokenRow], int]:
-    """A page of a machine's tokens, newest first. Revoked and expired ones only where asked for."""
+    """A page of a machine's tokens, newest first. Revoked and expired ones only on request."""
     found = (
         "m2m_tokens WHERE subject = ? AND (? OR NOT revoked)"
         " AND (? OR expires_at IS NULL OR expires_at > ?)"

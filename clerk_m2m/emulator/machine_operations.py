@@ -155,7 +155,7 @@ def delete_machine_scope(request: CheckedRequest) -> Response:
 
 
 def get_jwks(request: CheckedRequest) -> Response:
-    """GetJWKS; also as the instance's Frontend API publishes it, to anyone."""
+    """GetJWKS. The instance's Frontend API publishes the same key set to anyone."""
     return json_response({"keys": [key.jwk() for key in request.instance.keys(request.db)]})
 
 

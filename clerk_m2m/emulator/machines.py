@@ -131,7 +131,7 @@ def change_machine(
 
 
 def remove_machine(db: sqlite3.Connection, machine: MachineRow) -> None:
-    """Delete the machine. A cascade deletes its secrets, tokens and edges, this its API keys."""
+    """Delete the machine and its API keys; a cascade deletes its secrets, tokens and edges."""
     db.execute("DELETE FROM api_keys WHERE subject = ?", (machine.id,))
     db.execute("DELETE FROM machines WHERE seq = ?", (machine.seq,))
 

@@ -1,9 +1,8 @@
 """OAuth access tokens: their rows and their JSON. The contract cannot create them.
 
-For these instants, the contract does not say milliseconds, as it does everywhere else, and its
-example is in seconds. So `Emulator(oauth_instants=…)` is a choice. The contract
-knows no `aud` and no `act` and closes its schema: the answer has them only for a token that was
-made with them.
+The contract says that all other instants are milliseconds. It does not say so for these, and its
+example is in seconds. So `Emulator(oauth_instants=…)` is a choice. The contract's schema has no
+`aud` and no `act` and is closed, so the answer has them only for a token that was made with them.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ class OAuthTokenRow(CredentialRow):
     actor: str | None
 
     def as_json(self, now: int, instants: OAuthInstants) -> dict[str, Any]:
-        """The contract's OAuth access token, and what the token itself claims beyond it."""
+        """The contract's OAuth access token, plus `aud` and `act` if the token has them."""
         unit = 1000 if instants == SECONDS else 1
         end = self.expires_at
         return {

@@ -13,7 +13,7 @@
     scopes = ["read"]                   # optional
     secret = "ak_…"                     # optional: derived from subject and name
 
-Seeding adds and updates, and never takes away; doing it twice changes nothing.
+Seeding adds and updates, and never removes. Seeding twice changes nothing.
 """
 
 from __future__ import annotations
@@ -253,7 +253,7 @@ def _put_machine(db: sqlite3.Connection, seeded: SeededMachine, now: int) -> Non
 
 
 def _put_undeclared(db: sqlite3.Connection, seed: Seed, now: int) -> None:
-    """Machines that the file gives only by id: the id is used as the name."""
+    """Machines that the file names only by id: the id is used as the name."""
     known = {row[0] for row in db.execute("SELECT id FROM machines")}
     called = {callee_id for machine in seed.machines for callee_id in machine.callee_ids}
     subjects = {key.subject for key in seed.api_keys if key.subject.startswith("mch_")}

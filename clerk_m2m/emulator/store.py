@@ -135,8 +135,8 @@ class Store:
         self._db = sqlite3.connect(
             str(database), timeout=0, isolation_level=None, check_same_thread=False
         )
-        # First of all, so that the connection is closed even when the rest of this method raises
-        # or a test forgets to close its emulator: Python 3.13 warns of one that is left open.
+        # Registered first: the connection is closed even if the rest of this method raises or a
+        # test forgets to close its emulator. Python 3.13 warns about an unclosed connection.
         weakref.finalize(self, self._db.close)
         self._db.execute("PRAGMA foreign_keys = ON")
         if str(database) != ":memory:":
@@ -161,9 +161,9 @@ class Store:
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """A transaction that reads, also while another process writes: one consistent view.
+        """A transaction that reads one consistent state, also while another process writes.
 
-        It may write all the same; then it fails while another process does.
+        Its block may write too; that raises while another process writes.
         """
         with self._transaction("BEGIN") as db:
             yield db
@@ -197,7 +197,7 @@ class Store:
 
     @contextmanager
     def without_waiting(self) -> Iterator[None]:
-        """In this block of this thread, a transaction that would wait fails (`is_busy`)."""
+        """Within the block, in this thread, a transaction that would wait raises (`is_busy`)."""
         self._thread.waits = False
         try:
             yield
@@ -211,7 +211,7 @@ class Store:
             yield self._db
             self._db.execute("COMMIT")
         except BaseException:
-            # SQLite has ended the transaction by itself after some errors, as of a full disk.
+            # After some errors, such as a full disk, SQLite has already rolled back.
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             raise
@@ -255,14 +255,14 @@ def _add_missing_columns(db: sqlite3.Connection) -> None:
 
 
 def setting(db: sqlite3.Connection, name: str, default: str) -> str:
-    """A value kept with the state; the first one asked for is the one kept."""
+    """Return this setting; if the database does not have it yet, store `default` first."""
     db.execute("INSERT OR IGNORE INTO settings VALUES (?, ?)", (name, default))
     row = db.execute("SELECT value FROM settings WHERE name = ?", (name,)).fetchone()
     return str(row[0])
 
 
 def keep_setting(db: sqlite3.Connection, name: str, value: str) -> None:
-    """Keep this value from now on."""
+    """Store this value of a setting, replacing the previous one."""
     db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (name, value))
 
 

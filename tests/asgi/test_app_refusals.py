@@ -42,7 +42,7 @@ def service(handler: Handler) -> FastAPI:
 
 
 class Told:
-    """An `on_error` that notes what it is told of; gives `answer`."""
+    """An `on_error` that records the codes of its refusals and returns `answer`."""
 
     def __init__(self, answer: Response | None = None) -> None:
         self.codes: list[str] = []
@@ -59,7 +59,7 @@ async def refused_by_a_guard(request: Request) -> Response:
 
 
 @in_every_place
-async def test_a_guards_refusal_is_answered_wherever_the_app_stands(
+async def test_the_middleware_answers_a_guards_refusal_in_every_placement(
     world: World, placed: Placed
 ) -> None:
     told = Told()
@@ -112,7 +112,9 @@ async def test_a_refusal_of_a_verifier_that_the_app_calls_is_the_apps_own_error(
     assert "Refused" not in caplog.text
 
 
-async def test_a_missing_edge_that_the_app_finds_is_the_apps_own_error(world: World) -> None:
+async def test_a_missing_edge_found_by_the_apps_own_verifier_is_the_apps_own_error(
+    world: World,
+) -> None:
     second = world.verifier(world.live_settings())
     other = world.jwt(world.stranger)
 
@@ -125,7 +127,7 @@ async def test_a_missing_edge_that_the_app_finds_is_the_apps_own_error(world: Wo
     assert (answer.status_code, answer.text) == (500, "Internal Server Error")
 
 
-async def test_a_verifiers_refusal_that_was_kept_and_is_raised_later_is_the_apps_own_error(
+async def test_a_verifiers_refusal_that_is_raised_later_is_the_apps_own_error(
     world: World,
 ) -> None:
     with pytest.raises(RefusalError) as kept:
@@ -140,7 +142,7 @@ async def test_a_verifiers_refusal_that_was_kept_and_is_raised_later_is_the_apps
     assert (answer.status_code, answer.text) == (500, "Internal Server Error")
 
 
-async def test_a_refusal_of_the_verifier_for_tests_is_the_apps_own_error_too(world: World) -> None:
+async def test_a_refusal_of_the_test_kits_verifier_is_the_apps_own_error(world: World) -> None:
     second = verifier_of(TokenInvalidError())
 
     async def handler(request: Request) -> Response:
@@ -167,10 +169,10 @@ async def test_a_verifiers_refusal_after_a_guards_is_the_apps_own_error(world: W
     assert (answer.status_code, answer.text) == (500, "Internal Server Error")
 
 
-# Refusals raised by hand
+# Refusals that handlers raise themselves
 
 
-async def test_a_refusal_that_a_handler_raises_by_hand_is_answered(world: World) -> None:
+async def test_a_refusal_that_a_handler_raises_itself_is_answered(world: World) -> None:
     async def handler(request: Request) -> Response:
         raise PermissionDeniedError("Not on Sundays.", required_scopes=["sundays"])
 
@@ -182,7 +184,7 @@ async def test_a_refusal_that_a_handler_raises_by_hand_is_answered(world: World)
     assert told.codes == ["permission_denied"]
 
 
-async def test_a_refusal_raised_by_hand_from_a_verifiers_is_answered(world: World) -> None:
+async def test_a_refusal_that_a_handler_raises_from_a_verifiers_is_answered(world: World) -> None:
     second = world.verifier()
 
     async def handler(request: Request) -> Response:
@@ -197,10 +199,10 @@ async def test_a_refusal_raised_by_hand_from_a_verifiers_is_answered(world: Worl
     assert (answer.status_code, answer.json()["code"]) == (403, "permission_denied")
 
 
-async def test_a_refusal_raised_by_hand_in_a_mounted_app_comes_after_its_500(
+async def test_a_refusal_that_a_mounted_apps_handler_raises_is_its_500(
     world: World,
 ) -> None:
-    """Only a guard tells the middleware of a refusal before the mounted app answers it."""
+    """Only guards notify the middleware of a refusal before the mounted app answers with 500."""
 
     async def handler(request: Request) -> Response:
         raise PermissionDeniedError("Not on Sundays.")
@@ -244,7 +246,7 @@ async def test_the_inner_middleware_answers_what_its_own_check_refuses(world: Wo
     assert (outer_told.codes, inner_told.codes) == ([], ["token_invalid"])
 
 
-async def test_a_guard_reads_the_innermost_middleware_that_is_running(
+async def test_a_guard_reads_the_identity_of_the_innermost_running_middleware(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     inner = added(service(refused_by_a_guard), world.verifier(), required=False, exclude=["/"])
@@ -254,7 +256,7 @@ async def test_a_guard_reads_the_innermost_middleware_that_is_running(
         async def discard(message: Message) -> None: ...
 
         connection = HTTPConnection(scope)
-        await inner(scope, receive, discard)  # excluded there: nobody for its guard
+        await inner(scope, receive, discard)  # excluded there: no identity
         seen.append(require_machine().check(connection).machine_id)
         seen.append(connection.state.machine.machine_id)
         await PlainTextResponse("in")(scope, receive, send)
@@ -278,7 +280,7 @@ async def test_a_500_of_the_app_is_sent_before_its_background_task_ends(world: W
         return PlainTextResponse("broken", 500, background=BackgroundTask(received.wait))
 
     async with (
-        asyncio.timeout(10),  # without the answer, the task waits for good
+        asyncio.timeout(10),  # without the answer, the task waits forever
         serve(added(service(handler), world.verifier())) as origin,
         httpx.AsyncClient(base_url=origin) as client,
     ):
@@ -288,7 +290,7 @@ async def test_a_500_of_the_app_is_sent_before_its_background_task_ends(world: W
     assert (answer.status_code, answer.text) == (500, "broken")
 
 
-async def test_a_500_of_the_app_stays_one_when_its_background_task_is_refused(
+async def test_a_refusal_in_a_background_task_does_not_change_the_apps_500(
     world: World,
 ) -> None:
     async def handler(request: Request) -> Response:
@@ -341,7 +343,7 @@ async def test_a_500_after_a_caught_refusal_is_streamed_piece_by_piece(world: Wo
     assert (answer.status_code, body) == (500, b"broken")
 
 
-# An exception handler of the app's
+# An exception handler of the app
 
 
 def handling(status: int, verifier: Verifier, **given: Any) -> ASGIApp:
@@ -359,7 +361,7 @@ def handling(status: int, verifier: Verifier, **given: Any) -> ASGIApp:
 
 
 @pytest.mark.parametrize("status", [404, 403, 500])
-async def test_an_exception_handler_of_the_app_answers_and_on_error_is_told_once(
+async def test_an_exception_handler_of_the_app_answers_and_on_error_is_called_once(
     world: World, status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="clerk_m2m")
@@ -375,7 +377,7 @@ async def test_an_exception_handler_of_the_app_answers_and_on_error_is_told_once
     ]
 
 
-async def test_an_exception_handler_that_lets_the_request_pass_is_no_refusal(
+async def test_a_200_of_the_apps_exception_handler_is_not_reported_as_a_refusal(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="clerk_m2m")
@@ -388,7 +390,7 @@ async def test_an_exception_handler_that_lets_the_request_pass_is_no_refusal(
     assert caplog.records == []
 
 
-async def test_an_exception_handler_that_closes_a_websocket_is_told_to_on_error(
+async def test_on_error_is_called_when_an_exception_handler_closes_a_websocket(
     world: World,
 ) -> None:
     async def endpoint(websocket: WebSocket) -> None:

@@ -1,4 +1,4 @@
-"""Settings that cannot work stop the service when it starts, or refuse every request."""
+"""With settings that cannot work, a service does not start, or refuses every request."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def behind(**given: Any) -> Starlette:
     return app
 
 
-# Where the server runs the lifespan
+# Servers that run the lifespan
 
 
 def test_a_bad_setting_fails_the_start_with_the_reason(caplog: pytest.LogCaptureFixture) -> None:
@@ -54,7 +54,7 @@ def test_a_bad_setting_fails_the_start_with_the_reason(caplog: pytest.LogCapture
     assert f"This service cannot start: {REASON}" in caplog.text
 
 
-def test_a_misspelt_variable_is_named_where_its_absence_stops_the_start(
+def test_the_error_at_start_names_a_misspelt_variable(
     monkeypatch: pytest.MonkeyPatch, world: World
 ) -> None:
     monkeypatch.setenv("CLERK_MACHINE_ID", world.callee.id)
@@ -121,12 +121,12 @@ async def test_every_argument_that_cannot_work_fails_the_start(world: World, wha
     assert sent == [{"type": "lifespan.startup.failed", "message": str(refused.value)}]
 
 
-def test_settings_made_in_code_raise_where_they_are_made() -> None:
+def test_settings_made_in_code_raise_at_their_construction() -> None:
     with pytest.raises(ConfigurationError, match="Set machine_id"):
         MachineAuthMiddleware(Starlette(), Settings())
 
 
-# Where it runs none
+# Servers that do not run it
 
 
 async def test_without_a_lifespan_every_request_is_503_and_one_error_line_says_why(
@@ -150,7 +150,7 @@ async def test_without_a_lifespan_every_request_is_503_and_one_error_line_says_w
         assert REASON in error.getMessage()
 
 
-async def test_a_websocket_is_refused_too() -> None:
+async def test_without_a_lifespan_a_websocket_is_refused() -> None:
     app = behind()
     denied = await play(app, websocket_scope(denial=True), CONNECT)
 
@@ -158,7 +158,7 @@ async def test_a_websocket_is_refused_too() -> None:
     assert denied[0]["status"] == 503
 
 
-async def test_a_mounted_app_whose_settings_cannot_work_refuses_and_the_others_serve(
+async def test_a_mounted_app_with_bad_settings_refuses_and_the_others_work(
     world: World,
 ) -> None:
     app = Starlette(
@@ -172,7 +172,7 @@ async def test_a_mounted_app_whose_settings_cannot_work_refuses_and_the_others_s
     assert good == (200, {"subject": world.caller.id})
 
 
-async def test_the_verifier_of_such_an_app_is_the_error() -> None:
+async def test_verifier_of_raises_for_an_app_with_bad_settings() -> None:
     app = behind()
     await ask(app, http_scope())
 
@@ -216,7 +216,7 @@ async def _hypercorn() -> str:
 
 
 async def _command(*command: str, listener: socket.socket | None = None) -> str:
-    """Run a server until it ends by itself; gives what it wrote."""
+    """Run a server until it exits by itself; return its output."""
     here = Path(__file__).parents[1]
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", *command,
@@ -251,10 +251,10 @@ async def _granian() -> str:
     return await _command("granian", *options, "misconfigured_app:app")
 
 
-async def test_each_server_ends_with_the_reason_or_refuses_every_request(
+async def test_each_server_exits_with_the_reason_or_refuses_every_request(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # uvicorn's own logging does not propagate once a server of another test has set it up.
+    # uvicorn's own logging does not propagate once a server of another test has configured it.
     monkeypatch.setattr(logging.getLogger("uvicorn.error"), "handlers", [caplog.handler])
     by_uvicorn, without_lifespan, by_hypercorn, by_gunicorn, by_granian = await asyncio.gather(
         _uvicorn(), _uvicorn_without_lifespan(), _hypercorn(), _gunicorn(), _granian()

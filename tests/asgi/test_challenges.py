@@ -64,9 +64,7 @@ def test_a_challenge_is_well_formed_whatever_the_refusal_says(
 
 
 @given(detail=st.text(), retry_after=st.floats(allow_nan=False, allow_infinity=False))
-def test_an_outage_says_when_to_come_again_and_challenges_nobody(
-    detail: str, retry_after: float
-) -> None:
+def test_an_outage_has_a_retry_after_and_no_challenge(detail: str, retry_after: float) -> None:
     refusals: list[RefusalError] = [
         VerificationUnavailableError(detail, retry_after=retry_after),
         VerifierMisconfiguredError(detail, retry_after=retry_after),

@@ -1,4 +1,4 @@
-"""A client that has gone while its credential is verified gives its place in the queue back."""
+"""A client that disconnects while its credential is verified frees its place in the queue."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from harness import World
 
 
 class Connection:
-    """An ASGI connection made by hand: its messages, and what was read and sent."""
+    """A simulated ASGI connection: its messages, and what was read and sent."""
 
     def __init__(self, token: str, *headers: tuple[bytes, bytes], kind: str = "http") -> None:
         bearer = (b"authorization", f"Bearer {token}".encode())
@@ -40,7 +40,7 @@ class Connection:
 
 
 class App:
-    """Reads so many messages, then answers 200."""
+    """Reads `reads` messages, then answers 200."""
 
     def __init__(self, reads: int = 1) -> None:
         self.reads = reads
@@ -56,7 +56,7 @@ class App:
 
 
 class Held:
-    """Holds every call to Clerk until it is let go."""
+    """Holds every call to Clerk until `let_go` is set."""
 
     def __init__(self, world: World) -> None:
         self.let_go = asyncio.Event()
@@ -75,7 +75,7 @@ def call(app: App, verifier: Verifier, connection: Connection) -> asyncio.Task[N
     return asyncio.create_task(middleware(connection.scope, connection.receive, connection.send))
 
 
-async def test_a_client_that_has_gone_is_not_answered_and_the_app_is_not_called(
+async def test_after_a_disconnect_nothing_is_answered_and_the_app_is_not_called(
     world: World,
 ) -> None:
     held, app, connection = Held(world), App(), Connection(world.token())
@@ -88,14 +88,16 @@ async def test_a_client_that_has_gone_is_not_answered_and_the_app_is_not_called(
     held.let_go.set()
 
 
-async def test_a_request_that_is_cancelled_as_its_client_goes_stays_cancelled(world: World) -> None:
+async def test_a_request_that_is_cancelled_as_its_client_disconnects_stays_cancelled(
+    world: World,
+) -> None:
     held, app, connection = Held(world), App(), Connection(world.token())
     request = call(app, world.verifier(), connection)
     connection.messages.put_nowait(EMPTY)
     await eventually(lambda: connection.reads == 2)
     connection.messages.put_nowait(GONE)
     loop = asyncio.get_running_loop()
-    # After the message is read, and before the request that waits is woken by it.
+    # After the message is read, and before it wakes the waiting request.
     loop.call_soon(lambda: loop.call_soon(request.cancel))
 
     await asyncio.wait({request}, timeout=5.0)
@@ -104,7 +106,7 @@ async def test_a_request_that_is_cancelled_as_its_client_goes_stays_cancelled(wo
     held.let_go.set()
 
 
-async def test_the_place_in_the_queue_of_a_client_that_has_gone_is_given_back(
+async def test_a_disconnected_client_frees_its_place_in_the_queue(
     world: World,
 ) -> None:
     held, app, verifier = Held(world), App(), world.verifier(world.settings(max_inflight=2))
@@ -123,7 +125,7 @@ async def test_the_place_in_the_queue_of_a_client_that_has_gone_is_given_back(
     assert len(world.upstream.requests) == 2
 
 
-async def test_the_app_receives_what_was_read_meanwhile_in_its_order(world: World) -> None:
+async def test_the_app_receives_messages_read_during_verification_in_order(world: World) -> None:
     held, app, connection = Held(world), App(reads=2), Connection(world.token())
     request = call(app, world.verifier(), connection)
     connection.messages.put_nowait(EMPTY)
@@ -141,7 +143,7 @@ async def test_the_app_receives_what_was_read_meanwhile_in_its_order(world: Worl
     assert connection.reads == 2
 
 
-async def test_a_body_that_goes_on_is_left_to_the_app(world: World) -> None:
+async def test_the_rest_of_a_body_is_left_to_the_app(world: World) -> None:
     part: Message = {"type": "http.request", "body": b"a", "more_body": True}
     held, app, connection = Held(world), App(reads=2), Connection(world.token())
     request = call(app, world.verifier(), connection)
@@ -163,13 +165,13 @@ async def test_a_body_that_goes_on_is_left_to_the_app(world: World) -> None:
     ],
     ids=str,
 )
-async def test_nothing_is_read_where_reading_may_ask_for_a_body(
+async def test_nothing_is_read_when_the_request_has_a_body_or_expect(
     world: World, headers: Sequence[tuple[bytes, bytes]]
 ) -> None:
     held, app, connection = Held(world), App(), Connection(world.token(), *headers)
     request = call(app, world.verifier(), connection)
     await eventually(lambda: len(world.upstream.requests) == 1)
-    # Half a second is ten times what the watch waits.
+    # Ten times the delay after which the middleware watches for a disconnect.
     done, _ = await asyncio.wait({request}, timeout=0.5)
     assert (done, connection.reads) == (set(), 0)
     held.let_go.set()
@@ -179,7 +181,7 @@ async def test_nothing_is_read_where_reading_may_ask_for_a_body(
     assert app.received == [EMPTY]
 
 
-async def test_a_cancelled_request_is_cancelled_and_not_taken_for_a_client_that_has_gone(
+async def test_a_cancelled_request_is_not_mistaken_for_a_disconnect(
     world: World,
 ) -> None:
     held, app, connection = Held(world), App(), Connection(world.token())
@@ -194,7 +196,7 @@ async def test_a_cancelled_request_is_cancelled_and_not_taken_for_a_client_that_
     await eventually(lambda: len(asyncio.all_tasks()) == 1)
 
 
-async def test_a_receive_that_is_no_coroutine_function_is_read_too(world: World) -> None:
+async def test_a_receive_that_is_not_a_coroutine_function_works(world: World) -> None:
     held, app, connection = Held(world), App(), Connection(world.token())
     middleware = MachineAuthMiddleware(app, verifier=world.verifier())
 
@@ -210,7 +212,7 @@ async def test_a_receive_that_is_no_coroutine_function_is_read_too(world: World)
     held.let_go.set()
 
 
-async def test_a_cached_credential_costs_no_read(world: World) -> None:
+async def test_a_cached_credential_causes_no_read(world: World) -> None:
     app, verifier, token = App(reads=0), world.verifier(), world.token()
     await verifier.verify(token)
     connection = Connection(token)

@@ -1,4 +1,4 @@
-"""Events, bounded log lines, `report_only`, and what reaches Clerk of tracing."""
+"""Events, bounded log lines, `report_only`, and that no trace headers reach Clerk."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ async def test_an_event_of_a_refusal_has_the_first_of_several_user_agents(world:
     assert events[-1].fields["user_agent"] == "first"
 
 
-async def test_what_on_event_raises_is_logged_and_goes_no_further(
+async def test_an_exception_of_on_event_is_logged_and_suppressed(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(event: Event) -> None:
@@ -111,7 +111,7 @@ async def test_a_flood_of_refusals_writes_at_most_two_lines_a_second_and_counts_
     assert verifier.stats.refusals == {"token_missing": 3000}
 
 
-async def test_the_breaker_tells_its_cause_when_it_opens_and_its_length_when_it_closes(
+async def test_the_breaker_logs_its_cause_when_it_opens_and_its_duration_when_it_closes(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     verifier = world.verifier()
@@ -170,7 +170,9 @@ async def test_report_only_warns_of_the_routes_whose_guards_refuse(
     assert "on these routes: /orders." in caplog.text
 
 
-async def test_the_verifier_and_the_caller_are_reachable(world: World) -> None:
+async def test_verifier_of_and_current_machine_return_the_verifier_and_the_caller(
+    world: World,
+) -> None:
     found: list[Any] = []
     app = FastAPI()
     verifier = world.verifier()
@@ -285,5 +287,13 @@ async def test_opentelemetry_sends_nothing_to_clerk_and_its_span_has_the_events(
     assert [each.name for each in span.events] == ["clerk_m2m.clerk_call", "clerk_m2m.refusal"]
 
 
-def test_the_page_about_logs_runs() -> None:
-    exec(DOC.read_text("utf-8").split("```python\n")[1].split("```")[0], {})
+async def test_the_on_event_on_the_page_about_logs_prints_a_refusal(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    namespace: dict[str, Any] = {}
+    exec(DOC.read_text("utf-8").split("```python\n")[1].split("```")[0], namespace)
+
+    app = protected(world.verifier(), on_event=namespace["on_event"])
+
+    assert await code_of(app, UNKNOWN) == "token_invalid"
+    assert capsys.readouterr().out == "token_invalid None\n"

@@ -1,4 +1,4 @@
-"""`exclude`: the paths that are open, by the path that the app routes by."""
+"""`exclude`: which paths need no credential, compared as the app routes them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from clerk_m2m.asgi.excluded import ExcludedPaths, route_path
 from harness import World, bearer, calling, protected, serve
 
 
-async def test_an_excluded_path_is_open_and_costs_nothing(world: World) -> None:
+async def test_an_excluded_path_needs_no_credential_and_causes_no_call(world: World) -> None:
     app = protected(world.verifier(), exclude=["/healthz"])
     async with calling(app) as client:
         answers = [
@@ -52,7 +52,7 @@ async def test_an_excluded_path_is_open_and_costs_nothing(world: World) -> None:
         "",
     ],
 )
-async def test_an_excluded_path_is_compared_whole_and_nothing_like_it_is_open(
+async def test_a_path_that_resembles_an_excluded_one_is_not_excluded(
     world: World, path: str
 ) -> None:
     app = protected(world.verifier(), exclude=["/healthz"])
@@ -61,7 +61,7 @@ async def test_an_excluded_path_is_compared_whole_and_nothing_like_it_is_open(
     assert (status, body["code"]) == (401, "token_missing")
 
 
-async def test_an_excluded_path_under_a_root_path_is_the_path_that_the_app_routes_by(
+async def test_under_a_root_path_exclude_compares_the_path_that_the_app_routes_by(
     world: World,
 ) -> None:
     within = http_scope("/api/healthz", root_path="/api")
@@ -73,7 +73,7 @@ async def test_an_excluded_path_under_a_root_path_is_the_path_that_the_app_route
     assert (closed[0], closed[1]["code"]) == (401, "token_missing")
 
 
-async def test_a_real_server_with_a_root_path_and_a_mounted_app_answer_the_probe(
+async def test_a_probe_is_answered_under_a_root_path_and_in_a_mounted_app(
     world: World,
 ) -> None:
     mounted = Starlette(
@@ -160,11 +160,11 @@ async def test_a_prefix_exempts_what_is_below_it(path: str) -> None:
         "/static/%ff%25",
     ],
 )
-async def test_no_spelling_widens_a_prefix(path: str) -> None:
+async def test_no_encoding_or_dot_segment_extends_a_prefix(path: str) -> None:
     assert not STATIC.exempt(http_scope(unquote(path), raw_path=path.encode()))
 
 
-async def test_a_prefix_never_matches_where_it_cannot_be_seen_how_the_path_was_sent() -> None:
+async def test_a_prefix_never_matches_when_raw_path_is_missing_or_differs() -> None:
     scope = http_scope("/static/a")
     for raw_path in (None, b"", b"/orders", b"/static/../a", b"/static/a?x", b"/static%2fa"):
         scope["raw_path"] = raw_path
@@ -181,7 +181,7 @@ async def test_a_prefix_never_matches_a_path_outside_of_the_root_path() -> None:
 
 
 def _static_or_not(scope: Scope) -> str:
-    """Let starlette route a request; tells by which of its routes it went."""
+    """Let Starlette route a request; return the name of the route that it took."""
     went: list[str] = []
 
     def endpoint(name: str) -> ASGIApp:
@@ -192,14 +192,14 @@ def _static_or_not(scope: Scope) -> str:
 
     routes = [Mount("/static", app=endpoint("static")), Mount("/", app=endpoint("other"))]
     router = Router([Mount("/v1", app=Router(routes)), *routes])
-    # Nothing in it waits, so that one step runs it to its end.
+    # It awaits nothing, so one step runs it to its end.
     with pytest.raises(StopIteration):
         router(scope, receive_nothing, swallow).send(None)
     return went[0] if went else "nowhere"
 
 
 async def swallow(message: Message) -> None:
-    """Where a redirect or a 404 goes: it needs no credential."""
+    """Discard a redirect or a 404, which need no credential."""
 
 
 _PIECES = ["static", "v1", "api", "orders", "a.js", "..", ".", "", ";", "%2e%2e", "%2E", "é", "*"]
@@ -213,7 +213,7 @@ _TARGETS = st.lists(st.sampled_from(_PIECES), max_size=5).flatmap(
 
 @given(_TARGETS, st.sampled_from(["", "/", "/api", "/api/", "/static", "/static/..", "/a%2fb"]))
 @example("/static/a.js", "/api")
-def test_what_a_prefix_exempts_is_routed_below_it(target: str, root_path: str) -> None:
+def test_a_path_that_a_prefix_exempts_is_routed_below_it(target: str, root_path: str) -> None:
     raw = target.encode()
     servers: list[dict[str, Any]] = [
         # uvicorn puts the root path in front of both; hypercorn and granian leave the path alone.
@@ -242,7 +242,7 @@ def test_the_path_compared_is_the_one_that_starlette_routes_by(path: str, root_p
     assert route_path(scope) == get_route_path(scope)
 
 
-# What could never match
+# Entries that could never match
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,7 @@ def test_the_path_compared_is_the_one_that_starlette_routes_by(path: str, root_p
         (["/healthz?x=1"], r"without \? or #"),
     ],
 )
-async def test_an_exclusion_that_could_never_match_is_refused(exclude: Any, said: str) -> None:
+async def test_an_exclusion_that_could_never_match_is_rejected(exclude: Any, said: str) -> None:
     with pytest.raises(ConfigurationError, match=f"^exclude.*{said}") as refused:
         ExcludedPaths(exclude)
 

@@ -1,4 +1,4 @@
-"""What a route asks of its caller, once the middleware has said who it is."""
+"""Guards: what a route requires of the caller that the middleware has identified."""
 
 from __future__ import annotations
 
@@ -62,12 +62,12 @@ def refusal(guard: Guard[Any], identity: Identity) -> RefusalError:
     return refused.value
 
 
-def test_a_machine_gets_in_where_a_machine_is_required() -> None:
+def test_require_machine_accepts_a_machine() -> None:
     assert require_machine().check(connection(MACHINE)) is MACHINE
     assert require_machine(OTHER, CALLER).check(connection(MACHINE)) is MACHINE
 
 
-def test_another_machine_is_refused_by_its_id() -> None:
+def test_require_machine_refuses_a_machine_that_it_does_not_list() -> None:
     refused = refusal(require_machine(OTHER), MACHINE)
 
     assert refused.code == "permission_denied"
@@ -89,7 +89,7 @@ def test_a_credential_of_another_type_is_refused(guard: Guard[Any], identity: Id
     assert refusal(guard, identity).code == "token_type_not_accepted"
 
 
-def test_an_api_key_of_a_machine_is_no_machine_token() -> None:
+def test_require_machine_refuses_an_api_key_of_a_machine() -> None:
     key = ApiKeyIdentity(token_id="ak_1", name="robot", subject=CALLER)
 
     assert refusal(require_machine(), key).code == "token_type_not_accepted"
@@ -106,7 +106,9 @@ def test_an_api_key_of_a_machine_is_no_machine_token() -> None:
         (require_oauth(scopes=("profile",)), OAUTH),
     ],
 )
-def test_a_credential_with_the_permissions_gets_in(guard: Guard[Any], identity: Identity) -> None:
+def test_a_credential_with_the_permissions_is_accepted(
+    guard: Guard[Any], identity: Identity
+) -> None:
     assert guard.check(connection(identity)) is identity
 
 
@@ -128,19 +130,19 @@ def test_a_missing_permission_is_refused_and_the_challenge_names_all_that_are_re
     assert refused.detail.endswith(said)
 
 
-def test_permissions_compare_whole() -> None:
+def test_permissions_are_compared_exactly() -> None:
     assert refusal(require_api_key(scopes=["rea"]), API_KEY).code == "permission_denied"
     assert refusal(require_api_key(scopes=["READ"]), API_KEY).code == "permission_denied"
 
 
-def test_any_of_several_guards_lets_in() -> None:
+def test_require_any_accepts_what_one_of_its_guards_accepts() -> None:
     guard = require_any(require_machine(CALLER), require_api_key(scopes=["read"]))
 
     assert guard.check(connection(MACHINE)) is MACHINE
     assert guard.check(connection(API_KEY)) is API_KEY
 
 
-def test_where_all_guards_refuse_the_closest_refusal_is_given() -> None:
+def test_when_all_guards_of_require_any_refuse_the_closest_refusal_is_raised() -> None:
     guard = require_any(require_machine(OTHER), require_api_key(scopes=["admin"]), require_oauth())
 
     assert refusal(guard, API_KEY).detail == "The credential lacks: admin."
@@ -151,7 +153,7 @@ def test_where_all_guards_refuse_the_closest_refusal_is_given() -> None:
     assert refusal(require_any(require_machine(OTHER)), MACHINE).code == "permission_denied"
 
 
-def test_guards_nest() -> None:
+def test_require_any_can_be_nested() -> None:
     guard = require_any(require_any(require_api_key(), require_oauth()), require_machine())
 
     assert guard.check(connection(MACHINE)) is MACHINE
@@ -165,7 +167,7 @@ async def test_a_guard_can_be_awaited_and_works_on_websockets() -> None:
 
 
 @pytest.mark.parametrize("guard", [require_machine(), require_any(require_api_key())])
-def test_nobody_at_all_is_told_to_send_a_credential(guard: Guard[Any]) -> None:
+def test_a_request_without_a_credential_is_token_missing(guard: Guard[Any]) -> None:
     for headers in ([], [(b"x", b"y")], [(b"authorization", b"Basic x")]):
         with pytest.raises(TokenMissingError) as refused:
             guard.check(connection(None, *headers))
@@ -173,7 +175,7 @@ def test_nobody_at_all_is_told_to_send_a_credential(guard: Guard[Any]) -> None:
         assert refused.value.code == "token_missing"
 
 
-def test_somebody_with_a_credential_that_is_not_a_machines_is_told_so() -> None:
+def test_a_credential_of_another_kind_is_token_type_not_accepted() -> None:
     with pytest.raises(TokenTypeNotAcceptedError) as refused:
         require_machine().check(connection(None, (b"authorization", b"Bearer session")))
 
@@ -188,7 +190,7 @@ def test_an_ill_formed_credential_is_refused_on_an_excluded_path_too() -> None:
 
 
 @pytest.mark.parametrize("scope", [{}, {"state": {}}, {"state": {"machine": MACHINE}}])
-def test_a_guard_without_the_middleware_says_what_is_missing(scope: dict[str, Any]) -> None:
+def test_a_guard_without_the_middleware_raises_middleware_missing(scope: dict[str, Any]) -> None:
     with pytest.raises(MiddlewareMissingError, match=r"add_middleware\(MachineAuthMiddleware\)"):
         require_machine().check(HTTPConnection({"type": "http", "headers": []} | scope))
 
@@ -208,19 +210,19 @@ def test_a_guard_without_the_middleware_says_what_is_missing(scope: dict[str, An
         lambda: require_oauth(scopes=[""]),
     ],
 )
-def test_a_guard_that_could_never_be_met_is_refused_when_it_is_made(make: Any) -> None:
+def test_a_guard_with_an_impossible_requirement_is_rejected_when_it_is_made(make: Any) -> None:
     with pytest.raises(ConfigurationError) as refused:
         make()
 
     assert refused.value.code == "configuration_invalid"
 
 
-def test_a_machines_name_is_no_id_and_the_error_says_why() -> None:
+def test_the_error_about_a_machine_name_given_as_id_says_why() -> None:
     with pytest.raises(ConfigurationError, match=r"'billing'\): not a machine id. A name will not"):
         require_machine("billing")
 
 
-def test_the_guards_need_no_fastapi() -> None:
+def test_guards_work_without_fastapi_installed() -> None:
     script = """
 import sys
 sys.modules["fastapi"] = None  # as if it were not installed

@@ -1,4 +1,4 @@
-"""Guards of handlers, and errors of the app, wherever the middleware stands."""
+"""Guards of handlers, and errors of the app, in every placement of the middleware."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from harness import USER_ID, World, bearer, calling
 
 
 @in_every_place
-async def test_a_guard_gives_a_handler_its_caller(world: World, placed: Placed) -> None:
+async def test_a_guard_passes_the_caller_to_a_handler(world: World, placed: Placed) -> None:
     async with calling(placed(fastapi_service(), world.verifier())) as client:
         answer = await client.get("/machine", headers=bearer(world.token()))
 
@@ -32,7 +32,9 @@ async def test_a_guard_gives_a_handler_its_caller(world: World, placed: Placed) 
 
 
 @in_every_place
-async def test_a_guard_in_a_handler_refuses_by_the_table(world: World, placed: Placed) -> None:
+async def test_the_refusals_of_guards_are_answered_by_the_table(
+    world: World, placed: Placed
+) -> None:
     key = world.emulator.add_api_key("reports", subject=USER_ID, scopes=["read"])
     app = placed(fastapi_service(), world.verifier(world.live_settings()), required=False)
     async with calling(app) as client:
@@ -51,7 +53,7 @@ async def test_a_guard_in_a_handler_refuses_by_the_table(world: World, placed: P
 
 
 @pytest.mark.parametrize("path", ["/machine", "/reports"])
-async def test_a_guard_without_the_middleware_fails_loudly(path: str) -> None:
+async def test_a_route_with_a_guard_and_no_middleware_raises(path: str) -> None:
     async with calling(fastapi_service()) as client:
         with pytest.raises(MiddlewareMissingError) as failed:
             await client.get(path)
@@ -148,7 +150,7 @@ async def test_a_500_of_the_app_is_passed_on_whole_and_piece_by_piece(world: Wor
         await middleware(http_scope(path, world.token()), receive, send)
 
     assert [message.get("body") for message in sent] == [None, b"b", None, b"a", b"b"]
-    assert seen == [4]  # what is streamed is not held back
+    assert seen == [4]  # a streamed body is not buffered
 
 
 # WebSockets

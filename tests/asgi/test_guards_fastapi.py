@@ -1,4 +1,4 @@
-"""Guards as FastAPI dependencies, in every spelling that FastAPI has for one."""
+"""Guards as FastAPI dependencies, declared in every way that FastAPI has."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ EVERY_HTTP_SPELLING = [*AT_DEFINITION, on_the_inclusion]
 
 
 def protected(world: World, app: FastAPI) -> FastAPI:
-    """Put the middleware in front; nothing is required but what the guard requires."""
+    """Add the middleware with `required=False`, so that only the guard requires anything."""
     verifier = world.verifier(world.live_settings())
     app.add_middleware(MachineAuthMiddleware, verifier=verifier, required=False)
     return app
@@ -145,7 +145,7 @@ def test_a_guard_without_parentheses_fails_when_the_route_is_defined(
 
 
 @pytest.mark.parametrize("factory", FACTORIES)
-async def test_a_guard_without_parentheses_on_an_included_router_lets_nobody_in(
+async def test_a_guard_without_parentheses_on_an_included_router_is_an_error_or_503(
     world: World, factory: Callable[..., Guard[Any]], caplog: pytest.LogCaptureFixture
 ) -> None:
     """FastAPI reads the dependency when the router is included, or when the service starts."""
@@ -161,7 +161,7 @@ async def test_a_guard_without_parentheses_on_an_included_router_lets_nobody_in(
     assert f"Write Depends({factory.__name__}(" in said
 
 
-async def test_a_guard_without_parentheses_as_an_override_lets_nobody_in(world: World) -> None:
+async def test_a_guard_without_parentheses_as_an_override_raises(world: World) -> None:
     guard = require_api_key()
     app = protected(world, on_a_parameter(Depends(guard)))
     app.dependency_overrides[guard] = require_api_key
@@ -224,7 +224,7 @@ async def test_the_scopes_of_an_enclosing_security_are_required_beside_the_guard
     assert having.status_code == 200
 
 
-async def test_one_guard_with_different_scopes_is_asked_for_each(world: World) -> None:
+async def test_one_guard_with_different_scopes_is_checked_for_each(world: World) -> None:
     guard = require_api_key()
     app = FastAPI(dependencies=[Depends(guard)])
     app.add_api_route("/", open_route, dependencies=[Security(guard, scopes=["write"])])
@@ -245,8 +245,8 @@ async def test_a_scope_that_is_required_twice_is_named_once(world: World) -> Non
     assert lacking.headers["www-authenticate"].endswith('scope="write"')
 
 
-async def test_one_string_for_the_scopes_of_security_lets_nobody_in(world: World) -> None:
-    """FastAPI makes a list of its letters."""
+async def test_a_string_as_the_scopes_of_security_refuses_every_caller(world: World) -> None:
+    """FastAPI takes each of its letters as a scope."""
     app = protected(world, on_a_parameter(Security(require_api_key(), scopes="write")))
 
     assert refused_with(await get(app, api_key(world, "write"))) == (403, "permission_denied")
@@ -264,13 +264,13 @@ async def test_one_string_for_the_scopes_of_security_lets_nobody_in(world: World
         require_any(require_any(require_machine())),
     ],
 )
-async def test_scopes_that_a_machine_cannot_have_refuse_every_request_whoever_calls(
+async def test_scopes_that_a_machine_cannot_have_are_503_for_every_request(
     world: World,
     spelling: Spelling,
     guard: Guard[MachineIdentity],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """FastAPI shows a dependency the scopes around it with a request, and not before."""
+    """FastAPI passes enclosing scopes to a dependency with a request, and not before."""
     app = protected(world, spelling(Security(guard, scopes=["write"])))
 
     for token in (None, world.token(), world.jwt(), api_key(world, "write")):
@@ -278,7 +278,7 @@ async def test_scopes_that_a_machine_cannot_have_refuse_every_request_whoever_ca
     assert caplog.text.count("an M2M token has no permissions") == 1
 
 
-async def test_scopes_of_an_enclosing_security_refuse_a_guard_for_machines_too(
+async def test_scopes_of_an_enclosing_security_around_a_machine_guard_are_503(
     world: World,
 ) -> None:
     guard = Depends(require_machine())
@@ -291,7 +291,7 @@ async def test_scopes_of_an_enclosing_security_refuse_a_guard_for_machines_too(
     assert refused_with(await get(app, world.token())) == (503, "verifier_misconfigured")
 
 
-async def test_security_without_scopes_around_a_guard_for_machines_is_the_bare_guard(
+async def test_security_without_scopes_around_a_machine_guard_acts_like_the_bare_guard(
     world: World,
 ) -> None:
     app = protected(world, on_a_parameter(Security(require_machine())))
@@ -307,7 +307,7 @@ async def test_security_without_scopes_around_a_guard_for_machines_is_the_bare_g
         require_any(require_any(require_machine(), require_api_key()), require_machine()),
     ],
 )
-async def test_of_several_guards_only_those_whose_credential_has_the_scopes_let_in(
+async def test_require_any_with_scopes_accepts_only_credentials_that_have_them(
     world: World, guard: Guard[Any]
 ) -> None:
     app = protected(world, on_a_parameter(Security(guard, scopes=["write"])))

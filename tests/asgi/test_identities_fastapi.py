@@ -1,4 +1,4 @@
-"""Identities in FastAPI and pydantic: they go out to a client, and never come in from one."""
+"""Identities in FastAPI and pydantic: responses may contain one, requests never provide one."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class WithIdentitiesInside(BaseModel):
 
 
 def route_with(annotation: Any, default: Any = ...) -> Callable[[Any], Any]:
-    """A route with one parameter of this annotation, which tells whether it was entered."""
+    """A route with one parameter of this annotation."""
 
     async def route(caller: Any) -> str:
         return "in"
@@ -92,7 +92,7 @@ async def every_way(app: FastAPI) -> list[httpx.Response]:
         ]
 
 
-# In: never
+# Requests never provide an identity
 
 
 @pytest.mark.parametrize(("identity", "guard"), ALL)
@@ -151,7 +151,7 @@ def test_a_subclass_of_an_identity_as_a_dependency_fails_too() -> None:
         WithIdentitiesInside,
     ],
 )
-async def test_an_identity_in_a_request_lets_nobody_in(
+async def test_an_identity_in_a_request_is_422_and_behind_the_middleware_503(
     world: World, annotation: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     def service() -> FastAPI:
@@ -173,7 +173,7 @@ async def test_an_identity_in_a_request_lets_nobody_in(
     assert "Write Depends(require_machine())" in caplog.text
 
 
-async def test_an_identity_that_may_be_left_out_is_nobody(world: World) -> None:
+async def test_an_optional_identity_parameter_is_always_none(world: World) -> None:
     entered: list[Any] = []
 
     async def route(caller: MachineIdentity | None = None) -> None:
@@ -186,7 +186,7 @@ async def test_an_identity_that_may_be_left_out_is_nobody(world: World) -> None:
     assert set(entered) == {None}
 
 
-async def test_an_identity_sent_to_a_websocket_lets_nobody_in() -> None:
+async def test_a_websocket_that_takes_an_identity_as_input_is_closed() -> None:
     entered = []
 
     async def route(websocket: WebSocket, caller: MachineIdentity) -> None:
@@ -202,7 +202,7 @@ async def test_an_identity_sent_to_a_websocket_lets_nobody_in() -> None:
 
 
 @pytest.mark.parametrize(("identity", "guard"), ALL)
-def test_pydantic_makes_no_identity_of_what_it_gave(identity: Identity, guard: str) -> None:
+def test_pydantic_validates_no_serialized_identity(identity: Identity, guard: str) -> None:
     kinds: list[Any] = [type(identity), Identity]
     for adapter in map(TypeAdapter[Any], kinds):
         shown = adapter.dump_json(identity)
@@ -218,7 +218,7 @@ def test_pydantic_makes_no_identity_of_what_it_gave(identity: Identity, guard: s
         assert adapter.validate_python(identity) is identity
 
 
-# Out
+# Responses may contain an identity
 
 
 @pytest.mark.parametrize(("identity", "guard"), ALL)

@@ -17,7 +17,7 @@ from harness import World, bearer, calling, protected, serve, whoami
 
 
 class WatchedVerifier(Verifier):
-    """Notes when it has closed its network."""
+    """Records when it has closed its network."""
 
     events: list[str]
 
@@ -27,7 +27,7 @@ class WatchedVerifier(Verifier):
 
 
 def watched(world: World, events: list[str]) -> WatchedVerifier:
-    """A verifier of the callee that tells `events` when it is closed."""
+    """A verifier of the callee that adds to `events` when it is closed."""
     verifier = WatchedVerifier(world.settings(), transport=world.upstream)
     verifier.events = events
     return verifier
@@ -41,7 +41,7 @@ async def noisy_lifespan(app: Starlette) -> AsyncIterator[dict[str, str]]:
 async def run_lifespan(
     app: ASGIApp, events: list[str], between: Callable[[], Awaitable[None]]
 ) -> None:
-    """Start an app, do something, shut it down; what it sends goes among the events."""
+    """Start an app, run `between`, shut the app down; add what it sends to `events`."""
     incoming = ["lifespan.startup", "lifespan.shutdown"]
 
     async def receive() -> Message:
@@ -77,7 +77,7 @@ async def test_the_network_is_opened_at_the_first_call_and_closed_before_shutdow
     ]
 
 
-async def test_the_network_is_closed_where_the_shutdown_of_the_app_fails(world: World) -> None:
+async def test_the_network_is_closed_even_if_the_shutdown_of_the_app_fails(world: World) -> None:
     @asynccontextmanager
     async def failing(app: Starlette) -> AsyncIterator[None]:
         yield

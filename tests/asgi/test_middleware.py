@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from clerk_m2m import MachineAuthMiddleware, RefusalError
 from harness import USER_ID, World, bearer, calling, protected
 
-# Modes
+# API keys
 
 
 async def test_an_api_key_in_base64_is_verified(world: World) -> None:
@@ -32,7 +32,7 @@ async def test_an_api_key_in_base64_is_verified(world: World) -> None:
     assert verifier.stats.paid == 1
 
 
-async def test_the_api_key_header_is_read_where_one_is_named(world: World) -> None:
+async def test_the_header_that_api_key_header_names_is_read(world: World) -> None:
     settings = world.live_settings(api_key_header="X-API-Key")
     key = world.emulator.add_api_key("reports", subject=USER_ID)
     async with calling(protected(world.verifier(settings))) as client:
@@ -43,10 +43,10 @@ async def test_the_api_key_header_is_read_where_one_is_named(world: World) -> No
     assert both.json()["code"] == "token_malformed"
 
 
-# Excluded paths
+# How it is made
 
 
-async def test_settings_alone_make_a_verifier(
+async def test_settings_or_the_environment_alone_make_a_verifier(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = MachineAuthMiddleware(
@@ -63,7 +63,7 @@ async def test_settings_alone_make_a_verifier(
 # What reaches the app
 
 
-async def test_the_identity_is_in_the_state_of_the_scope_beside_what_is_there(
+async def test_the_identity_is_added_to_the_state_of_the_scope(
     world: World,
 ) -> None:
     seen: list[Any] = []
@@ -79,7 +79,7 @@ async def test_the_identity_is_in_the_state_of_the_scope_beside_what_is_there(
     assert seen[0]["pool"] == 7
 
 
-async def test_the_messages_of_the_app_pass_through_untouched(world: World) -> None:
+async def test_the_messages_of_the_app_pass_through_unchanged(world: World) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         request = await receive()
         await send({"type": "http.response.start", "status": 299, "headers": [(b"x", b"y")]})
@@ -97,7 +97,7 @@ async def test_the_messages_of_the_app_pass_through_untouched(world: World) -> N
     ]
 
 
-async def test_an_error_of_the_app_is_left_alone(world: World) -> None:
+async def test_an_error_of_the_app_is_not_caught(world: World) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         raise KeyError("the app's own")
 
@@ -110,7 +110,7 @@ async def test_an_error_of_the_app_is_left_alone(world: World) -> None:
 # on_error
 
 
-async def test_on_error_may_give_another_answer(world: World) -> None:
+async def test_on_error_may_return_another_answer(world: World) -> None:
     def in_plain_text(connection: HTTPConnection, refusal: RefusalError) -> Response:
         return PlainTextResponse(f"{connection.url.path} {refusal.code}", refusal.status)
 
@@ -120,7 +120,7 @@ async def test_on_error_may_give_another_answer(world: World) -> None:
     assert (answer.status_code, answer.text) == (401, "/orders token_missing")
 
 
-async def test_on_error_may_only_watch(world: World) -> None:
+async def test_on_error_may_return_none(world: World) -> None:
     seen: list[str] = []
 
     def watch(connection: HTTPConnection, refusal: RefusalError) -> None:
@@ -134,10 +134,10 @@ async def test_on_error_may_only_watch(world: World) -> None:
     assert seen == ["token_missing"]
 
 
-# Logs
+# A server that shares the state, and an on_error that is wrong
 
 
-async def test_a_dict_that_a_server_shares_between_requests_mixes_no_callers(world: World) -> None:
+async def test_a_state_dict_shared_between_requests_does_not_mix_up_callers(world: World) -> None:
     shared: dict[str, Any] = {}
     seen: list[str] = []
     both_in = asyncio.Barrier(2)
@@ -147,13 +147,13 @@ async def test_a_dict_that_a_server_shares_between_requests_mixes_no_callers(wor
         seen.append(scope["state"]["machine"].machine_id)
 
     world.emulator.allow(world.stranger, world.callee)
-    door = MachineAuthMiddleware(app, verifier=world.verifier())
+    middleware = MachineAuthMiddleware(app, verifier=world.verifier())
     callers = (world.caller, world.stranger)
 
     async def call(token: str) -> None:
         headers = [(b"authorization", f"Bearer {token}".encode())]
         scope = {"type": "http", "path": "/", "headers": headers, "state": shared}
-        await door(scope, receive_nothing, send_nowhere)
+        await middleware(scope, receive_nothing, send_nowhere)
 
     await asyncio.gather(*(call(world.token(machine)) for machine in callers))
 
@@ -161,7 +161,7 @@ async def test_a_dict_that_a_server_shares_between_requests_mixes_no_callers(wor
 
 
 class Awaited:
-    """An `on_error` that is asynchronous, and no coroutine function by its type."""
+    """An asynchronous `on_error` that `iscoroutinefunction` does not recognize."""
 
     async def __call__(self, connection: HTTPConnection, refusal: RefusalError) -> None: ...
 
@@ -170,7 +170,7 @@ class Awaited:
     ("on_error", "kind"),
     [(lambda *_: {"detail": "no"}, "dict"), (lambda *_: True, "bool"), (Awaited(), "coroutine")],
 )
-async def test_an_on_error_that_gives_no_response_is_named_once_and_the_request_still_refused(
+async def test_an_on_error_that_returns_no_response_is_logged_once_and_the_request_refused(
     world: World, caplog: pytest.LogCaptureFixture, on_error: Any, kind: str
 ) -> None:
     app = protected(world.verifier(), on_error=on_error)

@@ -1,4 +1,4 @@
-"""Odd requests at ASGI level: what no server would pass on, and what it costs."""
+"""Odd requests at ASGI level, including some that no server would pass on."""
 
 from __future__ import annotations
 
@@ -18,13 +18,11 @@ from clerk_m2m import MachineAuthMiddleware
 from clerk_m2m.credentials import MAX_CREDENTIAL_BYTES
 from harness import World, open_world, protected
 
-# At ASGI level: what no server would pass on, and what it costs
-
 
 async def ask(
     app: Any, headers: list[tuple[bytes, bytes]], path: str = "/"
 ) -> tuple[Message, dict[str, Any]]:
-    """Call an ASGI app with headers as they are; gives the start of the answer and its body."""
+    """Call an ASGI app with these raw headers; return the start and the body of its answer."""
     request = {"type": "http.request", "body": b"", "more_body": False}
     start, *rest = await play(app, http_scope(path, headers=headers), request)
     return start, json.loads(b"".join(message.get("body", b"") for message in rest))
@@ -33,7 +31,7 @@ async def ask(
 MALFORMED = [
     pytest.param(values, id=sentence)
     for sentence, values, may_count in FIELDS
-    # Nothing of ours in it: no scheme that we know.
+    # These have no scheme that we know, so they are no credential.
     if sentence not in ("the token alone", "no space after the scheme")
     and (not may_count or sentence == "a fold after the scheme")
 ]
@@ -81,7 +79,7 @@ async def test_a_token_without_its_scheme_is_no_credential(
 
 
 @pytest.mark.parametrize("required", [True, False])
-async def test_two_credentials_are_refused_where_none_is_required_too(
+async def test_two_credentials_are_refused_even_where_none_is_required(
     world: World, required: bool
 ) -> None:
     good = (b"authorization", b"Bearer " + world.token().encode())
@@ -91,7 +89,7 @@ async def test_two_credentials_are_refused_where_none_is_required_too(
     assert (start["status"], body["code"]) == (400, "token_malformed")
 
 
-async def test_a_credential_of_eight_kib_is_looked_at_and_one_byte_more_is_not(
+async def test_a_credential_of_8_kib_is_verified_and_one_byte_more_is_malformed(
     world: World,
 ) -> None:
     app = protected(world.verifier())
@@ -106,7 +104,7 @@ async def test_a_credential_of_eight_kib_is_looked_at_and_one_byte_more_is_not(
 
 
 class Unreadable:
-    """A header value that has a length and nothing else: whoever reads it fails."""
+    """A header value that has a length; reading anything else of it fails."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -117,7 +115,7 @@ class Unreadable:
 
 @pytest.mark.parametrize("header", [b"authorization", b"x-api-key"])
 @pytest.mark.parametrize("size", [MAX_CREDENTIAL_BYTES + 1, 70_000, 2**20])
-async def test_of_what_is_too_long_nothing_but_its_length_is_looked_at(
+async def test_only_the_length_of_a_too_long_header_is_read(
     world: World, header: bytes, size: int
 ) -> None:
     verifier = world.verifier(world.live_settings(api_key_header="X-API-Key"))
@@ -136,7 +134,7 @@ async def _never(_scope: Scope, _receive: Any, _send: Any) -> None:
 @pytest.mark.parametrize(
     "path", ["/open/", "//open", "/open/..", "/OPEN", "/open\0", "/open ", "open", "", "/open/x"]
 )
-async def test_only_the_very_path_is_excluded(world: World, path: str) -> None:
+async def test_only_the_exact_path_is_excluded(world: World, path: str) -> None:
     app = MachineAuthMiddleware(_never, verifier=world.verifier(), exclude=["/open"])
 
     start, body = await ask(app, [], path)
@@ -144,7 +142,7 @@ async def test_only_the_very_path_is_excluded(world: World, path: str) -> None:
     assert (start["status"], body["code"]) == (401, "token_missing")
 
 
-# What is answered
+# Any header value
 
 
 HEADER_VALUE = st.binary(max_size=200) | st.builds(
@@ -163,7 +161,7 @@ async def service() -> AsyncIterator[Any]:
 
 @pytest.mark.asyncio(loop_scope="module")
 @given(values=st.lists(HEADER_VALUE, min_size=1, max_size=3))
-async def test_any_bytes_in_the_header_are_refused_without_a_fault(
+async def test_any_bytes_in_the_header_are_refused_with_400_or_401(
     service: Any, values: list[bytes]
 ) -> None:
     start, body = await ask(service, [(b"authorization", value) for value in values])

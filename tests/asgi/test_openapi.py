@@ -1,4 +1,4 @@
-"""What a FastAPI service shows of its guards in its OpenAPI document."""
+"""The OpenAPI document of a FastAPI service: its guards, and the middleware's refusals."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_each_guard_is_a_bearer_security_scheme_of_its_own() -> None:
         "/machine": [{"ClerkM2MToken": []}],
         "/key": [{"ClerkApiKey": []}],
         "/oauth": [{"ClerkOAuthToken": []}],
-        "/any": [{"ClerkM2MToken-or-ClerkApiKey": []}],  # until it is described
+        "/any": [{"ClerkM2MToken-or-ClerkApiKey": []}],  # until `describe_refusals` changes it
         "/open": None,
     }
     schemes = document["components"]["securitySchemes"]
@@ -107,7 +107,7 @@ async def test_the_refusals_are_shown_from_the_first_request_without_any_lifespa
     assert {"401", "403", "503"}.isdisjoint(operation(document, "/open")["responses"])
 
 
-async def test_what_the_service_says_of_a_status_itself_is_kept(world: World) -> None:
+async def test_the_services_own_description_of_a_status_is_kept(world: World) -> None:
     app = service()
     describe_refusals(app)
 
@@ -125,7 +125,7 @@ def test_the_scopes_of_security_are_shown_and_the_refusals_with_them() -> None:
     assert {"401", "403", "503"} <= shown["responses"].keys()
 
 
-def test_describing_twice_is_the_same_as_once() -> None:
+def test_describing_twice_changes_nothing() -> None:
     app = service()
     describe_refusals(app)
     first = app.openapi
@@ -146,13 +146,13 @@ def test_routes_that_are_added_later_are_described_too() -> None:
 
 
 @pytest.mark.parametrize("app", [None, Starlette(), object()])
-def test_an_app_that_has_no_document_is_left_alone(app: object) -> None:
+def test_an_app_without_a_document_is_unchanged(app: object) -> None:
     describe_refusals(app)
 
     assert not hasattr(app, "openapi")
 
 
-def test_a_document_with_more_than_operations_is_described(world: World) -> None:
+def test_a_path_with_members_other_than_operations_is_described(world: World) -> None:
     app = FastAPI()
     bare: dict[str, Any] = {"security": [{"ClerkM2MToken": []}]}
     path: dict[str, Any] = {
@@ -169,7 +169,7 @@ def test_a_document_with_more_than_operations_is_described(world: World) -> None
     assert set(document["paths"]["/orders"]["get"]["responses"]) == {"401", "403", "503"}
 
 
-def test_a_document_without_paths_is_left_alone() -> None:
+def test_a_document_without_paths_is_unchanged() -> None:
     app = FastAPI()
     app.openapi = lambda: {"openapi": "3.1.0"}  # type: ignore[method-assign]  # as above
     describe_refusals(app)
@@ -228,7 +228,9 @@ def test_the_guards_of_require_any_are_shown_as_alternatives_with_their_permissi
     assert app.openapi() == document
 
 
-async def test_what_the_middleware_protects_without_a_guard_has_its_padlock(world: World) -> None:
+async def test_a_route_that_only_the_middleware_protects_has_its_security_schemes(
+    world: World,
+) -> None:
     app = service()
     app.add_api_route("/orders/{id}", open_to_all, methods=["PUT"])
     document = await shown_behind(world, app, exclude=["/open"])
@@ -236,7 +238,7 @@ async def test_what_the_middleware_protects_without_a_guard_has_its_padlock(worl
     assert operation(document, "/open").get("security") is None
     assert operation(document, "/orders/{id}")["security"] == [{M2M: []}, {KEY: []}, {OAUTH: []}]
     assert {"401", "403", "503"} <= operation(document, "/orders/{id}")["responses"].keys()
-    assert operation(document, "/machine")["security"] == [{M2M: []}]  # the guard says more
+    assert operation(document, "/machine")["security"] == [{M2M: []}]  # the guard is more specific
 
 
 async def test_a_service_without_guards_has_a_scheme_for_each_kind_of_credential(
@@ -255,14 +257,16 @@ async def test_a_service_without_guards_has_a_scheme_for_each_kind_of_credential
 
 
 @pytest.mark.parametrize("given", [{"required": False}, {"report_only": True}])
-async def test_what_the_middleware_lets_pass_has_none(world: World, given: dict[str, bool]) -> None:
+async def test_a_route_has_no_security_schemes_when_the_middleware_requires_nothing(
+    world: World, given: dict[str, bool]
+) -> None:
     document = await shown_behind(world, service(), **given)
 
     assert operation(document, "/open").get("security") is None
     assert operation(document, "/any")["security"] == [{M2M: []}, {KEY: []}]
 
 
-async def test_an_api_key_in_a_header_of_its_own_is_shown_and_told(world: World) -> None:
+async def test_the_api_key_header_is_in_the_document_and_in_the_refusal(world: World) -> None:
     app = service()
     settings = {"api_key_header": "X-Api-Key", "accepts": ["m2m_token", "api_key"]}
     document = await shown_behind(world, app, settings=settings)
@@ -280,7 +284,9 @@ async def test_an_api_key_in_a_header_of_its_own_is_shown_and_told(world: World)
     )
 
 
-async def test_another_scheme_is_wanted_beside_what_the_middleware_wants(world: World) -> None:
+async def test_another_security_scheme_is_required_in_addition_to_the_middlewares(
+    world: World,
+) -> None:
     app = FastAPI()
     app.add_api_route("/", open_to_all, dependencies=[Depends(HTTPBasic())])
     document = await shown_behind(world, app, settings={"accepts": ["m2m_token"]})
@@ -288,7 +294,7 @@ async def test_another_scheme_is_wanted_beside_what_the_middleware_wants(world: 
     assert operation(document, "/")["security"] == [{"HTTPBasic": [], M2M: []}]
 
 
-async def test_a_middleware_around_a_mounted_app_speaks_for_that_one_only(world: World) -> None:
+async def test_a_middleware_around_a_mounted_app_documents_only_that_app(world: World) -> None:
     outer, inner = FastAPI(), service()
     outer.add_api_route("/public", open_to_all)
     protected = MachineAuthMiddleware(inner, verifier=world.verifier())

@@ -1,4 +1,4 @@
-"""`required=False`: who passes as nobody, and who is refused all the same."""
+"""`required=False`: which requests pass without an identity, and which are still refused."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from harness import World, bearer, calling, protected
 
 
 @pytest.mark.parametrize("authorization", [None, "Basic dXNlcjpwYXNz", "Digest a=b"])
-async def test_where_nothing_is_required_a_request_without_our_credential_passes_as_nobody(
+async def test_with_required_false_a_request_without_our_credential_passes_without_identity(
     world: World, authorization: str | None
 ) -> None:
     headers = {"Authorization": authorization} if authorization else {}
@@ -31,7 +31,7 @@ async def test_where_nothing_is_required_a_request_without_our_credential_passes
 
 
 @pytest.mark.parametrize("prepare", [session, garbage])
-async def test_where_nothing_is_required_a_credential_that_is_no_machines_passes_as_nobody(
+async def test_with_required_false_a_credential_of_another_kind_passes_without_identity(
     world: World, prepare: Prepare
 ) -> None:
     async with calling(protected(world.verifier(), required=False)) as client:
@@ -52,7 +52,7 @@ async def test_where_nothing_is_required_a_credential_that_is_no_machines_passes
         (jwt_without_a_graph, "token_type_not_accepted"),
     ],
 )
-async def test_where_nothing_is_required_an_invalid_machine_credential_is_refused_all_the_same(
+async def test_with_required_false_an_invalid_machine_credential_is_refused(
     world: World, prepare: Prepare, code: str
 ) -> None:
     token = await prepare(world)
@@ -60,14 +60,14 @@ async def test_where_nothing_is_required_an_invalid_machine_credential_is_refuse
     assert await code_of(protected(world.verifier(), required=False), token) == code
 
 
-async def test_where_nothing_is_required_an_outage_lets_nobody_in(world: World) -> None:
+async def test_with_required_false_an_outage_is_503(world: World) -> None:
     world.emulator.fail("verifyM2MToken", status=500)
     app = protected(world.verifier(), required=False)
 
     assert await code_of(app, world.token()) == "verification_unavailable"
 
 
-async def test_where_nothing_is_required_a_machine_is_known(world: World) -> None:
+async def test_with_required_false_a_machine_is_identified(world: World) -> None:
     async with calling(protected(world.verifier(), required=False)) as client:
         answer = await client.get("/", headers=bearer(world.token()))
 

@@ -1,4 +1,4 @@
-"""What is logged of a refusal, and what is not."""
+"""What is logged about a refusal, and what is not."""
 
 from __future__ import annotations
 

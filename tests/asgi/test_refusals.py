@@ -1,4 +1,4 @@
-"""Every row of the answers: status, code, challenge and body."""
+"""Every row of the table of answers: status, code, challenge and body."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ async def test_an_inactive_oauth_token_is_answered_with_401(world: World) -> Non
         ({"status": 403}, "verifier_misconfigured", 1),
     ],
 )
-async def test_what_could_not_be_found_out_is_answered_with_503_and_no_challenge(
+async def test_a_failed_verification_is_answered_with_503_and_no_challenge(
     world: World, fault: dict[str, Any], code: str, retry_after: float
 ) -> None:
     world.emulator.fail("verifyM2MToken", **fault)
@@ -132,13 +132,13 @@ async def test_what_could_not_be_found_out_is_answered_with_503_and_no_challenge
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(0.0, "1"), (0.3, "1"), (1.2, "2"), (30.0, "30")])
-def test_retry_after_is_whole_seconds_and_never_too_soon(seconds: float, said: str) -> None:
+def test_retry_after_is_rounded_up_to_whole_seconds(seconds: float, said: str) -> None:
     refusal = VerificationUnavailableError(retry_after=seconds)
 
     assert answer(refusal).headers["retry-after"] == said
 
 
-async def test_clerk_silent_past_the_deadline_is_answered_with_503(world: World) -> None:
+async def test_no_answer_of_clerk_before_the_deadline_is_answered_with_503(world: World) -> None:
     async def never(request: httpx.Request) -> httpx.Response | None:
         await asyncio.Event().wait()
         return None

@@ -24,7 +24,7 @@ from harness import World, protected, whoami
 
 
 def seen_in(state: dict[str, Any]) -> str | None:
-    """Whom a dict behind `request.state` names as the caller."""
+    """The subject of the caller in a dict behind `request.state`."""
     machine = state.get("machine")
     return machine.subject if machine else None
 
@@ -64,7 +64,7 @@ async def test_outer_middleware_sees_the_identity_and_what_a_handler_sets(world:
     assert seen == [(world.caller.id, 7)]
 
 
-async def test_outer_middleware_sees_nobody_for_a_refused_request(world: World) -> None:
+async def test_outer_middleware_sees_no_identity_for_a_refused_request(world: World) -> None:
     seen: list[Any] = []
 
     async def log(request: Request, call_next: Any) -> Response:
@@ -79,7 +79,7 @@ async def test_outer_middleware_sees_nobody_for_a_refused_request(world: World) 
     assert seen == [None]
 
 
-async def test_the_dict_of_the_server_is_kept_with_what_is_in_it(world: World) -> None:
+async def test_the_servers_state_dict_and_its_entries_are_kept(world: World) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         assert scope["state"] is server.state
         assert scope["state"]["pool"] == 7
@@ -92,7 +92,7 @@ async def test_the_dict_of_the_server_is_kept_with_what_is_in_it(world: World) -
     assert seen_in(server.state) == world.caller.id
 
 
-async def test_a_guard_does_not_believe_the_state(world: World) -> None:
+async def test_a_guard_ignores_request_state(world: World) -> None:
     async def handler(request: Request) -> Response:
         request.state.machine = world.stranger.id
         return PlainTextResponse(require_machine().check(request).machine_id)
@@ -129,7 +129,7 @@ async def test_a_middleware_inside_another_writes_to_the_same_state(
 # A server that shares the state between requests
 
 
-async def test_requests_that_run_at_once_on_one_state_see_each_their_own_caller(
+async def test_concurrent_requests_on_one_state_each_see_their_own_caller(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     world.emulator.allow(world.stranger, world.callee)
@@ -159,7 +159,7 @@ async def test_requests_that_run_at_once_on_one_state_see_each_their_own_caller(
     assert "hypercorn before 0.18" in record.getMessage()
 
 
-async def test_a_request_that_finds_an_earlier_ones_caller_removes_it(
+async def test_the_caller_of_an_earlier_request_is_removed_from_a_shared_state(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     world.emulator.allow(world.stranger, world.callee)
@@ -184,7 +184,7 @@ async def test_a_request_that_finds_an_earlier_ones_caller_removes_it(
     assert len(caplog.records) == 1
 
 
-async def test_nobody_inherits_the_caller_of_an_earlier_request(world: World) -> None:
+async def test_no_request_gets_the_caller_of_an_earlier_one(world: World) -> None:
     heard: list[Any] = []
 
     def on_error(connection: HTTPConnection, refusal: RefusalError) -> None:
@@ -202,7 +202,7 @@ async def test_nobody_inherits_the_caller_of_an_earlier_request(world: World) ->
     assert heard == [("token_invalid", None)]
 
 
-async def test_a_caller_that_other_code_put_into_the_state_is_left_to_it(
+async def test_a_machine_entry_of_other_code_in_the_state_is_kept(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = SharingServer(protected(world.verifier()))
@@ -226,7 +226,7 @@ def lifespan_of(state: dict[str, Any]) -> Any:
 
 
 async def start(app: ASGIApp, sent: list[Message]) -> None:
-    """Start and stop an app as a server does; what the app sends goes to `sent`."""
+    """Start and stop an app as a server does; append what the app sends to `sent`."""
     incoming = [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}]
 
     async def receive() -> Message:
@@ -287,11 +287,11 @@ async def test_a_server_does_not_serve_with_a_machine_in_the_lifespan_state(
 ) -> None:
     app = add_to(Starlette(lifespan=lifespan_of({"machine": "press"})), world)
     server = uvicorn.Server(uvicorn.Config(app, port=0, ws="none", log_config=None))
-    # Another test may have configured uvicorn's logging, which then keeps its records to itself.
+    # Another test may have configured uvicorn's logging, which then does not propagate.
     monkeypatch.setattr(logging.getLogger("uvicorn"), "propagate", True)
     monkeypatch.setattr(logging.getLogger("uvicorn.error"), "propagate", True)
 
-    async with asyncio.timeout(10):  # else it would serve for good
+    async with asyncio.timeout(10):  # else it would serve forever
         with suppress(SystemExit):  # what newer versions of uvicorn raise here
             await server.serve()
 

@@ -1,4 +1,4 @@
-"""Mistakes on routes that FastAPI shows to nobody before a request: found when the app starts."""
+"""Mistakes on routes that FastAPI reports only at a request: they are found at the start."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ EVERYWHERE = [on_the_app, on_the_inclusion, on_a_mounted_app, on_a_websocket]
 
 
 async def started(app: Any) -> list[Message]:
-    """Start an app as a server does; gives what it sent."""
+    """Start an app as a server does; return what it sent."""
     sent: list[Message] = []
 
     async def receive() -> Message:
@@ -103,7 +103,9 @@ async def test_scopes_around_a_guard_for_machines_stop_the_start(
 
 
 @pytest.mark.parametrize("place", EVERYWHERE)
-async def test_what_guards_can_do_starts(world: World, place: Any) -> None:
+async def test_scopes_that_a_guard_can_check_do_not_stop_the_start(
+    world: World, place: Any
+) -> None:
     either = require_any(require_machine(), require_api_key())
     app = place(Security(either, scopes=["write"]))
     app.add_middleware(MachineAuthMiddleware, verifier=world.verifier(world.live_settings()))
@@ -127,7 +129,7 @@ async def test_an_identity_as_a_body_stops_the_start(world: World) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class OurMachine(MachineIdentity):
-    """A subclass whose field has no mark that FastAPI would fail at."""
+    """A subclass whose field lacks the marker that makes FastAPI fail."""
 
     token_format: Literal["opaque", "jwt"] = "jwt"
 
@@ -146,7 +148,7 @@ async def test_a_subclass_of_an_identity_as_a_dependency_stops_the_start(
 async def test_a_guard_without_parentheses_on_an_included_router_stops_the_start(
     world: World,
 ) -> None:
-    """FastAPI reads the router when it is included, or after that."""
+    """FastAPI reads the router when it is included, or later, depending on its version."""
 
     async def whole_start() -> None:
         app = on_the_inclusion(Depends(require_machine))
@@ -160,7 +162,7 @@ async def test_a_guard_without_parentheses_on_an_included_router_stops_the_start
 # A guard where an identity should be
 
 
-async def test_a_guard_that_a_dependency_returns_says_so_where_it_is_used() -> None:
+async def test_the_error_about_a_guard_used_as_an_identity_says_so() -> None:
     app = FastAPI()
 
     @app.get("/")
@@ -205,7 +207,9 @@ async def test_a_guard_reads_a_bare_scope_as_it_reads_a_connection() -> None:
     assert sent[0]["status"] == 401
 
 
-async def test_an_api_key_header_on_an_open_path_is_told_from_no_credential(world: World) -> None:
+async def test_on_an_excluded_path_an_api_key_header_differs_from_no_credential(
+    world: World,
+) -> None:
     verifier = world.verifier(world.live_settings(api_key_header="x-api-key"))
     for headers, code in (
         ([], "token_missing"),
@@ -218,5 +222,5 @@ async def test_an_api_key_header_on_an_open_path_is_told_from_no_credential(worl
         assert refused.value.code == code
 
 
-def test_a_permission_is_asked_of_an_identity_at_hand() -> None:
+def test_a_guard_can_check_a_given_identity() -> None:
     assert require_api_key(scopes=["read"]).accept(api_key_identity(scopes=["read"])).name

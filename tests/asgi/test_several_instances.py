@@ -43,7 +43,7 @@ async def test_a_token_of_one_instance_is_unknown_at_the_mount_of_the_other(worl
     assert [answer.json()["code"] for answer in crossed] == ["token_invalid"] * 2
 
 
-async def test_the_callers_of_a_router_and_of_a_sub_app_are_those_of_its_guard(
+async def test_the_guard_of_a_router_or_a_sub_app_applies_to_its_routes(
     world: World,
 ) -> None:
     world.emulator.allow(world.stranger, world.callee)

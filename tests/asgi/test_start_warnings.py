@@ -1,4 +1,4 @@
-"""What is warned of once, when the service starts."""
+"""Warnings that are logged once, when the service starts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from harness import World
 
 
 def started(app: FastAPI, world: World, settings: Settings | None = None, **given: Any) -> None:
-    """Start the service, and ask it twice."""
+    """Start the service and send it two requests."""
     verifier = world.verifier(settings)
     app.add_middleware(MachineAuthMiddleware, verifier=verifier, **given)
     with TestClient(app) as client:
@@ -37,10 +37,10 @@ def said(caplog: pytest.LogCaptureFixture) -> list[str]:
 async def route() -> None: ...
 
 
-# Guards that let nobody in
+# Guards that refuse every caller
 
 
-def test_a_guard_of_a_type_that_accepts_lacks_is_named_by_its_routes(
+def test_routes_whose_guard_requires_a_type_not_in_accepts_are_warned_of(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     app, router, mounted = FastAPI(), APIRouter(dependencies=[Depends(require_oauth())]), FastAPI()
@@ -68,7 +68,7 @@ def test_a_guard_of_a_type_that_accepts_lacks_is_named_by_its_routes(
     ]
 
 
-def test_a_guard_of_an_accepted_type_is_not_named(
+def test_a_guard_of_an_accepted_type_causes_no_warning(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     app = FastAPI()
@@ -79,7 +79,7 @@ def test_a_guard_of_an_accepted_type_is_not_named(
     assert said(caplog) == []
 
 
-def test_an_app_under_test_is_not_told_what_its_settings_accept(
+def test_an_app_with_the_test_kits_caller_causes_no_warning_about_accepts(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     app = FastAPI()
@@ -95,7 +95,7 @@ def test_an_app_under_test_is_not_told_what_its_settings_accept(
 
 
 @pytest.mark.parametrize("in_file", [True, False])
-def test_a_machine_without_an_edge_is_named_with_the_nearest(
+def test_a_machine_without_an_edge_is_warned_of_with_the_nearest_id(
     world: World, caplog: pytest.LogCaptureFixture, tmp_path: Path, in_file: bool
 ) -> None:
     misspelt = world.callee.id[:-1] + ("0" if world.callee.id[-1] != "0" else "1")
@@ -110,7 +110,7 @@ def test_a_machine_without_an_edge_is_named_with_the_nearest(
     ]
 
 
-def test_a_machine_with_an_edge_is_not_named(
+def test_a_machine_with_an_edge_causes_no_warning(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     started(FastAPI(), world, world.settings(graph={world.caller.id: [world.callee.id]}))
@@ -137,7 +137,7 @@ def test_a_graph_file_that_is_gone_meanwhile_does_not_stop_the_start(
 # Variables that nothing reads
 
 
-def test_a_misspelt_variable_is_named_with_the_nearest(
+def test_a_misspelt_variable_is_warned_of_with_the_nearest_name(
     world: World, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CLERK_M2M_ACEPTS", "api_key")

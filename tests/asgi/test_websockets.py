@@ -53,7 +53,7 @@ async def test_a_websocket_is_opened_for_a_permitted_caller(world: World) -> Non
 
 
 @pytest.mark.parametrize("token", [None, UNKNOWN, "two tokens"])
-async def test_a_websocket_is_closed_with_1008_before_accept_where_the_server_cannot_deny(
+async def test_a_websocket_is_closed_with_1008_before_accept_when_the_server_cannot_deny(
     world: World, token: str | None
 ) -> None:
     app = socket_app(hello, world.verifier())
@@ -64,7 +64,7 @@ async def test_a_websocket_is_closed_with_1008_before_accept_where_the_server_ca
     assert await play(app, scope, CONNECT) == [CLOSE]
 
 
-async def test_a_websocket_is_denied_with_the_answer_of_the_table_where_the_server_can(
+async def test_a_websocket_is_denied_with_the_answer_of_the_table_when_the_server_can(
     world: World,
 ) -> None:
     app = socket_app(hello, world.verifier())
@@ -88,7 +88,7 @@ async def test_a_websocket_is_denied_with_the_answer_of_on_error(world: World) -
     assert (start["status"], json.loads(body["body"])) == (418, {"code": "token_missing"})
 
 
-async def test_a_server_that_cannot_deny_a_websocket_is_named_once(
+async def test_a_server_that_cannot_deny_a_websocket_is_logged_once(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     app = socket_app(hello, world.verifier())

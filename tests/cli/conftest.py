@@ -42,7 +42,7 @@ class Shop:
         """Fail where a part of a secret is in the text."""
         for secret in self.secrets:
             for start in range(3, len(secret) - WINDOW + 1):
-                assert secret[start : start + WINDOW] not in text, "a canary sang"
+                assert secret[start : start + WINDOW] not in text, "a secret leaked"
 
     def token(self, machine: EmulatedMachine | None = None, **given: Any) -> str:
         """Mint a token of billing's, or of another machine's."""

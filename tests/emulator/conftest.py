@@ -1,4 +1,4 @@
-"""Fixtures: an emulator in process, one on a port, and the clock that both go by."""
+"""Fixtures: an emulator in process, one on a port, and the clock that both use."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ USER = "user_" + "u" * 27
 
 
 class Clock:
-    """Unix seconds that move when told."""
+    """Unix seconds that change only when a test advances them."""
 
     def __init__(self) -> None:
         self.seconds = 1_700_000_000.0
@@ -48,7 +48,7 @@ Client = Callable[..., httpx.AsyncClient]
 
 @pytest.fixture
 async def client(emulator: Emulator) -> AsyncIterator[Client]:
-    """Makes clients of the emulator in process, each with a secret key of its own."""
+    """A function that makes in-process clients of the emulator, each with its own key."""
     clients = []
 
     def make(key: str | None = SECRET_KEY, app: Any = emulator) -> httpx.AsyncClient:
@@ -72,7 +72,7 @@ def api(client: Client) -> httpx.AsyncClient:
 
 
 class _Server(uvicorn.Server):
-    """Says when it is ready, so that nobody needs to ask twice."""
+    """A server that sets `ready` after its startup."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -85,9 +85,9 @@ class _Server(uvicorn.Server):
 
 @contextmanager
 def serving(app: Any, **options: Any) -> Iterator[str]:
-    """Serve an application on a free port of the loopback; gives its address."""
+    """Serve an application on a free loopback port and yield its address."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        # asyncio does this only for sockets of its own: without it, an answer waits 40 ms.
+        # asyncio sets this only on sockets that it opens. Without it, an answer takes 40 ms more.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         config = uvicorn.Config(app, log_level="error", http="h11", ws="none", **options)
         server = _Server(config)

@@ -23,7 +23,7 @@ async def create(api: httpx.AsyncClient, **body: Any) -> dict[str, Any]:
     return created
 
 
-async def test_a_key_has_the_contracts_defaults_and_tells_its_secret_once(
+async def test_a_new_key_has_the_contracts_defaults_and_shows_its_secret_once(
     api: httpx.AsyncClient, emulator: Emulator
 ) -> None:
     created = await create(api)
@@ -53,7 +53,7 @@ async def test_a_key_has_the_contracts_defaults_and_tells_its_secret_once(
     assert (await api.get(f"/api_keys/{created['id']}/secret")).json() == {"secret": secret}
 
 
-async def test_a_key_keeps_all_that_it_is_given(api: httpx.AsyncClient) -> None:
+async def test_creating_stores_every_given_property(api: httpx.AsyncClient) -> None:
     given = {
         "type": "custom",
         "name": "nightly report",
@@ -72,7 +72,7 @@ async def test_a_key_keeps_all_that_it_is_given(api: httpx.AsyncClient) -> None:
     ("version", "status"),
     [("2026-05-12", 200), ("2025-11-10", 201), ("2021-02-05", 201), ("latest", 200), ("", 200)],
 )
-async def test_creating_answers_201_to_clients_of_versions_before_the_contracts(
+async def test_creating_returns_201_for_older_api_versions(
     api: httpx.AsyncClient, version: str, status: int
 ) -> None:
     body = {"name": "reporting", "subject": USER}
@@ -107,7 +107,7 @@ async def test_creating_answers_201_to_clients_of_versions_before_the_contracts(
         {"id": UNKNOWN_KEY},
     ],
 )
-async def test_creating_refuses_what_the_contract_does_not_allow(
+async def test_creating_refuses_values_that_the_contract_does_not_allow(
     api: httpx.AsyncClient, change: dict[str, Any]
 ) -> None:
     body = {"name": "reporting", "subject": USER} | change
@@ -117,7 +117,7 @@ async def test_creating_refuses_what_the_contract_does_not_allow(
     assert answer.json()["errors"][0]["meta"] == {"param_name": name}
 
 
-async def test_creating_needs_a_name_and_a_subject(api: httpx.AsyncClient) -> None:
+async def test_creating_requires_a_name_and_a_subject(api: httpx.AsyncClient) -> None:
     for body in ({"name": "reporting"}, {"subject": USER}, {}):
         answer = await api.post("/api_keys", json=body)
         assert (answer.status_code, answer.json()["errors"][0]["code"]) == (
@@ -126,7 +126,7 @@ async def test_creating_needs_a_name_and_a_subject(api: httpx.AsyncClient) -> No
         )
 
 
-async def test_verifying_answers_the_key_without_its_secret_and_notes_the_use(
+async def test_verifying_returns_the_key_without_its_secret_and_updates_last_used_at(
     api: httpx.AsyncClient, emulator: Emulator
 ) -> None:
     created = await create(api, scopes=["read"])
@@ -136,7 +136,7 @@ async def test_verifying_answers_the_key_without_its_secret_and_notes_the_use(
     assert answer.json() == created | {"last_used_at": int(emulator.now() * 1000)}
 
 
-async def test_an_unknown_secret_or_an_id_is_not_found(
+async def test_verifying_an_unknown_secret_or_an_id_is_404(
     api: httpx.AsyncClient, emulator: Emulator
 ) -> None:
     key = emulator.add_api_key("reporting", subject=USER)
@@ -147,7 +147,7 @@ async def test_an_unknown_secret_or_an_id_is_not_found(
 
 
 @pytest.mark.parametrize(("dead_token_answer", "status"), [("error", 404), ("flag", 200)])
-async def test_dead_keys_are_refused_or_flagged_as_the_emulator_was_told(
+async def test_dead_keys_are_refused_or_flagged_according_to_dead_token_answer(
     client: Any, dead_token_answer: Any, status: int
 ) -> None:
     emulator = Emulator(dead_token_answer=dead_token_answer)
@@ -165,7 +165,7 @@ async def test_dead_keys_are_refused_or_flagged_as_the_emulator_was_told(
     emulator.close()
 
 
-async def test_updating_changes_only_what_is_given(
+async def test_updating_changes_only_the_given_properties(
     api: httpx.AsyncClient, emulator: Emulator
 ) -> None:
     created = await create(api, scopes=["read"], seconds_until_expiration=60)
@@ -197,14 +197,14 @@ async def test_updating_changes_only_what_is_given(
     "body",
     [{"name": "renamed"}, {"subject": "x"}, {"scopes": None}, {"seconds_until_expiration": 0}],
 )
-async def test_updating_refuses_what_the_contract_does_not_allow(
+async def test_updating_refuses_values_that_the_contract_does_not_allow(
     api: httpx.AsyncClient, body: dict[str, Any]
 ) -> None:
     created = await create(api)
     assert (await api.patch(f"/api_keys/{created['id']}", json=body)).status_code == 400
 
 
-async def test_deleting_a_key_ends_it(api: httpx.AsyncClient) -> None:
+async def test_a_deleted_key_no_longer_verifies(api: httpx.AsyncClient) -> None:
     created = await create(api)
     path = f"/api_keys/{created['id']}"
     assert (await api.delete(path)).json() == {
@@ -217,14 +217,16 @@ async def test_deleting_a_key_ends_it(api: httpx.AsyncClient) -> None:
     assert answer.status_code == 404
 
 
-async def test_revoking_keeps_the_first_reason(api: httpx.AsyncClient) -> None:
+async def test_revoking_again_keeps_the_first_reason(api: httpx.AsyncClient) -> None:
     path = f"/api_keys/{(await create(api))['id']}/revoke"
     first = (await api.post(path, json={"revocation_reason": "leaked"})).json()
     assert (first["revoked"], first["revocation_reason"]) == (True, "leaked")
     assert (await api.post(path, json={})).json() == first
 
 
-async def test_every_operation_checks_the_id_before_it_looks(api: httpx.AsyncClient) -> None:
+async def test_every_operation_answers_400_to_a_malformed_id_and_404_to_an_unknown_one(
+    api: httpx.AsyncClient,
+) -> None:
     for key_id, status in ((UNKNOWN_KEY, 404), ("api_key_" + "0" * 32, 404), ("ak_1", 400)):
         for method, path, body in (
             ("GET", "", None),
@@ -237,7 +239,7 @@ async def test_every_operation_checks_the_id_before_it_looks(api: httpx.AsyncCli
             assert answer.status_code == status
 
 
-async def test_listing_finds_a_subjects_live_keys_newest_first(
+async def test_listing_returns_a_subjects_live_keys_newest_first(
     api: httpx.AsyncClient, emulator: Emulator
 ) -> None:
     added = [emulator.add_api_key(f"key {n}", subject=USER).id for n in range(12)][::-1]
@@ -280,7 +282,7 @@ async def test_a_scim_subject_can_be_listed_and_has_no_keys(api: httpx.AsyncClie
     assert answer.json() == {"data": [], "total_count": 0}
 
 
-def test_in_process_bad_subjects_and_unknown_keys_are_python_errors(emulator: Emulator) -> None:
+def test_the_python_api_raises_for_bad_subjects_and_unknown_keys(emulator: Emulator) -> None:
     with pytest.raises(ValueError, match="subject"):
         emulator.add_api_key("reporting", subject="orders")
     with pytest.raises(ValueError, match="scopes must be a list"):

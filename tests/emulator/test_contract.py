@@ -1,4 +1,4 @@
-"""The contract file against the emulator: generated requests find no answer outside of it."""
+"""Generated requests (schemathesis): every answer of the emulator conforms to the contract."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ SUBJECT = "mch_" + "s" * 27
 CALLEE = "mch_" + "c" * 27
 USER = "user_" + "u" * 27
 
-# What the contract's schemas cannot say: that a machine must exist, an order be a known one, an
-# instant be one that a date can hold. So a valid request may be refused, with a listed status.
+# The contract's schemas cannot say that a machine must exist, which orders are known, or which
+# instants a date can hold. So a request that is valid by the schema may be refused, with a status
+# that the operation lists.
 EXCUSED = [schemathesis.checks.positive_data_acceptance]
 
 
 def contract() -> dict[str, Any]:
-    """The contract, with 401 where it forgets it; authentication has tests of its own."""
+    """The contract, with 401 added where it does not list it. Authentication has its own tests."""
     document: dict[str, Any] = deepcopy(schemathesis.openapi.from_path(CONTRACT).raw_schema)
     del document["security"]
     del document["components"]["securitySchemes"]
@@ -54,7 +55,7 @@ LONG = settings(QUICK, max_examples=500)
 
 
 def conform(case: Any, key: str) -> None:
-    # Half of the ids are of machines that exist; a deleted one is put back.
+    # About half of the ids name machines that exist. The seed restores a deleted one.
     path = case.path_parameters
     for name, known in (("machine_id", SUBJECT), ("other_machine_id", CALLEE)):
         if name in path and len(str(path[name])) % 2:
@@ -73,27 +74,27 @@ def machine_key(case: Any) -> None:
 
 @INSTANCE.parametrize()
 @QUICK
-def test_with_the_instance_key_every_answer_is_the_contracts(case: Any) -> None:
+def test_every_answer_to_the_instance_key_conforms_to_the_contract(case: Any) -> None:
     instance_key(case)
 
 
 @MACHINE.parametrize()
 @QUICK
-def test_with_a_machine_key_every_answer_is_the_contracts(case: Any) -> None:
+def test_every_answer_to_a_machine_key_conforms_to_the_contract(case: Any) -> None:
     machine_key(case)
 
 
 @pytest.mark.soak
 @INSTANCE.parametrize()
 @LONG
-def test_for_long_with_the_instance_key(case: Any) -> None:
+def test_500_requests_per_operation_with_the_instance_key(case: Any) -> None:
     instance_key(case)
 
 
 @pytest.mark.soak
 @MACHINE.parametrize()
 @LONG
-def test_for_long_with_a_machine_key(case: Any) -> None:
+def test_500_requests_per_operation_with_a_machine_key(case: Any) -> None:
     machine_key(case)
 
 
@@ -101,7 +102,7 @@ VERIFY_OAUTH = INSTANCE["/oauth_applications/access_tokens/verify"]["post"]
 
 
 def verify_oauth_token(emulator: Emulator, **given: Any) -> None:
-    """Have an access token verified, and the answer held against the contract."""
+    """Verify an access token and check the answer against the contract."""
     token = emulator.add_oauth_token(subject=USER, scopes=["read"], **given)
     VERIFY_OAUTH.Case(
         body={"access_token": token.token}, media_type="application/json"
@@ -113,7 +114,7 @@ def verify_oauth_token(emulator: Emulator, **given: Any) -> None:
 
 
 @pytest.mark.parametrize("oauth_instants", ["seconds", "milliseconds"])
-def test_an_access_token_verifies_as_the_contract_says(oauth_instants: Any) -> None:
+def test_the_answer_for_an_access_token_conforms_to_the_contract(oauth_instants: Any) -> None:
     emulator = Emulator(oauth_instants=oauth_instants)
     verify_oauth_token(emulator)
     emulator.close()
@@ -130,7 +131,7 @@ REVOKE_OAUTH = INSTANCE["/oauth_applications/{oauth_application_id}/revoke_token
         ({"token_format": "jwt"}, "oauthapp_shop", 400),
     ],
 )
-def test_an_access_token_is_revoked_by_its_application(
+def test_only_its_own_application_revokes_an_opaque_access_token(
     given: dict[str, Any], application: str, status: int
 ) -> None:
     emulator = Emulator()
@@ -153,8 +154,8 @@ def test_an_access_token_is_revoked_by_its_application(
 
 
 @pytest.mark.parametrize("given", [{"audience": "https://a.test"}, {"actor": {"sub": "client_1"}}])
-def test_an_audience_and_an_actor_are_beyond_the_contract(given: dict[str, Any]) -> None:
-    """Its schema is closed, so they are in no answer but for a token that was made with them."""
+def test_an_answer_with_aud_or_act_does_not_conform_to_the_contract(given: dict[str, Any]) -> None:
+    """The contract's schema is closed, so only a token made with `aud` or `act` has them."""
     emulator = Emulator()
     with pytest.raises(FailureGroup):
         verify_oauth_token(emulator, **given)

@@ -1,10 +1,11 @@
-"""The code blocks of the emulator's page run as they stand."""
+"""The code blocks and tables of docs/emulator.md are true."""
 
 from __future__ import annotations
 
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ def blocks(language: str) -> list[str]:
     return [code for found, code in BLOCKS if found == language]
 
 
-def test_every_block_is_of_a_language_that_is_run() -> None:
+def test_every_block_is_python_or_toml() -> None:
     assert {language for language, _ in BLOCKS} == {"python", "toml"}
 
 
@@ -28,9 +29,12 @@ def test_a_python_block_runs(code: str) -> None:
 
 
 @pytest.mark.parametrize("code", blocks("toml"))
-def test_a_toml_block_is_a_seed(code: str) -> None:
-    emulator = Emulator(seed=tomllib.loads(code))
+async def test_a_toml_block_is_a_valid_seed(code: str, client: Any) -> None:
+    seed = tomllib.loads(code)
+    emulator = Emulator(seed=seed)
+    page = (await client(emulator.secret_key, emulator).get("/machines?limit=500")).json()
     emulator.close()
+    assert seed["machines"].keys() <= {machine["name"] for machine in page["data"]}
 
 
 def test_every_kind_of_fault_that_the_page_names_exists() -> None:
@@ -39,10 +43,11 @@ def test_every_kind_of_fault_that_the_page_names_exists() -> None:
     assert len(kinds) == 13
     for kind in kinds:
         emulator.fail(kind=kind, status=500, body="x")
+    assert [fault.kind for fault in emulator.faults] == kinds
     emulator.close()
 
 
-def test_the_statuses_that_only_a_fault_gives_can_be_scripted() -> None:
+def test_the_statuses_listed_on_the_page_can_be_scripted() -> None:
     table = (
         PAGE.read_text(encoding="utf-8")
         .partition("| `status` | `operation`")[2]
@@ -54,7 +59,8 @@ def test_the_statuses_that_only_a_fault_gives_can_be_scripted() -> None:
     for statuses, operations in rows:
         for status in statuses.split(", "):
             for operation in re.findall(r"`(\w+)`", operations) or ["*"]:
-                emulator.fail(operation, status=int(status))
+                fault = emulator.fail(operation, status=int(status))
+                assert (fault.operation, fault.status) == (operation, int(status))
     emulator.close()
 
 

@@ -21,7 +21,7 @@ async def verify(api: httpx.AsyncClient, token: EmulatedToken) -> httpx.Response
     return await api.post("/m2m_tokens/verify", json={"token": token.token})
 
 
-async def test_a_status_strikes_so_many_calls_of_its_operation(
+async def test_a_status_fault_applies_to_the_given_number_of_calls(
     api: httpx.AsyncClient, emulator: Emulator, token: EmulatedToken
 ) -> None:
     fault = emulator.fail("verifyM2MToken", status=503, retry_after=2, times=2)
@@ -36,7 +36,7 @@ async def test_a_status_strikes_so_many_calls_of_its_operation(
     assert emulator.calls["verifyM2MToken"] == 3
 
 
-async def test_a_fault_on_everything_strikes_until_it_is_cleared(
+async def test_a_fault_on_every_operation_applies_until_it_is_cleared(
     api: httpx.AsyncClient, emulator: Emulator, token: EmulatedToken
 ) -> None:
     emulator.fail(status=429)
@@ -47,7 +47,7 @@ async def test_a_fault_on_everything_strikes_until_it_is_cleared(
     assert (await verify(api, token)).status_code == 200
 
 
-async def test_faults_strike_in_the_order_they_were_scripted(
+async def test_faults_apply_in_the_order_in_which_they_were_scripted(
     api: httpx.AsyncClient, emulator: Emulator, token: EmulatedToken
 ) -> None:
     emulator.fail("verifyM2MToken", status=500, times=1)
@@ -58,7 +58,7 @@ async def test_faults_strike_in_the_order_they_were_scripted(
     assert (await verify(api, token)).status_code == 503
 
 
-async def test_a_fault_comes_before_the_operation_unless_it_is_to_be_performed(
+async def test_a_fault_prevents_the_operation_unless_performed_is_set(
     api: httpx.AsyncClient, emulator: Emulator
 ) -> None:
     emulator.fail("CreateMachine", status=500, times=1)
@@ -80,7 +80,7 @@ async def test_a_fault_comes_before_the_operation_unless_it_is_to_be_performed(
         ("oversize", 200, "application/json", '{"padding":"xxx'),
     ],
 )
-async def test_a_body_can_be_spoilt(
+async def test_a_fault_damages_or_replaces_the_body(
     api: httpx.AsyncClient,
     emulator: Emulator,
     token: EmulatedToken,
@@ -105,7 +105,7 @@ async def test_an_oversize_body_is_two_mebibytes_of_valid_json(
     assert len(answer.json()["padding"]) == 2 * 1024 * 1024
 
 
-async def test_a_body_and_headers_can_be_given(
+async def test_a_fault_sends_the_given_body_and_headers(
     api: httpx.AsyncClient, emulator: Emulator, token: EmulatedToken
 ) -> None:
     emulator.fail(body={"object": "odd"}, headers={"X-Odd": "yes"}, times=1)
@@ -121,7 +121,7 @@ async def test_a_body_and_headers_can_be_given(
 
 
 @pytest.mark.parametrize("flag", ["revoked", "expired"])
-async def test_a_200_can_say_that_the_token_is_dead(
+async def test_a_fault_flags_the_token_as_revoked_or_expired_in_a_200(
     api: httpx.AsyncClient, emulator: Emulator, token: EmulatedToken, flag: Any
 ) -> None:
     whole = (await verify(api, token)).json()
@@ -132,14 +132,15 @@ async def test_a_200_can_say_that_the_token_is_dead(
     assert unknown.status_code == 404
 
 
-async def test_a_delay_only_delays(
+async def test_a_delay_leaves_the_answer_unchanged(
     api: httpx.AsyncClient, emulator: Emulator, token: EmulatedToken
 ) -> None:
     emulator.fail("verifyM2MToken", delay=0.001, times=1)
     assert (await verify(api, token)).status_code == 200
+    assert emulator.faults == []
 
 
-async def test_a_hang_in_process_ends_when_the_client_gives_up(
+async def test_a_hang_in_process_ends_when_the_client_is_cancelled(
     api: httpx.AsyncClient, emulator: Emulator, token: EmulatedToken
 ) -> None:
     emulator.fail("verifyM2MToken", kind="hang", times=1)
@@ -149,7 +150,7 @@ async def test_a_hang_in_process_ends_when_the_client_gives_up(
     assert (await verify(api, token)).status_code == 200
 
 
-async def test_a_drop_in_process_is_an_exception_for_want_of_a_socket(
+async def test_a_drop_in_process_raises_because_there_is_no_socket(
     api: httpx.AsyncClient, emulator: Emulator, token: EmulatedToken
 ) -> None:
     emulator.fail("verifyM2MToken", kind="drop", times=1)
@@ -157,12 +158,12 @@ async def test_a_drop_in_process_is_an_exception_for_want_of_a_socket(
         await verify(api, token)
 
 
-async def test_clearing_the_faults_lets_go_of_calls_that_hang(
+async def test_clearing_the_faults_ends_hanging_calls(
     api: httpx.AsyncClient, emulator: Emulator, token: EmulatedToken
 ) -> None:
     emulator.fail("verifyM2MToken", kind="hang", times=1)
     call = asyncio.create_task(verify(api, token))
-    while not emulator.calls:  # noqa: ASYNC110 - the counter is all there is to wait for
+    while not emulator.calls:  # noqa: ASYNC110 - only the counter shows that the call has arrived
         await asyncio.sleep(0)
     emulator.clear_faults()
     with pytest.raises(ConnectionDroppedError):
@@ -185,7 +186,7 @@ async def test_clearing_the_faults_lets_go_of_calls_that_hang(
         ("*", {"status": 500, "retry_after": "\u0663"}),
     ],
 )
-def test_a_fault_that_could_never_strike_is_refused(
+def test_a_fault_that_could_never_apply_is_rejected(
     emulator: Emulator, operation: str, details: dict[str, Any]
 ) -> None:
     with pytest.raises(ValueError, match=r"."):
@@ -202,7 +203,7 @@ def post(address: str, emulator: Emulator, timeout: float = 5.0) -> httpx.Respon
     )
 
 
-def test_a_drop_over_a_socket_ends_the_connection_without_an_answer(
+def test_a_drop_over_a_socket_closes_the_connection_without_an_answer(
     address: str, emulator: Emulator
 ) -> None:
     emulator.fail("verifyM2MToken", kind="drop", times=1)
@@ -211,7 +212,7 @@ def test_a_drop_over_a_socket_ends_the_connection_without_an_answer(
     assert post(address, emulator).status_code == 404
 
 
-def test_a_status_without_content_is_sent_without_any(address: str, emulator: Emulator) -> None:
+def test_204_and_304_are_sent_without_a_body(address: str, emulator: Emulator) -> None:
     for status in (204, 304):
         emulator.fail("verifyM2MToken", status=status, times=1)
         answer = post(address, emulator)
@@ -238,7 +239,7 @@ def test_a_drip_over_a_socket_sends_one_byte_at_a_time(address: str, emulator: E
     assert len(chunks) > 10
 
 
-def test_a_drip_stops_when_the_client_goes_away(address: str, emulator: Emulator) -> None:
+def test_a_drip_stops_when_the_client_disconnects(address: str, emulator: Emulator) -> None:
     emulator.fail("verifyM2MToken", kind="drip", pace=30, times=1)
     with pytest.raises(httpx.ReadTimeout):
         post(address, emulator, timeout=0.1)

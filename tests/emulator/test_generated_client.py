@@ -27,7 +27,7 @@ USER = "user_" + "u" * 27
 
 @contextmanager
 def clerk(server_url: str, key: str) -> Iterator[Clerk]:
-    # The client makes an asynchronous one of its own and leaves it open unless it is given one.
+    # Without `async_client`, the client makes an asynchronous one and never closes it.
     with (
         httpx.Client(timeout=10) as sync_client,
         Clerk(
@@ -35,7 +35,7 @@ def clerk(server_url: str, key: str) -> Iterator[Clerk]:
             server_url=server_url,
             client=sync_client,
             async_client=httpx.AsyncClient(),
-            retry_config=None,  # its default repeats a call that got a 500 for an hour
+            retry_config=None,  # by default it retries a call that got a 500 for an hour
         ) as made,
     ):
         yield made
@@ -47,7 +47,7 @@ def api(address: str, emulator: Emulator) -> Iterator[Clerk]:
         yield made
 
 
-def test_machines_and_their_keys(api: Clerk) -> None:
+def test_the_client_creates_reads_changes_and_deletes_machines(api: Clerk) -> None:
     billing = api.machines.create(request={"name": "billing"})
     orders = api.machines.create(
         request={"name": "orders", "scoped_machines": [billing.id], "default_token_ttl": 600}
@@ -70,7 +70,7 @@ def test_machines_and_their_keys(api: Clerk) -> None:
         api.machines.get(machine_id=orders.id)
 
 
-def test_scopes(api: Clerk) -> None:
+def test_the_client_creates_and_deletes_scopes(api: Clerk) -> None:
     orders = api.machines.create(request={"name": "orders"})
     billing = api.machines.create(request={"name": "billing"})
     scope = api.machines.create_scope(machine_id=orders.id, to_machine_id=billing.id)
@@ -83,7 +83,9 @@ def test_scopes(api: Clerk) -> None:
 
 
 @pytest.mark.parametrize("version", ["", "/v1"])
-def test_m2m_tokens(address: str, emulator: Emulator, version: str) -> None:
+def test_the_client_mints_verifies_lists_and_revokes_m2m_tokens(
+    address: str, emulator: Emulator, version: str
+) -> None:
     billing = emulator.add_machine("billing")
     orders = emulator.add_machine("orders", may_call=[billing])
     with clerk(address + version, orders.secret_key) as own:
@@ -111,7 +113,9 @@ def test_m2m_tokens(address: str, emulator: Emulator, version: str) -> None:
 
 
 @pytest.mark.parametrize("version", ["", "/v1"])
-def test_api_keys(address: str, emulator: Emulator, version: str) -> None:
+def test_the_client_creates_changes_verifies_and_deletes_api_keys(
+    address: str, emulator: Emulator, version: str
+) -> None:
     with clerk(address + version, emulator.secret_key) as api:
         created = api.api_keys.create_api_key(
             name="reporting", subject=USER, scopes=["read"], claims={"tier": 1}
@@ -135,7 +139,9 @@ def test_api_keys(address: str, emulator: Emulator, version: str) -> None:
 
 
 @pytest.mark.parametrize("version", ["", "/v1"])
-def test_oauth_access_tokens(address: str, emulator: Emulator, version: str) -> None:
+def test_the_client_verifies_oauth_access_tokens(
+    address: str, emulator: Emulator, version: str
+) -> None:
     live = emulator.add_oauth_token(subject=USER, scopes=["read"])
     dead = emulator.add_oauth_token(subject=USER, token_format="jwt", seconds_until_expiration=1)
     emulator.travel(2)
@@ -147,14 +153,16 @@ def test_oauth_access_tokens(address: str, emulator: Emulator, version: str) -> 
             subject=USER, audience="https://a.test", actor={"sub": "x"}
         )
         verified = api.oauth_access_tokens.verify(access_token=meant.token)
-        assert isinstance(verified, models.ResponseBody1)  # passes over what the contract lacks
+        assert isinstance(
+            verified, models.ResponseBody1
+        )  # it ignores members that the contract lacks
         expired = api.oauth_access_tokens.verify(access_token=dead.token)
         assert isinstance(expired, models.ResponseBody2)
         assert expired.ACTIVE is False
 
 
-def test_a_failed_call_is_not_repeated(api: Clerk, emulator: Emulator) -> None:
-    """So a defect of the emulator fails a test at once, instead of an hour later."""
+def test_a_failed_call_is_not_retried(api: Clerk, emulator: Emulator) -> None:
+    """`retry_config=None` works: a defect of the emulator fails a test at once."""
     emulator.fail("ListMachines", status=500, times=1)
 
     with pytest.raises(models.ClerkBaseError) as failed:
@@ -164,7 +172,7 @@ def test_a_failed_call_is_not_repeated(api: Clerk, emulator: Emulator) -> None:
     assert emulator.calls["ListMachines"] == 1
 
 
-def test_the_key_set(api: Clerk, emulator: Emulator) -> None:
+def test_the_client_reads_the_key_set(api: Clerk, emulator: Emulator) -> None:
     found = api.jwks.get_jwks()
     assert found.keys
     (key,) = found.keys
@@ -173,7 +181,7 @@ def test_the_key_set(api: Clerk, emulator: Emulator) -> None:
 
 @pytest_asyncio.fixture
 async def own() -> AsyncIterator[tuple[Emulator, VerifyTokenOptions]]:
-    """A served emulator in real time, by which Clerk's helper goes, and the helper's options."""
+    """A served emulator on the real clock, which Clerk's helper uses, and the helper's options."""
     emulator = Emulator(signing_key=SIGNING_KEY)
     async with serve(emulator) as address:
         yield emulator, VerifyTokenOptions(secret_key=emulator.secret_key, api_url=address)
@@ -194,7 +202,7 @@ async def test_clerks_helper_verifies_api_keys_oauth_tokens_and_jwts(
     assert (await verify_token_async(signed.token, options))["jti"] == signed.id
 
 
-async def test_clerks_helper_sends_an_opaque_m2m_token_in_a_property_that_the_contract_refuses(
+async def test_clerks_helper_sends_an_opaque_m2m_token_in_the_wrong_property_and_fails(
     own: tuple[Emulator, VerifyTokenOptions],
 ) -> None:
     emulator, options = own
@@ -212,7 +220,7 @@ async def test_clerks_helper_sends_an_opaque_m2m_token_in_a_property_that_the_co
     assert answer.json()["errors"][0]["code"] == "form_param_missing"
 
 
-def test_clerks_authenticate_request_reaches_no_other_address_but_reads_a_jwt_with_a_key() -> None:
+def test_clerks_authenticate_request_takes_no_api_url_but_verifies_a_jwt_offline() -> None:
     emulator = Emulator(signing_key=SIGNING_KEY)
     signed = emulator.mint_m2m_token(emulator.add_machine("orders"), token_format="jwt")
     request = httpx.Request("GET", "http://a.test", headers={"Authorization": signed.token})

@@ -1,4 +1,4 @@
-"""Requests of web pages to `/_emulator`: refused by `Origin`, and by a `Host` of another name."""
+"""Requests of web pages to `/_emulator` are refused by their `Origin` or their `Host`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def asked(
     path: str = "/_emulator",
     headers: Iterable[tuple[bytes, bytes]] = (),
 ) -> httpx.Response:
-    """Ask with these `Host` headers, through a server whose socket is `server`."""
+    """Send a request with these `Host` headers; `server` is the address of the server's socket."""
     sent: list[Any] = []
 
     async def receive() -> Any:
@@ -72,7 +72,7 @@ async def asked(
         ("emulator.test", ("emulator.test", None)),  # in process
     ],
 )
-async def test_host_that_is_loopback_or_bound_is_answered(
+async def test_a_loopback_host_or_the_bound_address_is_answered(
     emulator: Emulator, host: str, server: Any
 ) -> None:
     assert (await asked(emulator, host, server=server)).status_code == 200
@@ -142,13 +142,13 @@ async def test_allowed_hosts_are_answered(host: str) -> None:
 @pytest.mark.parametrize(
     "given", ["clerk", ["clerk:4010"], ["http://clerk"], ["*"], ["*.test"], [""], ["a b"]]
 )
-def test_allowed_hosts_that_name_no_host_are_refused(given: Any) -> None:
+def test_a_malformed_allowed_host_is_rejected(given: Any) -> None:
     with pytest.raises(ValueError, match=r"allowed.host"):
         Emulator(allowed_hosts=given)
 
 
 async def test_the_backend_api_answers_any_host(emulator: Emulator) -> None:
-    """It takes a key, which a page does not have."""
+    """It requires a key, which a web page does not have."""
     key = [(b"authorization", f"Bearer {emulator.secret_key}".encode())]
     with_key = await asked(emulator, "clerk:4010", path="/v1/machines", headers=key)
     without = await asked(emulator, "evil.example", path="/v1/machines")
@@ -157,7 +157,7 @@ async def test_the_backend_api_answers_any_host(emulator: Emulator) -> None:
     assert refusal(without) == (401, "authorization_header_format_invalid")
 
 
-async def test_in_process_the_host_of_the_url_is_answered_and_no_other(
+async def test_in_process_only_the_host_of_the_url_is_answered(
     emulator: Emulator,
 ) -> None:
     transport = httpx.ASGITransport(app=emulator)
@@ -169,7 +169,7 @@ async def test_in_process_the_host_of_the_url_is_answered_and_no_other(
     assert refusal(other) == (403, "host_not_allowed")
 
 
-async def test_a_rebound_name_cannot_empty_an_emulator_on_a_socket(
+async def test_a_web_page_cannot_reset_an_emulator_on_a_socket(
     emulator: Emulator, address: str
 ) -> None:
     machine = emulator.add_machine("orders")

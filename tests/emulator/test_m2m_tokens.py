@@ -44,7 +44,7 @@ async def verify(
     return answer.status_code, answer.json()
 
 
-async def test_a_token_carries_its_subject_and_the_machines_it_could_call(
+async def test_a_new_token_has_its_machine_as_subject_and_the_callees_as_scopes(
     api: httpx.AsyncClient, emulator: Emulator, orders: EmulatedMachine, billing: EmulatedMachine
 ) -> None:
     minted = await mint(api, orders, claims={"tenant": "acme"})
@@ -68,7 +68,7 @@ async def test_a_token_carries_its_subject_and_the_machines_it_could_call(
     }
 
 
-async def test_verifying_answers_the_token_without_its_value_and_notes_the_use(
+async def test_verifying_returns_the_token_without_its_value_and_updates_last_used_at(
     api: httpx.AsyncClient, emulator: Emulator, orders: EmulatedMachine
 ) -> None:
     minted = await mint(api, orders)
@@ -78,7 +78,7 @@ async def test_verifying_answers_the_token_without_its_value_and_notes_the_use(
     assert verified == minted | {"last_used_at": int(emulator.now() * 1000)}
 
 
-async def test_a_lifetime_that_is_given_wins_over_the_machines(
+async def test_a_given_lifetime_overrides_the_machines_default(
     api: httpx.AsyncClient, orders: EmulatedMachine
 ) -> None:
     for given, milliseconds in ((30, 30_000), (0.5, 500), (None, 600_000)):
@@ -86,7 +86,7 @@ async def test_a_lifetime_that_is_given_wins_over_the_machines(
         assert minted["expiration"] - minted["created_at"] == milliseconds
 
 
-async def test_an_edge_that_is_cut_stays_in_tokens_already_minted(
+async def test_a_removed_edge_stays_in_the_scopes_of_tokens_minted_before(
     api: httpx.AsyncClient, emulator: Emulator, orders: EmulatedMachine, billing: EmulatedMachine
 ) -> None:
     before = emulator.mint_m2m_token(orders)
@@ -107,7 +107,7 @@ async def test_a_machine_key_verifies_only_tokens_that_may_call_its_machine(
     assert (await verify(api, token))[0] == 200
 
 
-async def test_an_unscoped_token_cannot_be_told_from_an_unknown_one(
+async def test_a_token_without_the_scope_gets_the_same_error_as_an_unknown_one(
     api: httpx.AsyncClient, emulator: Emulator, orders: EmulatedMachine
 ) -> None:
     stranger = emulator.add_machine("stranger")
@@ -122,7 +122,7 @@ async def test_an_unknown_token_is_not_found(api: httpx.AsyncClient, token: str)
     assert (await verify(api, token))[0] == 404
 
 
-async def test_a_token_id_is_not_the_token(
+async def test_verifying_a_token_id_is_404(
     api: httpx.AsyncClient, emulator: Emulator, orders: EmulatedMachine
 ) -> None:
     assert (await verify(api, emulator.mint_m2m_token(orders).id))[0] == 404
@@ -140,7 +140,9 @@ async def test_dead_tokens_are_not_found_by_default(
     assert (await verify(api, expired.token))[0] == 404
 
 
-async def test_dead_tokens_can_be_answered_with_their_flags_instead(client: Any) -> None:
+async def test_dead_tokens_are_answered_with_flags_when_dead_token_answer_is_flag(
+    client: Any,
+) -> None:
     emulator = Emulator(dead_token_answer="flag")
     api = client(emulator.secret_key, emulator)
     orders = emulator.add_machine("orders")
@@ -155,7 +157,7 @@ async def test_dead_tokens_can_be_answered_with_their_flags_instead(client: Any)
     emulator.close()
 
 
-async def test_a_token_can_live_for_ever_in_process(
+async def test_the_python_api_mints_opaque_tokens_that_never_expire(
     api: httpx.AsyncClient, emulator: Emulator, orders: EmulatedMachine
 ) -> None:
     token = emulator.mint_m2m_token(orders, seconds_until_expiration=math.inf)
@@ -186,7 +188,7 @@ async def test_a_token_can_live_for_ever_in_process(
         {"token_format": "jwt", "claims": {"exp": 9e9}},
     ],
 )
-async def test_minting_refuses_what_the_contract_does_not_allow(
+async def test_minting_refuses_values_that_the_contract_does_not_allow(
     api: httpx.AsyncClient, orders: EmulatedMachine, body: dict[str, Any]
 ) -> None:
     answer = await api.post("/m2m_tokens", json=body, headers=bearer(orders.secret_key))
@@ -200,7 +202,7 @@ async def test_claims_of_an_opaque_token_are_any_json(
     assert (await mint(api, orders, claims=claims))["claims"] == claims
 
 
-async def test_a_live_token_with_enough_life_left_is_minted_again(
+async def test_a_live_token_with_enough_life_left_is_reused(
     api: httpx.AsyncClient, emulator: Emulator, orders: EmulatedMachine
 ) -> None:
     first = await mint(api, orders, claims={"a": 1, "b": 2})
@@ -235,7 +237,7 @@ async def test_a_token_is_not_reused_across_claims_scopes_machines_or_revocation
     assert await is_new(orders)
 
 
-async def test_reuse_refuses_a_remainder_no_new_token_could_have(
+async def test_min_remaining_ttl_must_be_less_than_the_tokens_lifetime(
     api: httpx.AsyncClient, orders: EmulatedMachine
 ) -> None:
     for body in (
@@ -262,7 +264,7 @@ async def test_a_jwt_is_neither_listed_nor_revoked(
     assert (await api.post(f"/m2m_tokens/{minted['id']}/revoke", json={})).status_code == 404
 
 
-async def test_a_jwt_verifies_at_the_endpoint_but_nobody_attests_its_scopes(
+async def test_the_endpoint_verifies_a_jwt_but_returns_no_scopes(
     api: httpx.AsyncClient, emulator: Emulator, orders: EmulatedMachine, billing: EmulatedMachine
 ) -> None:
     claims = {"aud": [billing.id], "scopes": [billing.id]}
@@ -275,7 +277,7 @@ async def test_a_jwt_verifies_at_the_endpoint_but_nobody_attests_its_scopes(
     assert (await verify(api, minted["token"]))[0] == 404
 
 
-async def test_a_jwt_that_is_no_m2m_token_of_the_instance_is_not_found(
+async def test_a_jwt_that_is_not_an_m2m_token_of_the_instance_is_404(
     api: httpx.AsyncClient, emulator: Emulator, orders: EmulatedMachine
 ) -> None:
     now = int(emulator.now())
@@ -318,7 +320,7 @@ async def test_listing_pages_one_machines_tokens_newest_first(
     assert await listed(offset="1e3") == []
 
 
-async def test_listing_leaves_dead_tokens_out_unless_asked_for(
+async def test_listing_omits_dead_tokens_unless_they_are_requested(
     api: httpx.AsyncClient, emulator: Emulator, orders: EmulatedMachine
 ) -> None:
     expired = emulator.mint_m2m_token(orders, seconds_until_expiration=1).id
@@ -376,7 +378,7 @@ async def test_listing_an_unknown_machine_is_not_found(api: httpx.AsyncClient) -
     assert (await api.get("/m2m_tokens", params={"subject": UNKNOWN})).status_code == 404
 
 
-async def test_revoking_keeps_the_first_reason(
+async def test_revoking_again_keeps_the_first_reason(
     api: httpx.AsyncClient, emulator: Emulator, orders: EmulatedMachine
 ) -> None:
     token = emulator.mint_m2m_token(orders)
@@ -404,7 +406,7 @@ async def test_revoking_checks_the_id_and_the_body(
     assert (await api.post(f"/m2m_tokens/{token_id}/revoke", json=body)).status_code == status
 
 
-def test_in_process_unknown_machines_and_tokens_are_lookup_errors(
+def test_the_python_api_raises_lookup_error_for_unknown_machines_and_tokens(
     emulator: Emulator, orders: EmulatedMachine
 ) -> None:
     with pytest.raises(LookupError):

@@ -14,7 +14,7 @@ UNKNOWN = "mch_" + "x" * 27
 
 
 def code(response: httpx.Response) -> str:
-    """The code of the first error, after the body's shape was checked."""
+    """Check the shape of the error body and return the code of its only error."""
     body = response.json()
     assert body.keys() == {"errors", "clerk_trace_id"}
     (error,) = body["errors"]
@@ -26,7 +26,9 @@ def ids(machines: list[dict[str, Any]]) -> list[str]:
     return [machine["id"] for machine in machines]
 
 
-async def test_creating_a_machine_tells_its_secret_key_once(api: httpx.AsyncClient) -> None:
+async def test_only_the_answer_to_creating_a_machine_has_its_secret_key(
+    api: httpx.AsyncClient,
+) -> None:
     created = (await api.post("/machines", json={"name": "orders"})).json()
     assert created["object"] == "machine"
     assert created["secret_key"].startswith("ak_")
@@ -36,7 +38,7 @@ async def test_creating_a_machine_tells_its_secret_key_once(api: httpx.AsyncClie
     assert read == {name: value for name, value in created.items() if name != "secret_key"}
 
 
-async def test_the_secret_key_is_told_again_when_asked_for(api: httpx.AsyncClient) -> None:
+async def test_the_secret_key_of_a_machine_can_be_read_later(api: httpx.AsyncClient) -> None:
     created = (await api.post("/machines", json={"name": "orders"})).json()
     answer = await api.get(f"/machines/{created['id']}/secret_key")
     assert answer.json() == {"object": "machine_secret_key", "secret": created["secret_key"]}
@@ -86,7 +88,7 @@ async def test_a_machine_cannot_be_created_with_an_edge_to_an_unknown_one(
         {"name": "orders", "scoped_machines": ["mch"] * 151},
     ],
 )
-async def test_creating_a_machine_refuses_what_the_contract_does_not_allow(
+async def test_creating_a_machine_refuses_values_that_the_contract_does_not_allow(
     api: httpx.AsyncClient, body: dict[str, Any]
 ) -> None:
     assert (await api.post("/machines", json=body)).status_code == 422
@@ -101,7 +103,7 @@ async def test_bounds_of_a_machine_are_inclusive(api: httpx.AsyncClient) -> None
         assert (await api.post("/machines", json=body)).status_code == 200
 
 
-async def test_updating_a_machine_changes_only_what_is_given(
+async def test_updating_a_machine_changes_only_the_given_properties(
     api: httpx.AsyncClient, emulator: Emulator
 ) -> None:
     machine = emulator.add_machine("orders", default_token_ttl=60)
@@ -128,7 +130,7 @@ async def test_every_operation_answers_404_for_an_unknown_machine(api: httpx.Asy
         assert (answer.status_code, code(answer)) == (404, "resource_not_found"), path
 
 
-async def test_deleting_a_machine_takes_its_edges_tokens_and_keys_along(
+async def test_deleting_a_machine_deletes_its_edges_tokens_and_keys(
     api: httpx.AsyncClient, emulator: Emulator
 ) -> None:
     billing = emulator.add_machine("billing")
@@ -180,7 +182,7 @@ async def test_the_list_is_newest_first_and_pages_without_gaps(
         ("-created_at", "acb"),
     ],
 )
-async def test_the_list_is_ordered_as_asked(
+async def test_order_by_sorts_the_list(
     api: httpx.AsyncClient, emulator: Emulator, order_by: str, names: str
 ) -> None:
     for name in "bca":
@@ -235,7 +237,7 @@ async def test_the_list_refuses_parameters_out_of_bounds(
     assert (await api.get(f"/machines?{query}")).status_code == 422
 
 
-async def test_an_offset_past_every_end_is_an_empty_page(
+async def test_an_offset_past_the_end_returns_an_empty_page(
     api: httpx.AsyncClient, emulator: Emulator
 ) -> None:
     emulator.add_machine("orders")
@@ -244,7 +246,7 @@ async def test_an_offset_past_every_end_is_an_empty_page(
         assert page == {"data": [], "total_count": 1}
 
 
-async def test_rotation_gives_a_new_key_and_lets_the_old_work_for_its_grace(
+async def test_rotation_returns_a_new_key_and_the_old_one_works_for_its_grace_period(
     api: httpx.AsyncClient, emulator: Emulator
 ) -> None:
     machine = emulator.add_machine("orders")
@@ -268,7 +270,7 @@ async def test_rotation_gives_a_new_key_and_lets_the_old_work_for_its_grace(
     assert await mints(new_key)
 
 
-async def test_rotation_without_grace_ends_the_old_key_at_once(
+async def test_rotation_without_a_grace_period_invalidates_the_old_key_at_once(
     api: httpx.AsyncClient, emulator: Emulator
 ) -> None:
     machine = emulator.add_machine("orders")
@@ -278,7 +280,7 @@ async def test_rotation_without_grace_ends_the_old_key_at_once(
     assert (answer.status_code, code(answer)) == (401, "machine_secret_key_invalid")
 
 
-async def test_two_rotations_leave_two_old_keys_each_with_its_own_grace(
+async def test_two_rotations_leave_two_old_keys_each_with_its_own_grace_period(
     api: httpx.AsyncClient, emulator: Emulator
 ) -> None:
     machine = emulator.add_machine("orders")
@@ -292,7 +294,7 @@ async def test_two_rotations_leave_two_old_keys_each_with_its_own_grace(
 
 
 @pytest.mark.parametrize("body", [{}, {"previous_token_ttl": -1}, {"previous_token_ttl": 28_801}])
-async def test_rotation_refuses_a_grace_out_of_bounds(
+async def test_rotation_refuses_a_grace_period_out_of_bounds(
     api: httpx.AsyncClient, emulator: Emulator, body: dict[str, Any]
 ) -> None:
     path = f"/machines/{emulator.add_machine('orders').id}/secret_key/rotate"
@@ -348,7 +350,7 @@ async def test_a_machine_has_at_most_150_edges(api: httpx.AsyncClient, emulator:
     assert len((await api.get(f"/machines/{orders.id}")).json()["scoped_machines"]) == 150
 
 
-async def test_deleting_an_edge_cuts_one_direction_once(
+async def test_deleting_an_edge_removes_one_direction_and_is_404_the_second_time(
     api: httpx.AsyncClient, emulator: Emulator
 ) -> None:
     orders, billing = emulator.add_machine("orders"), emulator.add_machine("billing")
@@ -366,7 +368,7 @@ async def test_deleting_an_edge_cuts_one_direction_once(
     assert ids(seen) == [orders.id]
 
 
-def test_in_process_the_same_refusals_are_python_errors(emulator: Emulator) -> None:
+def test_the_python_api_raises_for_what_the_http_api_refuses(emulator: Emulator) -> None:
     orders = emulator.add_machine("orders", id="mch_" + "o" * 27)
     with pytest.raises(ValueError, match="already"):
         emulator.add_machine("again", id=orders.id)
@@ -389,6 +391,6 @@ def test_in_process_the_same_refusals_are_python_errors(emulator: Emulator) -> N
         emulator.machine(orders.id)
 
 
-def test_a_machine_does_not_show_its_secret_key(emulator: Emulator) -> None:
+def test_the_repr_of_a_machine_has_no_secret_key(emulator: Emulator) -> None:
     machine = emulator.add_machine("orders")
     assert machine.secret_key not in repr(machine)

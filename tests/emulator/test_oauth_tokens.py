@@ -1,4 +1,4 @@
-"""The verification of OAuth access tokens, which only the emulator's own controls can make."""
+"""Verification of OAuth access tokens; only the emulator's own controls can make them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def test_a_token_verifies_with_its_scopes(api: httpx.AsyncClient, emulator
     }
 
 
-async def test_instants_are_milliseconds_where_the_emulator_was_told_so(client: Any) -> None:
+async def test_instants_are_milliseconds_when_oauth_instants_is_milliseconds(client: Any) -> None:
     emulator = Emulator(oauth_instants="milliseconds", clock=lambda: 1_700_000_000.5)
     token = emulator.add_oauth_token(subject=USER, seconds_until_expiration=60)
     answer = await client(emulator.secret_key, emulator).post(
@@ -48,12 +48,12 @@ async def test_instants_are_milliseconds_where_the_emulator_was_told_so(client: 
     emulator.close()
 
 
-def test_another_unit_is_refused() -> None:
+def test_another_value_of_oauth_instants_is_rejected() -> None:
     with pytest.raises(ValueError, match="oauth_instants"):
         Emulator(oauth_instants="minutes")  # type: ignore[arg-type]
 
 
-async def test_a_token_that_never_expires_says_so(
+async def test_a_token_that_never_expires_has_no_expiration(
     api: httpx.AsyncClient, emulator: Emulator
 ) -> None:
     token = emulator.add_oauth_token(subject=USER, seconds_until_expiration=math.inf)
@@ -85,14 +85,14 @@ async def test_a_token_without_an_audience_and_an_actor_has_no_such_claims(
 
 
 @pytest.mark.parametrize("given", [{"audience": 7}, {"audience": ["a", 7]}, {"actor": "a"}])
-def test_an_audience_or_actor_of_another_type_is_refused(
+def test_an_audience_or_actor_of_a_wrong_type_is_rejected(
     emulator: Emulator, given: dict[str, Any]
 ) -> None:
     with pytest.raises(ValueError, match=next(iter(given))):
         emulator.add_oauth_token(subject=USER, **given)
 
 
-async def test_the_deprecated_property_still_works_and_the_new_one_wins(
+async def test_the_deprecated_secret_property_works_and_access_token_overrides_it(
     api: httpx.AsyncClient, emulator: Emulator
 ) -> None:
     token = emulator.add_oauth_token(subject=USER).token
@@ -112,7 +112,7 @@ async def test_the_deprecated_property_still_works_and_the_new_one_wins(
         ({"access_token": ""}, 404),
     ],
 )
-async def test_what_is_no_token_is_refused(
+async def test_a_missing_malformed_or_unknown_token_is_refused(
     api: httpx.AsyncClient, body: dict[str, Any], status: int
 ) -> None:
     assert (await api.post(PATH, json=body)).status_code == status
@@ -138,7 +138,7 @@ async def test_an_expired_jwt_is_answered_as_not_active(
 
 
 @pytest.mark.parametrize(("dead_token_answer", "status"), [("error", 404), ("flag", 200)])
-async def test_dead_tokens_are_refused_or_flagged_as_the_emulator_was_told(
+async def test_dead_tokens_are_refused_or_flagged_according_to_dead_token_answer(
     client: Any, dead_token_answer: Any, status: int
 ) -> None:
     emulator = Emulator(dead_token_answer=dead_token_answer)
@@ -156,7 +156,7 @@ async def test_dead_tokens_are_refused_or_flagged_as_the_emulator_was_told(
     emulator.close()
 
 
-def test_in_process_bad_subjects_and_unknown_tokens_are_python_errors(emulator: Emulator) -> None:
+def test_the_python_api_raises_for_bad_subjects_and_unknown_tokens(emulator: Emulator) -> None:
     with pytest.raises(ValueError, match="user_"):
         emulator.add_oauth_token(subject="org_" + "o" * 27)
     with pytest.raises(LookupError):

@@ -1,4 +1,4 @@
-"""What every operation asks of a request, before it looks at what is in it."""
+"""The checks that every operation makes before it reads the properties of a request."""
 
 from __future__ import annotations
 
@@ -79,18 +79,18 @@ async def test_a_body_over_one_mebibyte_is_refused(api: httpx.AsyncClient) -> No
     )
 
 
-async def test_a_body_where_none_is_asked_for_is_ignored(api: httpx.AsyncClient) -> None:
+async def test_the_body_of_a_get_is_ignored(api: httpx.AsyncClient) -> None:
     answer = await api.request("GET", "/machines", content=b"{", headers=JSON)
     assert answer.status_code == 200
 
 
-async def test_text_of_every_script_survives(api: httpx.AsyncClient) -> None:
+async def test_non_ascii_text_is_stored_unchanged(api: httpx.AsyncClient) -> None:
     name = "cl\u00e9 \U0001f511 \x00 \u05de\u05e4\u05ea\u05d7"
     answer = await api.post("/api_keys", json={"name": name, "subject": USER})
     assert answer.json()["name"] == name
 
 
-async def test_an_unknown_address_is_not_found_in_clerks_shape(client: Any) -> None:
+async def test_an_unknown_path_is_404_in_clerks_error_format(client: Any) -> None:
     for path in ("/nothing", "/machines/", "/machines/a/b", "/v1/v1/machines", "/"):
         answer = await client().get(f"http://emulator.test{path}")
         assert answer.status_code == 404
@@ -98,7 +98,7 @@ async def test_an_unknown_address_is_not_found_in_clerks_shape(client: Any) -> N
         assert answer.headers["x-clerk-trace-id"] == answer.json()["clerk_trace_id"]
 
 
-async def test_a_wrong_method_is_refused_in_clerks_shape(api: httpx.AsyncClient) -> None:
+async def test_a_wrong_method_is_405_in_clerks_error_format(api: httpx.AsyncClient) -> None:
     for method, path, allowed in (
         ("PUT", "/machines", "GET, POST"),
         ("GET", "/m2m_tokens/verify", "POST"),

@@ -20,7 +20,7 @@ async def script(client: Any) -> httpx.AsyncClient:
     return made
 
 
-async def test_it_tells_whose_instance_it_is_and_what_time(
+async def test_the_root_returns_the_instance_id_and_the_emulators_time(
     script: httpx.AsyncClient, emulator: Emulator
 ) -> None:
     answer = await script.get("http://emulator.test/_emulator")
@@ -77,7 +77,7 @@ async def test_a_fault_takes_a_body_as_text_or_as_json_and_headers(
         ("signing_key", '{"keep_previous": 1}'),
     ],
 )
-async def test_a_script_that_makes_no_sense_is_refused(
+async def test_an_invalid_request_is_refused(
     script: httpx.AsyncClient, path: str, content: str
 ) -> None:
     answer = await script.post(path, content=content)
@@ -85,7 +85,9 @@ async def test_a_script_that_makes_no_sense_is_refused(
     assert answer.json()["errors"][0]["message"]
 
 
-async def test_time_travels_forward_and_back(script: httpx.AsyncClient, emulator: Emulator) -> None:
+async def test_travel_moves_the_time_forward_and_back(
+    script: httpx.AsyncClient, emulator: Emulator
+) -> None:
     before = emulator.now()
     answer = await script.post("travel", json={"seconds": 90.5})
     assert answer.json() == {"now": before + 90.5} == {"now": emulator.now()}
@@ -93,7 +95,7 @@ async def test_time_travels_forward_and_back(script: httpx.AsyncClient, emulator
     assert emulator.now() == before
 
 
-async def test_calls_are_shown_and_forgotten(
+async def test_call_counts_are_listed_and_cleared(
     script: httpx.AsyncClient, api: httpx.AsyncClient
 ) -> None:
     await api.get("/machines")
@@ -104,7 +106,7 @@ async def test_calls_are_shown_and_forgotten(
     assert (await script.get("calls")).json() == {"calls": {}, "total": 0}
 
 
-async def test_an_oauth_token_is_made_for_the_contract_cannot(
+async def test_an_oauth_token_is_made_that_verifies(
     script: httpx.AsyncClient, api: httpx.AsyncClient
 ) -> None:
     body = {
@@ -128,7 +130,7 @@ async def test_the_signing_key_is_rotated(script: httpx.AsyncClient, emulator: E
     assert [key["kid"] for key in emulator.jwks()["keys"]] == [kid]
 
 
-async def test_reset_goes_back_to_the_seed_and_keeps_the_instances_keys(client: Any) -> None:
+async def test_reset_restores_the_seed_and_keeps_the_instances_keys(client: Any) -> None:
     emulator = Emulator(seed={"machines": {"orders": {}}})
     script, api = client(None, emulator), client(emulator.secret_key, emulator)
     seeded = (await api.get("/machines")).json()["data"]

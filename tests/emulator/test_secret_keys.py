@@ -56,7 +56,7 @@ async def test_without_a_valid_key_every_operation_answers_401(client: Any) -> N
             assert await status(api, call, key) == 401, call
 
 
-async def test_a_machine_key_is_not_taken_where_the_instance_key_is_needed(
+async def test_a_machine_key_is_refused_where_the_instance_key_is_required(
     client: Any, emulator: Emulator
 ) -> None:
     machine = emulator.add_machine("orders", id=MACHINE)
@@ -64,7 +64,7 @@ async def test_a_machine_key_is_not_taken_where_the_instance_key_is_needed(
         assert await status(client(None), call, machine.secret_key) == 401, call
 
 
-async def test_m2m_tokens_take_either_key_and_minting_takes_a_machines_only(
+async def test_m2m_token_operations_accept_either_key_but_minting_only_a_machine_key(
     client: Any, emulator: Emulator
 ) -> None:
     api = client(None)
@@ -90,7 +90,7 @@ async def test_m2m_tokens_take_either_key_and_minting_takes_a_machines_only(
         [("Authorization", "Bearer {key}"), ("Authorization", "Bearer {key}")],
     ],
 )
-async def test_the_authorization_header_is_given_once_and_is_a_bearer(
+async def test_a_missing_repeated_or_non_bearer_authorization_header_is_refused(
     client: Any, emulator: Emulator, headers: list[tuple[str, str]]
 ) -> None:
     given = [(name, value.format(key=emulator.secret_key)) for name, value in headers]

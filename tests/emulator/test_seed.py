@@ -50,7 +50,7 @@ async def state(api: httpx.AsyncClient) -> dict[str, Any]:
     return found
 
 
-async def test_a_file_gives_machines_edges_and_keys(client: Any, file: Path) -> None:
+async def test_a_seed_file_adds_machines_edges_and_keys(client: Any, file: Path) -> None:
     emulator = Emulator(seed=file)
     api = client(emulator.secret_key, emulator)
     seeded = await state(api)
@@ -67,7 +67,7 @@ async def test_a_file_gives_machines_edges_and_keys(client: Any, file: Path) -> 
     emulator.close()
 
 
-async def test_an_id_that_no_table_declares_is_a_machine_named_by_it(
+async def test_an_id_without_a_table_becomes_a_machine_named_by_its_id(
     client: Any, file: Path
 ) -> None:
     emulator = Emulator(seed=file)
@@ -85,7 +85,7 @@ async def test_seeding_twice_changes_nothing(client: Any, file: Path) -> None:
     emulator.close()
 
 
-async def test_a_changed_file_adds_and_updates_and_takes_nothing_away(client: Any) -> None:
+async def test_a_changed_file_adds_and_updates_and_removes_nothing(client: Any) -> None:
     emulator = Emulator(seed={"machines": {"orders": {"may_call": ["orders"]}, "old": {}}})
     api = client(emulator.secret_key, emulator)
     orders = (await api.get("/machines?query=orders")).json()["data"][0]["id"]
@@ -105,7 +105,7 @@ async def test_a_changed_file_adds_and_updates_and_takes_nothing_away(client: An
     emulator.close()
 
 
-async def test_ids_and_secrets_that_are_not_given_are_the_same_everywhere(
+async def test_derived_ids_and_secrets_are_the_same_in_every_emulator(
     client: Any, file: Path
 ) -> None:
     seen = set()
@@ -174,14 +174,14 @@ def _keys(*tables: Any) -> dict[str, Any]:
         ),
     ],
 )
-def test_a_bad_seed_is_an_error_that_names_the_place(seed: dict[str, Any], place: str) -> None:
+def test_the_error_for_a_bad_seed_names_the_place(seed: dict[str, Any], place: str) -> None:
     with pytest.raises(SeedError) as caught:
         Emulator(seed=seed)
     assert caught.value.place.startswith(place)
     assert str(caught.value).startswith(f"<mapping>: {place}")
 
 
-def test_a_bad_file_is_an_error_that_names_the_file(tmp_path: Path) -> None:
+def test_the_error_for_a_bad_file_names_the_file(tmp_path: Path) -> None:
     missing = tmp_path / "missing.toml"
     with pytest.raises(SeedError, match=r"missing\.toml: file: cannot be read"):
         Emulator(seed=missing)
@@ -201,7 +201,7 @@ async def test_a_seed_that_fails_adds_nothing(api: httpx.AsyncClient, emulator: 
     assert (await api.get("/machines")).json()["total_count"] == 1
 
 
-def test_edges_already_there_count_towards_the_limit(emulator: Emulator) -> None:
+def test_existing_edges_count_towards_the_limit(emulator: Emulator) -> None:
     emulator.seed(_machines(orders={"may_call": [f"mch_{n:027}" for n in range(150)]}))
     with pytest.raises(SeedError, match=r"machines\.orders\.may_call"):
         emulator.seed(_machines(orders={"may_call": ["orders"]}))

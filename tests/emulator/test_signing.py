@@ -1,4 +1,4 @@
-"""JWTs, the key set, and what tests can forge."""
+"""JWTs, the key set, and tokens that tests forge."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ async def test_the_frontends_key_set_is_public(client: Any) -> None:
     assert answer.status_code == 200
 
 
-def test_user_jwts_are_told_apart_by_their_category(emulator: Emulator) -> None:
+def test_session_and_template_jwts_have_different_cat_headers(emulator: Emulator) -> None:
     user = "user_" + "a" * 27
     session = emulator.mint_session_jwt(user, claims={"org": "acme"})
     template = emulator.mint_template_jwt(user, claims={"aud": "mch"}, seconds_until_expiration=5)
@@ -78,7 +78,7 @@ def test_user_jwts_are_told_apart_by_their_category(emulator: Emulator) -> None:
     assert claims["exp"] - claims["iat"] == 5
 
 
-async def test_rotation_keeps_the_old_key_in_the_set_unless_told_otherwise(
+async def test_rotation_keeps_the_old_key_in_the_set_unless_keep_previous_is_false(
     api: httpx.AsyncClient, emulator: Emulator
 ) -> None:
     old = emulator.mint_session_jwt()

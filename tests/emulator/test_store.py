@@ -19,7 +19,7 @@ from clerk_m2m.emulator import Emulator
 
 USER = "user_" + "u" * 27
 
-# Creates machines through the API, and says which after each answer.
+# Creates machines through the API and prints the id of each after its answer.
 WRITER = """
 import asyncio, sys
 import httpx
@@ -60,7 +60,7 @@ def machines_in(database: Path) -> set[str]:
         with_check.close()
 
 
-async def test_a_file_of_a_version_without_audiences_goes_on_serving(
+async def test_a_database_file_of_an_older_version_gets_the_missing_columns(
     client: Any, tmp_path: Path
 ) -> None:
     database = tmp_path / "emulator.db"
@@ -114,7 +114,7 @@ def test_a_secret_key_that_is_given_replaces_the_one_in_the_file(tmp_path: Path)
     last.close()
 
 
-def test_a_seed_over_a_file_that_has_it_already_changes_nothing(tmp_path: Path) -> None:
+def test_seeding_a_database_file_twice_changes_nothing(tmp_path: Path) -> None:
     database = tmp_path / "emulator.db"
     seed = {"machines": {"orders": {"may_call": ["orders"]}}}
     for _ in range(2):
@@ -123,11 +123,11 @@ def test_a_seed_over_a_file_that_has_it_already_changes_nothing(tmp_path: Path) 
     assert len(machines_in(database)) == 1
 
 
-def test_a_kill_after_a_thousand_writes_and_in_the_middle_of_more_loses_none_that_was_answered(
+def test_killing_a_writing_process_loses_no_answered_write(
     tmp_path: Path,
 ) -> None:
     database = tmp_path / "emulator.db"
-    # Far more than a pipe holds, so that the writer cannot be done before it is killed.
+    # Far more than a pipe holds: the writer cannot finish before it is killed.
     with start_writer(database, "machine", 10_000) as writer:
         assert writer.stdout is not None
         answered = [writer.stdout.readline().strip() for _ in range(1000)]
@@ -138,7 +138,7 @@ def test_a_kill_after_a_thousand_writes_and_in_the_middle_of_more_loses_none_tha
     assert set(answered) <= machines_in(database)
 
 
-def test_two_processes_write_one_file_without_losing_or_breaking_anything(tmp_path: Path) -> None:
+def test_two_processes_write_one_file_without_losing_a_write(tmp_path: Path) -> None:
     database = tmp_path / "emulator.db"
     writers = [start_writer(database, name, 200) for name in ("first", "second")]
     answered: set[str] = set()
@@ -150,7 +150,7 @@ def test_two_processes_write_one_file_without_losing_or_breaking_anything(tmp_pa
     assert machines_in(database) == answered
 
 
-def test_two_processes_that_open_a_new_file_at_once_are_one_instance(tmp_path: Path) -> None:
+def test_processes_that_open_a_new_file_at_once_share_one_instance(tmp_path: Path) -> None:
     database = tmp_path / "emulator.db"
     code = (
         "import json, sys; from clerk_m2m.emulator import Emulator\n"
@@ -185,7 +185,7 @@ def test_threads_share_one_emulator(emulator: Emulator) -> None:
     assert len(set(tokens)) == 200
 
 
-async def test_a_refused_operation_leaves_no_trace(
+async def test_a_refused_operation_changes_nothing(
     api: httpx.AsyncClient, emulator: Emulator
 ) -> None:
     machines = [emulator.add_machine(f"machine {number}").id for number in range(2)]

@@ -1,4 +1,4 @@
-"""A database that another process holds, or whose disk is full: answered in Clerk's shape."""
+"""Requests while another process locks the database, or while its disk is full."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from clerk_m2m.emulator import Emulator
 
 USER = "user_" + "u" * 27
 
-# Fills a disk on which the database may grow by a few pages, and prints what is answered.
+# Fills a disk that has room for a few more pages of the database, and prints the answers.
 FULL_DISK = """
 import asyncio, os, resource, sys
 import httpx
@@ -70,13 +70,13 @@ def kept(database: Path) -> Iterator[Emulator]:
 
 @pytest.fixture
 def foreign(kept: Emulator, database: Path) -> Iterator[sqlite3.Connection]:
-    """Another connection, as of another process."""
+    """A second connection, as another process would have."""
     connection = sqlite3.connect(database, isolation_level=None)
     yield connection
     connection.close()
 
 
-async def test_reads_and_verifications_go_on_while_another_process_writes(
+async def test_reads_and_verifications_continue_while_another_process_writes(
     kept: Emulator, foreign: sqlite3.Connection, client: Any
 ) -> None:
     api = client(kept.secret_key, kept)
@@ -109,7 +109,7 @@ async def test_reads_and_verifications_go_on_while_another_process_writes(
         assert foreign.execute(used.format(table)).fetchone() == (1,)
 
 
-async def test_a_write_that_another_process_keeps_waiting_is_503_in_clerks_shape(
+async def test_a_write_blocked_by_another_process_is_503_in_clerks_error_format(
     kept: Emulator, foreign: sqlite3.Connection, client: Any
 ) -> None:
     api = client(kept.secret_key, kept)
@@ -132,7 +132,7 @@ async def test_a_write_that_another_process_keeps_waiting_is_503_in_clerks_shape
     assert (await api.get("/jwks")).status_code == 200
 
 
-def test_a_full_disk_is_503_for_writes_and_stops_no_verification(database: Path) -> None:
+def test_on_a_full_disk_writes_are_503_and_verifications_succeed(database: Path) -> None:
     root = Path(sys.modules[Emulator.__module__].__file__ or "").parents[2]
     ran = subprocess.run(
         [sys.executable, "-c", FULL_DISK, str(database)],

@@ -37,7 +37,7 @@ Alter = Callable[[httpx.Request, httpx.Response], httpx.Response | None]
 
 
 class Network(httpx.AsyncBaseTransport):
-    """Real sockets; `alter(request, response)` may give another answer. Keeps every secret."""
+    """Real sockets; `alter(request, response)` may replace the answer. Keeps every secret."""
 
     def __init__(self, alter: Alter | None = None) -> None:
         self._sockets = httpx.AsyncHTTPTransport()
@@ -110,7 +110,7 @@ class Place:
         return ran
 
     async def names(self) -> list[str]:
-        """The names of all machines that are there."""
+        """The names of all machines of the instance."""
         key = self.emulator.secret_key
         async with ClerkClient(secret_key=key, api_url=self.origin) as clerk:
             return [machine.name async for machine in clerk.machines.iter()]
@@ -159,7 +159,7 @@ def error(status: int, code: str) -> httpx.Response:
 
 
 @pytest.mark.parametrize("dead_token_answer", ["error", "flag"])
-async def test_everything_is_as_assumed_at_the_emulator_and_nothing_is_left(
+async def test_every_check_confirms_its_assumption_and_nothing_is_left_behind(
     dead_token_answer: str, tmp_path: Path
 ) -> None:
     async with place(dead_token_answer=dead_token_answer) as there:
@@ -184,7 +184,7 @@ async def test_everything_is_as_assumed_at_the_emulator_and_nothing_is_left(
 EDGES = "a machine with 150 edges"
 
 
-async def test_a_machine_with_150_edges_is_looked_at_where_that_is_asked_for() -> None:
+async def test_many_edges_runs_the_check_of_150_edges() -> None:
     wanted = [each for each in CHECKS if each.name == EDGES]
     async with place() as there:
         ran = await there.run("--many-edges", checks=wanted)
@@ -194,7 +194,7 @@ async def test_a_machine_with_150_edges_is_looked_at_where_that_is_asked_for() -
         assert await there.names() == []
 
 
-async def test_what_was_not_tried_says_what_it_needs_and_is_no_failure() -> None:
+async def test_a_skipped_check_names_the_option_it_needs_and_is_no_failure() -> None:
     async with place() as there:
         ran = await there.run(checks=[oauth.instants, limits.rate_limit])
 
@@ -204,7 +204,7 @@ async def test_what_was_not_tried_says_what_it_needs_and_is_no_failure() -> None
         assert ran.report.exit_code == 0
 
 
-async def test_the_command_prints_the_table_writes_the_json_and_ends_with_0(
+async def test_the_command_prints_the_table_writes_the_json_and_exits_with_0(
     tmp_path: Path,
 ) -> None:
     async with place() as there:
@@ -221,7 +221,7 @@ async def test_the_command_prints_the_table_writes_the_json_and_ends_with_0(
         assert await there.names() == []
 
 
-# What is refused before any call
+# Options that are refused before any call
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ async def test_the_command_prints_the_table_writes_the_json_and_ends_with_0(
         ("sk_test_a key with spaces", "does not look like"),
     ],
 )
-async def test_a_key_of_no_development_instance_ends_with_2_before_any_call(
+async def test_a_key_not_of_a_development_instance_exits_with_2_before_any_call(
     key: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with place() as there:
@@ -265,7 +265,7 @@ def test_plain_http_off_loopback_needs_to_be_allowed() -> None:
     "arguments",
     [["--user", "u"], ["--oauth-token-file", "/nowhere"], ["--json", "/nowhere/live.json"]],
 )
-def test_an_option_that_cannot_work_ends_with_2(
+def test_an_option_that_cannot_work_exits_with_2(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(arguments, {"CLERK_SECRET_KEY": "sk_test_x"}) == 2
@@ -280,7 +280,7 @@ def test_a_token_given_on_the_command_line_is_refused_and_not_repeated(
     assert "aaaa" not in capsys.readouterr().err
 
 
-# What differs, and what cannot be found out
+# Answers that differ, and answers that are missing
 
 
 def refuse_500(request: httpx.Request, _: httpx.Response) -> httpx.Response | None:
@@ -325,7 +325,7 @@ def count_in_seconds(_: httpx.Request, response: httpx.Response) -> httpx.Respon
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
-async def test_an_answer_other_than_assumed_is_different_and_ends_with_1(
+async def test_an_answer_other_than_assumed_is_different_and_exits_with_1(
     of: Check, alter: Alter, seen: str
 ) -> None:
     async with place(dead_token_answer="flag") as there:
@@ -358,7 +358,7 @@ async def test_an_answer_that_the_package_cannot_read_is_different() -> None:
 
 
 @pytest.mark.parametrize("fault", [{"status": 500}, {"kind": "drop"}, {"status": 401}])
-async def test_an_outage_is_no_answer_and_ends_with_2(fault: dict[str, Any]) -> None:
+async def test_an_outage_is_unknown_and_exits_with_2(fault: dict[str, Any]) -> None:
     async with place() as there:
         there.emulator.fail("createM2MToken", **fault)
         ran = await there.run(checks=[jwts.header])
@@ -368,7 +368,7 @@ async def test_an_outage_is_no_answer_and_ends_with_2(fault: dict[str, Any]) -> 
         assert await there.names() == []
 
 
-async def test_a_429_at_the_rate_limit_is_looked_at_where_that_is_asked_for() -> None:
+async def test_rate_limit_runs_the_check_of_the_429() -> None:
     async with place() as there:
         there.emulator.fail("GetMachine", status=429, retry_after=2, times=3)
         limited = await there.run("--rate-limit", checks=[limits.rate_limit])
@@ -389,7 +389,7 @@ async def failing(stage: Stage) -> Finding:
     raise RuntimeError("a defect of this check")
 
 
-async def test_a_check_that_fails_leaves_nothing_behind() -> None:
+async def test_a_check_that_raises_leaves_nothing_behind() -> None:
     async with place() as there:
         with pytest.raises(RuntimeError, match="a defect"):
             await there.run(checks=[failing])
@@ -398,7 +398,7 @@ async def test_a_check_that_fails_leaves_nothing_behind() -> None:
         assert await there.names() == []
 
 
-async def test_a_machine_whose_creation_was_not_answered_is_removed_too() -> None:
+async def test_a_machine_is_removed_even_if_the_answer_to_its_creation_was_lost() -> None:
     async with place() as there:
         there.emulator.fail("CreateMachine", kind="drop", performed=True, times=1)
         ran = await there.run()
@@ -409,7 +409,9 @@ async def test_a_machine_whose_creation_was_not_answered_is_removed_too() -> Non
         assert await there.names() == []
 
 
-async def test_what_could_not_be_deleted_is_told_and_clean_deletes_it_and_nothing_else() -> None:
+async def test_machines_that_a_run_could_not_delete_are_reported_and_clean_deletes_only_them() -> (
+    None
+):
     async with place() as there:
         there.emulator.add_machine("not of a run")
         there.emulator.fail("DeleteMachine", status=500)
@@ -426,7 +428,7 @@ async def test_what_could_not_be_deleted_is_told_and_clean_deletes_it_and_nothin
 
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
-async def test_a_run_that_is_stopped_cleans_up_and_ends_with_2(sign: signal.Signals) -> None:
+async def test_a_run_that_is_stopped_cleans_up_and_exits_with_2(sign: signal.Signals) -> None:
     async with place() as there:
         there.emulator.fail("GetMachine", kind="hang", times=1)
         process = await command(there.environ)
@@ -436,7 +438,7 @@ async def test_a_run_that_is_stopped_cleans_up_and_ends_with_2(sign: signal.Sign
 
         assert process.returncode == 2
         assert "It was stopped" in stdout.decode()
-        assert "no key at all" in stdout.decode()  # what was found before is told
+        assert "no key at all" in stdout.decode()  # what was found before the signal is reported
         assert await there.names() == []
 
 
@@ -482,7 +484,7 @@ async def test_calls_keep_to_the_rate_limit_of_a_development_instance() -> None:
     assert sent[-1] < 40
 
 
-async def test_a_call_that_is_limited_is_sent_once_more_after_its_pause() -> None:
+async def test_a_call_answered_with_429_is_sent_again_after_its_retry_after() -> None:
     said = [httpx.Response(429, headers={"retry-after": "7"}), httpx.Response(200)]
     waited: list[float] = []
 
@@ -499,12 +501,12 @@ async def test_a_call_that_is_limited_is_sent_once_more_after_its_pause() -> Non
     assert connection.counts.limited == 1
 
 
-def test_every_check_names_files_that_exist_and_has_a_name_of_its_own() -> None:
+def test_every_check_names_files_that_exist_and_has_a_unique_name() -> None:
     assert [file for each in CHECKS for file in each.where if not (ROOT / file).is_file()] == []
     assert len({each.name for each in CHECKS}) == len(CHECKS)
 
 
-def test_the_commands_of_the_page_are_understood(tmp_path: Path) -> None:
+def test_the_commands_on_the_page_are_valid(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "live.md").read_text("utf-8")
     lines = re.findall(r"^\$ python -m live (.*)$", page, re.MULTILINE)
     (tmp_path / "token.txt").write_text("oat_x")

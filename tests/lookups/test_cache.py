@@ -1,4 +1,4 @@
-"""Verdicts: how long they are believed, who shares them, and what a flood does to them."""
+"""Verdicts: how long they are cached, who shares them, and what a flood does to them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from harness import SIGNING_KEY, USER_ID, FakeTime, World, bearer, calling, prot
 
 TOKEN = "mt_" + "t" * 40
 
-# Lives
+# Lifetimes
 
 
 @pytest.mark.parametrize(
@@ -51,10 +51,10 @@ TOKEN = "mt_" + "t" * 40
         (-86_400, None),
     ],
 )
-async def test_a_verdict_lives_no_longer_than_its_token_and_its_ttl(
+async def test_a_verdict_is_cached_no_longer_than_its_token_and_its_ttl(
     world: World, left: float | None, accepted_for: float | None
 ) -> None:
-    """`left` is the token's life in seconds; an answer that never changes stands in for Clerk."""
+    """`left` is the token's remaining life in seconds. Clerk's answer is a fixed one."""
     verifier = world.verifier()
     expires_at = math.inf if left is None else world.time.wall + left
     expiration = None if left is None else int(expires_at * 1000)
@@ -67,7 +67,7 @@ async def test_a_verdict_lives_no_longer_than_its_token_and_its_ttl(
         accepted = await accepts(verifier, TOKEN)
         assert not (accepted and world.time.wall > expires_at + 5)
         if world.time.wall >= expires_at and accepted:
-            # Within the leeway only Clerk itself may still say yes.
+            # Within the leeway only a new answer of Clerk's counts.
             assert len(world.upstream.requests) > calls
 
 
@@ -83,7 +83,7 @@ async def test_no_verdict_outlives_the_ttl(world: World, cache_ttl: float) -> No
     assert refused.value.code == "verification_unavailable"
 
 
-async def test_lives_of_verdicts_found_together_end_apart(world: World) -> None:
+async def test_verdicts_cached_at_the_same_time_expire_at_different_times(world: World) -> None:
     verifier, tokens = world.verifier(), [world.token() for _ in range(100)]
     await asyncio.gather(*(verifier.verify(token) for token in tokens))
     world.time.advance(57.0)
@@ -97,7 +97,7 @@ async def test_lives_of_verdicts_found_together_end_apart(world: World) -> None:
 
 
 @pytest.mark.parametrize("jump", [3600.0, -3600.0])
-async def test_a_jump_of_the_wall_clock_changes_nothing_of_what_is_known(
+async def test_a_jump_of_the_wall_clock_does_not_change_cached_verdicts(
     world: World, jump: float
 ) -> None:
     verifier = world.verifier()
@@ -124,7 +124,7 @@ async def test_a_jump_of_the_wall_clock_changes_nothing_of_what_is_known(
     [None, 0, -1, 1e30, float("inf"), 1_800_000_060_000, "1800000060", True, 1_799_999_990],
     ids=str,
 )
-async def test_a_jwt_with_an_expiry_that_is_none_is_refused(world: World, exp: Any) -> None:
+async def test_a_jwt_with_an_invalid_expiry_is_refused(world: World, exp: Any) -> None:
     verifier = world.verifier(world.live_settings())
     claims = {"sub": world.caller.id, "jti": "mt_" + "0" * 32, "iat": 1_799_999_000, "exp": exp}
 
@@ -145,7 +145,7 @@ async def test_a_jwt_is_accepted_no_longer_than_five_seconds_past_its_expiry(
     assert not await accepts(verifier, token)
 
 
-async def test_a_kept_jwt_is_not_accepted_past_its_expiry_when_the_wall_clock_jumps_back(
+async def test_a_cached_jwt_is_not_accepted_past_its_expiry_when_the_wall_clock_jumps_back(
     world: World,
 ) -> None:
     verifier = world.verifier(world.live_settings())
@@ -159,7 +159,7 @@ async def test_a_kept_jwt_is_not_accepted_past_its_expiry_when_the_wall_clock_ju
     assert verifier.stats.offline == offline
     world.time.advance(0.5)
     await accepts(verifier, token)
-    assert verifier.stats.offline == offline + 1  # checked again, not believed for longer
+    assert verifier.stats.offline == offline + 1  # verified again, not read from the cache
 
 
 # Who shares a verdict
@@ -216,8 +216,8 @@ async def test_two_instances_never_share_a_key_set_for_equal_kids(world: World) 
         assert accepted == [[True, False], [False, True]]
 
 
-async def test_a_string_taken_as_one_type_is_not_taken_as_another(world: World) -> None:
-    """What a credential is depends on its text alone, so one text can never be two of them."""
+async def test_a_credential_accepted_as_one_type_is_never_accepted_as_another(world: World) -> None:
+    """The type of a credential depends only on its text, so no text has two types."""
     verifier = world.verifier(world.live_settings(api_key_header="x-api-key"))
     opaque, jwt = world.token(), world.jwt()
     key = world.emulator.add_api_key("key", subject=USER_ID).secret
@@ -232,7 +232,7 @@ async def test_a_string_taken_as_one_type_is_not_taken_as_another(world: World) 
     assert len(verifier._verdicts) == 3
 
 
-async def test_a_handler_that_changes_an_identity_changes_no_other_request(world: World) -> None:
+async def test_a_handler_cannot_change_the_identity_of_another_request(world: World) -> None:
     verifier, token = world.verifier(), world.token(claims={"list": [1], "nested": {"a": [{}]}})
     first = await verifier.verify(token)
     attempts: list[Callable[[], Any]] = [
@@ -256,11 +256,11 @@ async def test_a_handler_that_changes_an_identity_changes_no_other_request(world
 # Floods
 
 
-async def test_garbage_costs_the_callers_in_use_nothing(world: World) -> None:
+async def test_a_flood_of_unknown_tokens_does_not_affect_known_callers(world: World) -> None:
     await flood(world, garbage=2_000, cache_size=1_000)
 
 
-def test_a_cache_of_the_default_size_full_of_garbage_holds_less_than_20_megabytes() -> None:
+def test_a_default_cache_full_of_negative_verdicts_uses_less_than_20_megabytes() -> None:
     time = FakeTime()
 
     cache: Cache[bytes, Verdict] = open_cache(time, maxsize=10_000)
@@ -271,7 +271,7 @@ def test_a_cache_of_the_default_size_full_of_garbage_holds_less_than_20_megabyte
         assert len(cache) == 10_000
 
 
-async def test_a_store_full_of_garbage_drops_garbage_and_no_good_verdict(world: World) -> None:
+async def test_negative_verdicts_evict_no_positive_ones(world: World) -> None:
     verifier = world.verifier(world.settings(cache_size=10))
     tokens = [world.token() for _ in range(10)]
     for token in tokens:
@@ -284,7 +284,7 @@ async def test_a_store_full_of_garbage_drops_garbage_and_no_good_verdict(world: 
         at_once(verifier.verify(token))
 
 
-async def test_the_least_used_verdict_gives_way_where_the_store_is_full(world: World) -> None:
+async def test_a_full_store_evicts_the_least_recently_used_verdict(world: World) -> None:
     verifier = world.verifier(world.settings(cache_size=3))
     first, *others = [world.token() for _ in range(5)]
     for token in (first, *others):
@@ -300,7 +300,9 @@ async def test_the_least_used_verdict_gives_way_where_the_store_is_full(world: W
     "token",
     ["mt_", "mt_short", "mt_" + "x" * 40 + ".", "ak_~", "oat_+", "x", "a.b.c", "..", "eyJ.e30.x"],
 )
-async def test_ill_formed_garbage_costs_no_call_and_no_memory(world: World, token: str) -> None:
+async def test_an_ill_formed_token_costs_no_call_and_is_not_cached(
+    world: World, token: str
+) -> None:
     verifier = world.verifier(world.live_settings())
 
     with pytest.raises((TokenInvalidError, TokenMalformedError)) as refused:
@@ -310,7 +312,7 @@ async def test_ill_formed_garbage_costs_no_call_and_no_memory(world: World, toke
     assert len(verifier._verdicts) == 0
 
 
-async def test_a_token_in_use_whose_entry_gave_way_is_refreshed_all_the_same(world: World) -> None:
+async def test_a_token_in_use_is_refreshed_even_if_its_entry_was_evicted(world: World) -> None:
     verifier, token = world.verifier(world.settings(cache_size=2)), world.token()
     await accepts(verifier, token)
     await accepts(verifier, token)
@@ -335,7 +337,7 @@ def open_cache(
     *,
     has_strangers: bool = False,
 ) -> Cache[Any, Any]:
-    """A cache with a table of its own; a value is voided by its key."""
+    """A cache with its own table of invalidations; the name of a value is its key."""
     return Cache(
         ttl=60.0,
         negative_ttl=10.0,
@@ -348,7 +350,7 @@ def open_cache(
     )
 
 
-def test_more_values_than_are_kept_in_front_of_the_store_are_found_in_the_store() -> None:
+def test_values_that_do_not_fit_in_front_of_the_store_are_read_from_the_store() -> None:
     cache = open_cache(FakeTime(), maxsize=10_000)
     for number in range(MAX_IN_USE + 10):
         cache.put(number, Answer(value=number), asked_at=0)
@@ -359,7 +361,7 @@ def test_more_values_than_are_kept_in_front_of_the_store_are_found_in_the_store(
     assert len(cache._in_use) == MAX_IN_USE
 
 
-def test_in_front_of_a_small_store_are_no_more_values_than_the_store_may_hold() -> None:
+def test_the_front_of_a_small_store_is_no_larger_than_the_store() -> None:
     cache = open_cache(FakeTime(), maxsize=10)
     for number in range(30):
         cache.put(number, Answer(value=number), asked_at=0)
@@ -368,7 +370,7 @@ def test_in_front_of_a_small_store_are_no_more_values_than_the_store_may_hold() 
     assert list(cache._in_use) == list(range(20, 30))
 
 
-def test_in_front_of_the_store_are_no_values_that_have_ended() -> None:
+def test_the_front_of_the_store_holds_no_expired_values() -> None:
     time = FakeTime()
     cache = open_cache(time, maxsize=10_000)
     for number in range(100):
@@ -381,7 +383,7 @@ def test_in_front_of_the_store_are_no_values_that_have_ended() -> None:
     assert list(cache._in_use) == ["new"]
 
 
-def test_an_answer_that_another_process_asked_for_ends_as_much_earlier_as_it_is_old() -> None:
+def test_an_answer_of_another_process_expires_earlier_by_its_age() -> None:
     time = FakeTime()
     cache = open_cache(time, stale_if_error=90.0)
     cache.put("key", Answer(value="value", age=30.0), asked_at=0)
@@ -397,7 +399,7 @@ def test_an_answer_that_another_process_asked_for_ends_as_much_earlier_as_it_is_
     assert cache.stale("key") is None
 
 
-def test_a_value_that_is_replaced_refused_or_invalidated_is_not_found_again() -> None:
+def test_a_replaced_or_invalidated_value_is_not_read_again() -> None:
     cache = open_cache(FakeTime())
     for value, negative in (("old", False), ("new", False), ("no", True), ("yes", False)):
         cache.put("key", Answer(value=value, negative=negative), asked_at=0)
@@ -408,7 +410,7 @@ def test_a_value_that_is_replaced_refused_or_invalidated_is_not_found_again() ->
     assert len(cache) == 0
 
 
-def test_an_answer_that_was_asked_for_before_an_invalidation_replaces_nothing() -> None:
+def test_an_answer_requested_before_an_invalidation_replaces_no_newer_one() -> None:
     cache = open_cache(FakeTime())
     cache._invalidations.add("key")
     cache.put("key", Answer(value="new"), asked_at=1)
@@ -417,14 +419,14 @@ def test_an_answer_that_was_asked_for_before_an_invalidation_replaces_nothing() 
     assert cache.read("key") == ("new", False)
 
 
-def test_an_invalidation_of_another_thread_while_an_answer_is_put_in_voids_it() -> None:
+def test_an_invalidation_by_another_thread_while_an_answer_is_stored_voids_it() -> None:
     time = FakeTime()
     cache, table = open_cache(time), Invalidations(time.clock)
     cache._invalidations = table
     threads: list[threading.Thread] = []
 
     def invalidate_meanwhile() -> float:
-        """The clock is read between the check of an answer and the moment it is stored."""
+        """Called between the check of an answer and its storing."""
         if not threads:
             threads.append(threading.Thread(target=table.add, args=("key",)))
             threads[0].start()
@@ -446,7 +448,7 @@ def test_an_invalidation_of_another_name_voids_nothing() -> None:
     assert cache.read("key") == ("value", False)
 
 
-async def test_the_priority_of_a_look_up_says_what_is_known_of_its_key() -> None:
+async def test_the_priority_of_a_look_up_depends_on_what_is_known_of_its_key() -> None:
     time, priorities = FakeTime(), list[Priority]()
 
     async def load(demand: Demand) -> Answer[str]:
@@ -457,7 +459,7 @@ async def test_the_priority_of_a_look_up_says_what_is_known_of_its_key() -> None
     await cache.get_or_load("key", load, timeout=5.0)
     time.advance(61.0)  # stale
     await cache.get_or_load("key", load, timeout=5.0)
-    time.advance(700.0)  # forgotten, but good within the last hour
+    time.advance(700.0)  # no longer cached, but good within the last hour
     await cache.get_or_load("key", load, timeout=5.0)
     cache.put("key", Answer(value="no", negative=True), asked_at=0)
     await cache.get_or_load("key", load, timeout=5.0)
@@ -473,7 +475,7 @@ async def test_the_priority_of_a_look_up_says_what_is_known_of_its_key() -> None
     ]
 
 
-async def test_a_refresh_that_somebody_waits_for_goes_first() -> None:
+async def test_a_refresh_with_a_waiter_gets_a_higher_priority() -> None:
     time, let_go, demands = FakeTime(), asyncio.Event(), list[Demand]()
 
     async def load(demand: Demand) -> Answer[str]:

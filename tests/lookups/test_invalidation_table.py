@@ -1,4 +1,4 @@
-"""The table of invalidations by itself: what a row voids, what it denies, and when it ends."""
+"""The table of invalidations alone: what a row voids, what it denies, and when it expires."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def denied(table: Invalidations, issued_at: float, digest: bytes = DIGEST) -> bo
     return table.deny(digest=digest, token_id="mt_jwt", machine_id=MACHINE, issued_at=issued_at)
 
 
-def test_a_row_voids_what_was_asked_for_before_it_and_nothing_later(time: FakeTime) -> None:
+def test_a_row_voids_answers_requested_before_it_and_none_after_it(time: FakeTime) -> None:
     table = Invalidations(time.clock)
     table.add("mt_1")
 
@@ -36,7 +36,7 @@ def test_a_row_voids_what_was_asked_for_before_it_and_nothing_later(time: FakeTi
     assert not table.void(["mt_2"], 0)
 
 
-def test_a_row_ends_after_its_lifetime(time: FakeTime) -> None:
+def test_a_row_expires_after_its_lifetime(time: FakeTime) -> None:
     table = Invalidations(time.clock)
     table.add("mt_1", lifetime=60.0)
     time.advance(59.9)
@@ -48,7 +48,7 @@ def test_a_row_ends_after_its_lifetime(time: FakeTime) -> None:
     assert len(table) == 2
 
 
-def test_a_name_that_is_invalidated_again_lives_for_its_new_lifetime(time: FakeTime) -> None:
+def test_invalidating_a_name_again_renews_its_lifetime(time: FakeTime) -> None:
     table = Invalidations(time.clock)
     table.add("mt_1", lifetime=60.0)
     time.advance(30.0)
@@ -68,10 +68,10 @@ def test_an_older_invalidation_never_lowers_the_instant_of_a_name(time: FakeTime
 
 
 @pytest.mark.parametrize("name", [MACHINE, DIGEST])
-def test_a_denial_that_is_repeated_or_dropped_is_missing_at_no_moment(
+def test_a_repeated_or_displaced_denial_applies_at_every_moment(
     time: FakeTime, name: bytes | str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Other threads read the table without a lock: here, before each line that changes it."""
+    """Other threads read the table without a lock. So read it before each line that changes it."""
     monkeypatch.setattr(invalidations, "MAX_ROWS", 1)
     table, seen = Invalidations(time.clock), []
     table.add(name)
@@ -97,7 +97,7 @@ def test_a_denial_that_is_repeated_or_dropped_is_missing_at_no_moment(
 @pytest.mark.parametrize(
     ("after", "expected"), [(-100, True), (0, True), (5.0, True), (5.1, False)]
 )
-def test_a_machine_is_denied_what_was_issued_until_five_seconds_after(
+def test_a_machine_row_denies_jwts_issued_until_five_seconds_after_it(
     time: FakeTime, after: float, expected: bool
 ) -> None:
     table = Invalidations(time.clock)
@@ -106,7 +106,7 @@ def test_a_machine_is_denied_what_was_issued_until_five_seconds_after(
     assert denied(table, time.wall + after) is expected
 
 
-def test_the_instant_of_a_denial_may_be_another_clocks(time: FakeTime) -> None:
+def test_a_denial_may_have_the_instant_of_another_clock(time: FakeTime) -> None:
     table = Invalidations(time.clock)
     table.add(MACHINE, instant=time.wall + 60.0)
 
@@ -114,7 +114,7 @@ def test_the_instant_of_a_denial_may_be_another_clocks(time: FakeTime) -> None:
     assert not denied(table, time.wall + 66.0)
 
 
-def test_a_digest_denies_one_jwt_whenever_it_was_issued(time: FakeTime) -> None:
+def test_a_digest_row_denies_one_jwt_and_its_issue_time_does_not_matter(time: FakeTime) -> None:
     table = Invalidations(time.clock)
     table.add(DIGEST)
 
@@ -139,7 +139,7 @@ def test_the_oldest_row_of_a_full_table_becomes_the_floor(
     assert [record.levelname for record in caplog.records] == ["ERROR"]
 
 
-def test_unproven_denials_displace_each_other_only(
+def test_unproven_denials_displace_only_each_other(
     time: FakeTime, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(invalidations, "MAX_UNPROVEN", 2)
@@ -164,7 +164,7 @@ async def test_two_verifiers_of_one_service_have_different_digests(world: World)
 
 
 @pytest.mark.parametrize("other", ["token", "token_id"])
-async def test_a_machine_is_not_invalidated_together_with_something_else(
+async def test_invalidate_rejects_a_machine_together_with_another_name(
     world: World, other: str
 ) -> None:
     verifier, token = world.verifier(), world.token()
@@ -175,7 +175,7 @@ async def test_a_machine_is_not_invalidated_together_with_something_else(
     assert verifier._invalidations.number == 0
 
 
-async def test_a_cut_edge_is_no_error_for_a_verifier_without_a_graph(world: World) -> None:
+async def test_a_removed_edge_changes_nothing_for_a_verifier_without_a_graph(world: World) -> None:
     verifier, token = world.verifier(), world.token()
     client = world.emulator.client()
     verifier.watch(client)

@@ -1,8 +1,8 @@
 """Cache, single flight and invalidations against a model, in thousands of random schedules.
 
-The model is a version for each key: whatever a look-up is asked for holds the version of that
-moment, and an invalidation raises it. A value of an older version may never be given again. Time is
-the test's own, and nothing waits for a real second.
+The model keeps a version for each key. A look-up returns the version that is current when it is
+sent, and an invalidation increments the version. A value of an older version must never be returned
+after that. The test controls the time, so nothing waits in real time.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ keys = strategies.sampled_from(KEYS)
 
 @dataclass(frozen=True)
 class Value:
-    """What the authority said of a key: its version then, and when it was asked."""
+    """An answer of the authority: the version of a key, and the instant when it was asked."""
 
     key: str
     version: int
@@ -46,14 +46,14 @@ class PendingLoad:
 
 @dataclass
 class Waiter:
-    """A request that waits for a key since the version that was current when it came."""
+    """A request that waits for the value of a key."""
 
     key: str
     task: asyncio.Task[tuple[Value, bool]]
 
 
 class LookupsMachine(RuleBasedStateMachine):
-    """Requests come and go, the authority answers late, and keys are invalidated meanwhile."""
+    """Requests start and are cancelled, the authority answers late, and keys are invalidated."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class LookupsMachine(RuleBasedStateMachine):
         self.loop.close()
 
     def settle(self) -> None:
-        """Let everything that can go on go on."""
+        """Run all tasks that can continue, and check the values that finished waiters got."""
 
         async def passes() -> None:
             for _ in range(8):
@@ -110,7 +110,7 @@ class LookupsMachine(RuleBasedStateMachine):
 
     @rule(key=keys)
     def ask(self, key: str) -> None:
-        """A request comes for a key that it has not found in the cache."""
+        """A request asks for a key that it has not found in the cache."""
 
         async def get() -> tuple[Value, bool]:
             return await self.cache.get_or_load(
@@ -141,7 +141,7 @@ class LookupsMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.pending)
     @rule(chosen=strategies.integers(0, 100), negative=strategies.booleans())
     def answer(self, chosen: int, negative: bool) -> None:
-        """The authority answers one of the look-ups under way."""
+        """The authority answers one of the look-ups in progress."""
         pending = self.pending.pop(chosen % len(self.pending))
         self.slowest = max(self.slowest, self.time.monotonic - pending.value.asked_at)
         self.next_is_negative = negative
@@ -151,7 +151,7 @@ class LookupsMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.waiters)
     @rule(chosen=strategies.integers(0, 100))
     def cancel(self, chosen: int) -> None:
-        """A waiter is cancelled; the look-up that it waited for goes on."""
+        """A waiter is cancelled; the look-up that it waited for continues."""
         out = len(self.pending)
         self.waiters[chosen % len(self.waiters)].task.cancel()
         self.settle()
@@ -160,7 +160,7 @@ class LookupsMachine(RuleBasedStateMachine):
 
     @rule(key=keys, lifetime=strategies.sampled_from([1000.0, FOREVER]))
     def invalidate(self, key: str, lifetime: float) -> None:
-        """From now on only what is asked for after this counts."""
+        """From now on only an answer requested after this is valid."""
         self.versions[key] += 1
         self.invalidations.add(key, lifetime=lifetime)
         self.settle()

@@ -1,4 +1,4 @@
-"""Keys of the last period, of which a crowd keeps only so many."""
+"""Keys of the last one to two periods, with a limit for each period."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_a_key_is_kept_for_one_to_two_periods() -> None:
     assert ("early" in keys, "late" in keys) == (False, False)
 
 
-def test_nothing_is_kept_where_nobody_asked_for_two_periods() -> None:
+def test_a_key_is_dropped_after_two_periods_without_any_call() -> None:
     time = FakeTime()
     keys = RecentKeys[str](10.0, 5, time.clock.monotonic)
     keys.add("old")
@@ -30,7 +30,7 @@ def test_nothing_is_kept_where_nobody_asked_for_two_periods() -> None:
     assert "old" not in keys
 
 
-def test_of_a_period_only_so_many_are_added() -> None:
+def test_keys_over_the_limit_of_a_period_are_not_added() -> None:
     time = FakeTime()
     keys = RecentKeys[int](10.0, 3, time.clock.monotonic)
     for number in range(5):
@@ -43,7 +43,7 @@ def test_of_a_period_only_so_many_are_added() -> None:
     assert [number for number in range(10) if number in keys] == [0, 1, 2, 5, 6, 7]
 
 
-def test_a_key_that_is_discarded_is_gone_from_both_periods() -> None:
+def test_a_discarded_key_is_removed_from_both_periods() -> None:
     time = FakeTime()
     keys = RecentKeys[str](10.0, 5, time.clock.monotonic)
     keys.add("key")

@@ -1,4 +1,4 @@
-"""Verdicts near their end and, where that is allowed, past it while Clerk is down."""
+"""Refreshes of verdicts before they expire, and stale verdicts while Clerk is down."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from clerk_m2m import (
 )
 from harness import World
 
-# Refresh ahead of the end
+# Refreshes before expiry
 
 
-async def test_a_token_in_steady_use_never_makes_a_request_wait_again(world: World) -> None:
+async def test_requests_with_a_token_in_steady_use_never_wait_again(world: World) -> None:
     verifier, token = world.verifier(), world.token(seconds_until_expiration=86_400)
     await verifier.verify(token)
     known = asyncio.all_tasks()
@@ -48,7 +48,7 @@ async def test_a_request_does_not_wait_for_a_refresh_that_hangs(world: World) ->
     await eventually(lambda: len(world.upstream.requests) == 2)
 
 
-async def test_a_failed_refresh_keeps_the_verdict_to_its_end_and_no_longer(world: World) -> None:
+async def test_after_a_failed_refresh_the_verdict_is_used_until_it_expires(world: World) -> None:
     verifier, token = world.verifier(), world.token()
     await verifier.verify(token)
     known = asyncio.all_tasks()
@@ -68,13 +68,13 @@ async def test_a_failed_refresh_keeps_the_verdict_to_its_end_and_no_longer(world
     assert len(world.upstream.requests) < 40  # an attempt a second, not one per request
 
 
-async def test_a_refresh_that_fails_is_tried_again_a_second_later_not_at_each_use(
+async def test_a_failed_refresh_is_retried_a_second_later_and_not_at_each_use(
     world: World,
 ) -> None:
     verifier, token = world.verifier(), world.token()
     await verifier.verify(token)
     known = asyncio.all_tasks()
-    world.emulator.fail("verifyM2MToken", status=409)  # an answer, so no breaker comes into it
+    world.emulator.fail("verifyM2MToken", status=409)  # an answer, so the breaker stays closed
 
     world.time.advance(40.0)
     for _ in range(130):
@@ -84,7 +84,9 @@ async def test_a_refresh_that_fails_is_tried_again_a_second_later_not_at_each_us
     assert 1 + 5 <= len(world.upstream.requests) <= 1 + 13
 
 
-async def test_a_no_to_a_refresh_ends_the_verdict_at_once(world: World) -> None:
+async def test_a_negative_verdict_of_a_refresh_replaces_the_positive_one_at_once(
+    world: World,
+) -> None:
     verifier, minted = world.verifier(), world.emulator.mint_m2m_token(world.caller)
     await verifier.verify(minted.token)
     known = asyncio.all_tasks()
@@ -97,7 +99,7 @@ async def test_a_no_to_a_refresh_ends_the_verdict_at_once(world: World) -> None:
     assert world.emulator.calls["verifyM2MToken"] == 2
 
 
-async def test_a_verdict_nobody_uses_is_not_refreshed(world: World) -> None:
+async def test_an_unused_verdict_is_not_refreshed(world: World) -> None:
     verifier, token = world.verifier(), world.token()
     await verifier.verify(token)
     world.time.advance(100.0)
@@ -106,14 +108,14 @@ async def test_a_verdict_nobody_uses_is_not_refreshed(world: World) -> None:
     assert len(verifier._verdicts) == 0
 
 
-# Verdicts past their life while Clerk is down
+# Stale verdicts while Clerk is down
 
 
 def patient(world: World, **given: Any) -> Verifier:
     return world.verifier(world.settings(**({"stale_if_error": 300.0} | given)))
 
 
-async def test_by_default_no_verdict_outlives_its_life(world: World) -> None:
+async def test_by_default_no_stale_verdict_is_used(world: World) -> None:
     verifier, token = world.verifier(), world.token()
     await verifier.verify(token)
     world.emulator.fail(status=500)
@@ -143,7 +145,7 @@ async def test_a_stale_verdict_is_marked_counted_and_bounded(
     await unavailable(verifier, token)
 
 
-async def test_staleness_counts_from_the_last_answer_of_clerks(world: World) -> None:
+async def test_stale_if_error_counts_from_the_last_answer_of_clerk(world: World) -> None:
     verifier, token = patient(world), world.token()
     await verifier.verify(token)
     world.time.advance(200.0)
@@ -180,7 +182,7 @@ async def test_no_stale_verdict_is_used_after_an_invalidation(world: World, what
     await unavailable(verifier, minted.token)
 
 
-async def test_a_stale_no_is_no_answer(world: World) -> None:
+async def test_an_expired_negative_verdict_is_not_served_stale(world: World) -> None:
     verifier, token = patient(world), world.token()
     await verifier.verify(token)
     world.time.advance(60.0)
@@ -192,7 +194,7 @@ async def test_a_stale_no_is_no_answer(world: World) -> None:
     await unavailable(verifier, token)
 
 
-async def test_a_refusal_of_our_own_key_makes_no_verdict_stale(world: World) -> None:
+async def test_no_stale_verdict_is_used_when_clerk_refuses_our_own_key(world: World) -> None:
     verifier, token = patient(world), world.token()
     await verifier.verify(token)
     world.emulator.fail(status=401)
@@ -203,7 +205,7 @@ async def test_a_refusal_of_our_own_key_makes_no_verdict_stale(world: World) -> 
     assert refused.value.code == "verifier_misconfigured"
 
 
-async def test_a_stale_verdict_is_fresh_again_when_clerk_is_back(world: World) -> None:
+async def test_a_stale_verdict_is_fresh_again_when_clerk_answers_again(world: World) -> None:
     verifier, token = patient(world), world.token()
     await verifier.verify(token)
     world.emulator.fail(status=500, times=1)

@@ -1,4 +1,4 @@
-"""One verification for all who wait for it, whoever of them leaves."""
+"""Requests with one token share one verification, whichever of them are cancelled."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WAITERS = 10
 
 
 class HeldUpstream:
-    """Holds every call until it is let go, then answers it or raises."""
+    """Holds every call until `let_go` is set, then answers it or raises."""
 
     def __init__(self, world: World) -> None:
         self.raises: Exception | None = None
@@ -44,7 +44,7 @@ class HeldUpstream:
 async def waiting(
     verifier: Verifier, token: str, upstream: HeldUpstream
 ) -> AsyncIterator[list[asyncio.Task[Identity]]]:
-    """Ten requests that wait for one verification; nothing of it is left afterwards, or unheard."""
+    """Ten requests that wait for one verification; they leave no task and no lost exception."""
     loop, known = asyncio.get_running_loop(), asyncio.all_tasks()
     complaints: list[dict[str, Any]] = []
     loop.set_exception_handler(lambda _loop, context: complaints.append(context))
@@ -72,7 +72,7 @@ def cancel(waiters: Sequence[asyncio.Task[Identity]], leavers: Sequence[int]) ->
     ids=["the first", "a follower", "the last", "first and follower", "all but one"],
 )
 @pytest.mark.parametrize("times", [1, 2])
-async def test_whoever_leaves_the_others_are_answered_by_the_one_call(
+async def test_cancelling_a_waiter_does_not_cancel_the_shared_call(
     world: World, leavers: list[int], times: int
 ) -> None:
     verifier, token, upstream = world.verifier(), world.token(), HeldUpstream(world)
@@ -89,7 +89,7 @@ async def test_whoever_leaves_the_others_are_answered_by_the_one_call(
     assert upstream.calls == 1
 
 
-async def test_when_all_leave_the_call_ends_by_itself_and_its_verdict_is_kept(
+async def test_when_all_waiters_are_cancelled_the_call_finishes_and_its_verdict_is_cached(
     world: World,
 ) -> None:
     verifier, token, upstream = world.verifier(), world.token(), HeldUpstream(world)
@@ -101,7 +101,9 @@ async def test_when_all_leave_the_call_ends_by_itself_and_its_verdict_is_kept(
     assert (upstream.calls, verifier.stats.hits) == (1, 1)
 
 
-async def test_who_comes_when_all_have_left_joins_the_call_that_is_out(world: World) -> None:
+async def test_a_request_after_all_waiters_were_cancelled_joins_the_call_in_progress(
+    world: World,
+) -> None:
     verifier, token, upstream = world.verifier(), world.token(), HeldUpstream(world)
     async with waiting(verifier, token, upstream) as waiters:
         cancel(waiters, range(WAITERS))
@@ -114,7 +116,7 @@ async def test_who_comes_when_all_have_left_joins_the_call_that_is_out(world: Wo
     assert upstream.calls == 1
 
 
-async def test_when_the_call_fails_all_fail_once_and_together(world: World) -> None:
+async def test_when_the_shared_call_fails_all_waiters_fail(world: World) -> None:
     verifier, token, upstream = world.verifier(), world.token(), HeldUpstream(world)
     upstream.raises = httpx.ReadError("reset")
     async with waiting(verifier, token, upstream) as waiters:
@@ -122,14 +124,14 @@ async def test_when_the_call_fails_all_fail_once_and_together(world: World) -> N
         answers = await asyncio.gather(*waiters, return_exceptions=True)
 
     assert {type(answer) for answer in answers} == {VerificationUnavailableError}
-    # A dropped connection is worth one more attempt, for all of them together.
+    # A dropped connection is retried once, for all of them together.
     assert (upstream.calls, verifier.stats.unavailable) == (2, WAITERS)
     upstream.raises = None
     await verifier.verify(token)
     assert upstream.calls == 3
 
 
-async def test_when_the_call_fails_and_nobody_waits_nothing_is_said_of_it(world: World) -> None:
+async def test_a_failed_call_without_waiters_leaves_no_unretrieved_exception(world: World) -> None:
     verifier, token, upstream = world.verifier(), world.token(), HeldUpstream(world)
     upstream.raises = httpx.ReadError("reset")
     async with waiting(verifier, token, upstream) as waiters:
@@ -138,7 +140,7 @@ async def test_when_the_call_fails_and_nobody_waits_nothing_is_said_of_it(world:
     assert upstream.calls == 1
 
 
-async def test_a_hanging_call_fails_all_at_the_deadline_and_leaves_nothing_in_flight(
+async def test_a_hanging_call_fails_all_waiters_at_the_deadline_and_leaves_no_task(
     world: World,
 ) -> None:
     verifier, token = world.verifier(world.settings(timeout=0.2)), world.token()
@@ -161,7 +163,7 @@ async def test_different_tokens_do_not_wait_for_each_other(world: World) -> None
         assert isinstance(await verifier.verify(other), MachineIdentity)
 
 
-async def test_those_who_have_left_do_not_stand_before_those_who_have_not(world: World) -> None:
+async def test_cancelled_requests_do_not_delay_live_ones(world: World) -> None:
     verifier, known = world.verifier(world.settings(max_inflight=5)), asyncio.all_tasks()
 
     async def take_a_while(_request: httpx.Request) -> None:
@@ -180,7 +182,9 @@ async def test_those_who_have_left_do_not_stand_before_those_who_have_not(world:
     assert len(world.upstream.requests) == 5
 
 
-async def test_who_joins_a_call_that_waits_for_its_turn_keeps_its_place(world: World) -> None:
+async def test_a_request_that_joins_a_queued_call_keeps_the_place_in_the_queue(
+    world: World,
+) -> None:
     verifier, token = world.verifier(world.settings(max_inflight=2)), world.token()
     upstream = HeldUpstream(world)
     first = asyncio.create_task(verifier.verify(world.token()))
@@ -198,7 +202,7 @@ async def test_who_joins_a_call_that_waits_for_its_turn_keeps_its_place(world: W
     assert upstream.calls == 2
 
 
-async def test_a_flight_that_gave_up_does_not_end_the_one_that_took_its_place() -> None:
+async def test_an_abandoned_look_up_does_not_remove_its_successor() -> None:
     turn, end, answer = asyncio.Event(), asyncio.Event(), asyncio.Event()
     loads = 0
 
@@ -243,7 +247,7 @@ async def test_a_flight_that_gave_up_does_not_end_the_one_that_took_its_place() 
     assert loads == 2
 
 
-async def test_requests_over_the_middleware_share_a_call_too(world: World) -> None:
+async def test_requests_through_the_middleware_share_one_call(world: World) -> None:
     verifier, token, upstream = world.verifier(), world.token(), HeldUpstream(world)
     async with calling(protected(verifier)) as client:
         requests = [
@@ -259,7 +263,7 @@ async def test_requests_over_the_middleware_share_a_call_too(world: World) -> No
     assert upstream.calls == 1
 
 
-async def test_a_crowd_of_different_tokens_is_bounded_and_refused_at_once(world: World) -> None:
+async def test_a_flood_of_different_tokens_is_bounded_and_refused_at_once(world: World) -> None:
     verifier, upstream = world.verifier(world.settings(timeout=5.0)), HeldUpstream(world)
     known = world.token()
     upstream.let_go.set()
@@ -273,7 +277,7 @@ async def test_a_crowd_of_different_tokens_is_bounded_and_refused_at_once(world:
     assert refused.value.code == "verification_unavailable"
     assert isinstance(refused.value.__cause__, OverloadedError)
     world.time.advance(50.0)
-    await verifier.verify(known)  # due to be refreshed: the crowd does not prevent it
+    await verifier.verify(known)  # due for a refresh, which the flood does not prevent
     await eventually(lambda: upstream.calls == 1 + 19 + 1)
     for each in crowd:
         each.cancel()

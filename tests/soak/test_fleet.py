@@ -10,7 +10,7 @@ from fleet.soaking import run
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(2400)]
 
 MINUTE = 60.0
-# What may come and go between two looks: sockets that are about to close. Bytes and counts.
+# Growth that is allowed between two samples, for sockets about to close. Bytes and counts.
 MEMORY = 16 * 1024 * 1024
 SOCKETS = 4
 

@@ -1,4 +1,4 @@
-"""The flood of garbage at its full size."""
+"""The flood of unknown tokens at its full size."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from harness import World
 pytestmark = pytest.mark.soak
 
 
-async def test_a_hundred_thousand_garbage_tokens_cost_the_callers_in_use_nothing_and_little_memory(
+async def test_100000_unknown_tokens_do_not_affect_known_callers_and_use_little_memory(
     world: World,
 ) -> None:
     with little_memory():

@@ -1,4 +1,4 @@
-"""What a user's editor knows of the public names. Read by mypy strict; never run."""
+"""The types that a user's editor sees. Checked by mypy strict; never run."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ Settings(cache_tll=60)  # type: ignore[call-arg]  # a slip
 settings.cache_ttl = 7  # type: ignore[misc]  # frozen
 
 
-# Guards: a dependency has the type of the identity that it lets in
+# Guards: a dependency has the type of the identity that it accepts
 
 assert_type(require_machine(), Guard[MachineIdentity])
 assert_type(require_machine("mch_a", "mch_b"), Guard[MachineIdentity])
@@ -270,7 +270,7 @@ async def options_and_listeners(clerk: ClerkClient) -> None:
     ClerkClient.from_env(tmeout=3)  # type: ignore[call-arg]  # a slip
 
 
-# The same, for code that does not await
+# The synchronous client
 
 
 def script() -> None:

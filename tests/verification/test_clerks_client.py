@@ -1,4 +1,4 @@
-"""From end to end with Clerk's own client."""
+"""End to end with Clerk's own client."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from harness import World, bearer, protected, serve
 
 @contextmanager
 def generated_client(address: str, key: str) -> Iterator[Clerk]:
-    # It makes an asynchronous client of its own and leaves that open unless it is given one.
+    # Without `async_client`, the client makes an asynchronous one and never closes it.
     with (
         httpx.Client(timeout=10) as plain,
         Clerk(
@@ -25,7 +25,7 @@ def generated_client(address: str, key: str) -> Iterator[Clerk]:
             server_url=f"{address}/v1",
             client=plain,
             async_client=httpx.AsyncClient(),
-            retry_config=None,  # its default repeats a call that got a 500 for an hour
+            retry_config=None,  # by default it retries a call that got a 500 for an hour
         ) as made,
     ):
         yield made
@@ -33,7 +33,7 @@ def generated_client(address: str, key: str) -> Iterator[Clerk]:
 
 @dataclass(frozen=True, kw_only=True)
 class Created:
-    """What Clerk's own client has created."""
+    """The machines and tokens that Clerk's own client has created."""
 
     callee_id: str
     callee_key: str
@@ -64,7 +64,9 @@ def create_with_clerks_client(address: str, secret_key: str) -> Created:
     )
 
 
-async def test_what_clerks_own_client_creates_is_accepted_over_real_sockets(world: World) -> None:
+async def test_tokens_minted_by_clerks_own_client_are_accepted_over_real_sockets(
+    world: World,
+) -> None:
     async with serve(world.emulator) as address:
         created = await asyncio.to_thread(
             create_with_clerks_client, address, world.emulator.secret_key

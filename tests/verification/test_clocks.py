@@ -1,4 +1,4 @@
-"""By whose clock a credential has expired: Clerk's for opaque ones, this host's for JWTs."""
+"""The clock that decides about expiry: Clerk's for opaque credentials, this host's for JWTs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Intercept = Callable[[httpx.Request], Awaitable[httpx.Response]]
 
 
 def host(world: World, *, ahead: float = 0.0, **given: Any) -> Verifier:
-    """The service on a host whose wall clock is so many seconds ahead of Clerk's."""
+    """The service on a host whose wall clock is `ahead` seconds ahead of Clerk's."""
     time = world.time
     clock = Clock(monotonic=lambda: time.monotonic, wall=lambda: time.wall + ahead)
     verifier = Verifier(world.settings(**given), transport=world.upstream, clock=clock)
@@ -43,14 +43,14 @@ def with_headers(world: World, *, without: str = "", **added: str) -> Intercept:
 
 
 def untimed(world: World, how: str) -> None:
-    """Let Clerk's answers not tell its time."""
+    """Remove Clerk's time from its answers."""
     world.upstream.intercept = (
         with_headers(world, without="Date") if how == "no Date" else with_headers(world, Age="120")
     )
 
 
 def record(world: World, *, expiration: float) -> dict[str, Any]:
-    """A verified token of Clerk's that it calls alive, whatever its `expiration` (Unix s) says."""
+    """An answer of Clerk's with `expired: false` and this `expiration` (Unix seconds)."""
     return {
         "object": "machine_to_machine_token",
         "id": "mt_" + "0" * 32,
@@ -96,7 +96,7 @@ async def test_an_api_keys_life_is_measured_by_clerks_clock(world: World) -> Non
 
 @pytest.mark.parametrize("how", ["no Date", "Age"])
 @pytest.mark.parametrize("ahead", [HOUR, -HOUR])
-async def test_where_clerk_tells_no_time_its_word_counts_for_the_ttl_at_most(
+async def test_a_verdict_without_clerks_time_is_cached_for_the_ttl_at_most(
     world: World, how: str, ahead: float
 ) -> None:
     untimed(world, how)
@@ -111,7 +111,7 @@ async def test_where_clerk_tells_no_time_its_word_counts_for_the_ttl_at_most(
 
 
 @pytest.mark.parametrize("how", ["no Date", "Age"])
-async def test_a_verdict_whose_end_is_unknown_is_not_stale_beyond_the_ttl(
+async def test_a_verdict_with_unknown_expiry_is_not_used_beyond_the_ttl(
     world: World, how: str
 ) -> None:
     untimed(world, how)
@@ -126,7 +126,7 @@ async def test_a_verdict_whose_end_is_unknown_is_not_stale_beyond_the_ttl(
     await unavailable(verifier, token)
 
 
-async def test_a_verdict_whose_end_is_known_is_stale_up_to_it(world: World) -> None:
+async def test_a_verdict_with_known_expiry_is_used_stale_until_then(world: World) -> None:
     verifier = host(world, ahead=HOUR, cache_ttl=TTL, stale_if_error=10 * TTL)
     token = world.token(seconds_until_expiration=3 * TTL)
     await verifier.verify(token)
@@ -139,7 +139,7 @@ async def test_a_verdict_whose_end_is_known_is_stale_up_to_it(world: World) -> N
 
 
 @pytest.mark.parametrize("left", [-4.0, -6.0])
-async def test_an_end_that_is_past_by_clerks_clock_is_believed_beyond_the_leeway(
+async def test_an_expiration_past_by_clerks_clock_is_refused_beyond_the_leeway(
     world: World, left: float
 ) -> None:
     """Clerk says `expired: false` of both tokens."""
@@ -149,7 +149,7 @@ async def test_an_end_that_is_past_by_clerks_clock_is_believed_beyond_the_leeway
     assert await accepts(verifier, TOKEN) is (left > -5)
 
 
-async def test_a_verdict_does_not_outlive_its_token_by_the_time_that_the_answer_took(
+async def test_a_slow_answer_does_not_extend_the_life_of_a_verdict(
     world: World,
 ) -> None:
     emulator = httpx.ASGITransport(app=world.emulator)
@@ -171,7 +171,7 @@ async def test_a_verdict_does_not_outlive_its_token_by_the_time_that_the_answer_
 # Suspension
 
 
-async def test_a_verdict_does_not_outlive_its_token_by_the_time_that_the_host_was_suspended(
+async def test_a_suspension_of_the_host_does_not_extend_the_life_of_a_verdict(
     world: World,
 ) -> None:
     """A clock that counts suspension advances with the wall clock; see `test_clock`."""
@@ -197,7 +197,7 @@ def graph(world: World) -> dict[str, Any]:
         (-HOUR, "The JWT is not valid yet by this host's clock"),
     ],
 )
-async def test_a_refused_jwt_says_by_whose_clock_and_how_far_that_is_off(
+async def test_the_refusal_of_a_jwt_names_the_clock_and_its_skew(
     world: World, caplog: pytest.LogCaptureFixture, ahead: float, detail: str
 ) -> None:
     verifier = host(world, ahead=ahead, **graph(world))
@@ -219,7 +219,7 @@ async def test_a_refused_jwt_says_by_whose_clock_and_how_far_that_is_off(
     assert told in caplog.text
 
 
-async def test_a_skewed_host_warns_once_though_it_verifies_much(
+async def test_a_skewed_host_logs_one_warning_for_many_verifications(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     verifier = host(world, ahead=HOUR)

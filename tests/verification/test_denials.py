@@ -1,4 +1,4 @@
-"""JWTs that are denied: by themselves, by their id, with all that a machine minted."""
+"""JWTs that are denied: by the token itself, by its id, or with all JWTs of a machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from clerk_m2m.lookups.invalidations import MAX_ROWS, MAX_UNPROVEN
 from harness import World
 
 
-async def test_a_jwt_is_denied_by_its_id_until_its_end(world: World) -> None:
+async def test_a_jwt_is_denied_by_its_id_until_it_expires(world: World) -> None:
     verifier = service(world, cache_ttl=3600)
     denied = world.emulator.mint_m2m_token(world.caller, token_format="jwt")
     other = world.jwt()
@@ -27,11 +27,11 @@ async def test_a_jwt_is_denied_by_its_id_until_its_end(world: World) -> None:
     for _ in range(61):
         assert await code(verifier, denied.token) == "token_invalid"
         world.time.advance(60)
-    assert await code(verifier, other) == "token_invalid"  # this one by its age alone
+    assert await code(verifier, other) == "token_invalid"  # this one has expired
     assert await code(verifier, world.jwt()) == "accepted"
 
 
-async def test_a_jwt_may_be_denied_before_it_was_ever_seen(world: World) -> None:
+async def test_a_jwt_can_be_denied_before_its_first_use(world: World) -> None:
     verifier = service(world)
     token = world.emulator.mint_m2m_token(world.caller, token_format="jwt")
 
@@ -41,7 +41,7 @@ async def test_a_jwt_may_be_denied_before_it_was_ever_seen(world: World) -> None
     assert await code(verifier, world.jwt()) == "accepted"
 
 
-async def test_a_jwt_is_denied_by_itself(world: World) -> None:
+async def test_invalidating_a_jwt_denies_only_that_jwt(world: World) -> None:
     verifier, token, other = service(world), world.jwt(), world.jwt()
     await verifier.verify(token)
 
@@ -51,7 +51,7 @@ async def test_a_jwt_is_denied_by_itself(world: World) -> None:
     assert await code(verifier, other) == "accepted"
 
 
-async def test_a_jwt_is_denied_by_itself_before_any_key_is_known(world: World) -> None:
+async def test_a_jwt_can_be_denied_before_the_key_set_is_fetched(world: World) -> None:
     verifier, token, other = service(world), world.jwt(), world.jwt()
 
     verifier.invalidate(token=token)
@@ -67,7 +67,9 @@ def forged(token_id: str, world: World, header: dict[str, Any] | None = None) ->
 
 
 @pytest.mark.parametrize("algorithm", ["none", "RS256"])
-async def test_a_forged_jwt_denies_nobody_else(world: World, algorithm: str) -> None:
+async def test_invalidating_a_forged_jwt_does_not_deny_the_genuine_one(
+    world: World, algorithm: str
+) -> None:
     verifier = service(world)
     victim = world.emulator.mint_m2m_token(world.caller, token_format="jwt")
     await verifier.verify(victim.token)
@@ -94,7 +96,7 @@ async def test_a_flood_of_forged_jwts_displaces_no_denial(world: World) -> None:
     assert [await code(verifier, token.token) for token in denied] == ["token_invalid"] * 2
 
 
-async def test_a_machine_is_denied_with_all_that_it_minted_until_then(world: World) -> None:
+async def test_invalidating_a_machine_denies_all_jwts_that_it_minted_before(world: World) -> None:
     verifier = service(
         world, graph={m.id: [world.callee.id] for m in (world.caller, world.stranger)}
     )
@@ -112,14 +114,14 @@ async def test_a_machine_is_denied_with_all_that_it_minted_until_then(world: Wor
 
 
 @pytest.mark.parametrize("by", ["machine_id", "token_id", "token"])
-async def test_a_denial_outlasts_the_opaque_verdicts(world: World, by: str) -> None:
+async def test_a_denial_applies_longer_than_cache_ttl(world: World, by: str) -> None:
     verifier = service(world, cache_ttl=1)
     minted = world.emulator.mint_m2m_token(world.caller, token_format="jwt")
     named = {"machine_id": world.caller.id, "token_id": minted.id, "token": minted.token}
 
     verifier.invalidate(**{by: named[by]})
     world.time.advance(600)
-    verifier.invalidate(machine_id=world.stranger.id)  # rows that have ended go now
+    verifier.invalidate(machine_id=world.stranger.id)  # removes the rows that have expired
 
     assert await code(verifier, minted.token) == "token_invalid"
     assert await code(verifier, world.jwt()) == "accepted"
@@ -135,7 +137,7 @@ def slow_service(world: World, **given: Any) -> Verifier:
     return verifier
 
 
-async def test_a_machine_is_denied_by_clerks_clock_where_this_hosts_is_slow(world: World) -> None:
+async def test_a_machine_is_denied_by_clerks_clock_when_this_hosts_is_slow(world: World) -> None:
     verifier = slow_service(world)
     await verifier.verify(world.token())  # its answer has a Date
     world.time.advance(100)
@@ -144,14 +146,14 @@ async def test_a_machine_is_denied_by_clerks_clock_where_this_hosts_is_slow(worl
 
     verifier.invalidate(machine_id=world.caller.id)
 
-    world.time.advance(60)  # past the moment when the token begins by the slow clock
+    world.time.advance(60)  # past the token's `nbf` by the slow clock
     assert await code(verifier, token) == "token_invalid"
     later = world.jwt()
     world.time.advance(60)
     assert await code(verifier, later) == "accepted"
 
 
-async def test_a_date_of_the_public_key_set_is_not_clerks(world: World) -> None:
+async def test_the_date_of_a_public_key_set_is_not_used_as_clerks_time(world: World) -> None:
     async def fast(request: httpx.Request) -> httpx.Response:
         date = {"Date": "Fri, 31 Dec 2100 23:59:59 GMT"}
         return httpx.Response(200, json=world.emulator.jwks(), headers=date)
@@ -166,7 +168,7 @@ async def test_a_date_of_the_public_key_set_is_not_clerks(world: World) -> None:
     assert await code(verifier, world.jwt()) == "accepted"
 
 
-async def test_a_denial_beats_a_verification_that_waits_for_the_key_set(world: World) -> None:
+async def test_a_denial_applies_to_a_verification_that_waits_for_the_key_set(world: World) -> None:
     verifier = service(world)
     token = world.emulator.mint_m2m_token(world.caller, token_format="jwt")
     asked, go_on = asyncio.Event(), asyncio.Event()
@@ -186,7 +188,7 @@ async def test_a_denial_beats_a_verification_that_waits_for_the_key_set(world: W
     assert await code(verifier, token.token) == "token_invalid"
 
 
-async def test_revoking_through_our_own_client_denies(world: World) -> None:
+async def test_deleting_a_machine_through_a_watched_client_denies_its_jwts(world: World) -> None:
     verifier, token = service(world), world.jwt()
     await verifier.verify(token)
     client = world.emulator.client()
@@ -218,8 +220,8 @@ async def test_when_the_table_is_full_no_denial_is_lost(
     assert await code(verifier, world.jwt()) == "accepted"
 
 
-async def test_another_verifier_does_not_know_of_a_denial(world: World) -> None:
-    """The budget of docs/security.md: a denial is this verifier's alone."""
+async def test_a_denial_does_not_apply_to_another_verifier(world: World) -> None:
+    """As docs/security.md says, a denial applies to one verifier only, without a fleet."""
     here, there = service(world), service(world)
     token = world.emulator.mint_m2m_token(world.caller, token_format="jwt")
 

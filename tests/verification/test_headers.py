@@ -74,7 +74,9 @@ async def test_headers_are_read_as_the_middleware_reads_them(world: World, what:
 
 
 @pytest.mark.parametrize("kind", [dict, Headers, httpx.Headers, HttpHeaders])
-async def test_the_headers_of_frameworks_are_mappings(world: World, kind: Any) -> None:
+async def test_verify_headers_accepts_the_header_mappings_of_frameworks(
+    world: World, kind: Any
+) -> None:
     given = {"HTTP_AUTHORIZATION" if kind is HttpHeaders else "Authorization": "Bearer TOKEN"}
     headers: Mapping[str, str] = kind({k: f"Bearer {world.token()}" for k in given})
 
@@ -82,19 +84,21 @@ async def test_the_headers_of_frameworks_are_mappings(world: World, kind: Any) -
 
 
 @pytest.mark.parametrize("value", ["Bearer \u0101bc", "Basic \u2003Bearer x", "B\u0117arer x"])
-async def test_characters_that_http_does_not_have_let_nobody_in(world: World, value: str) -> None:
+async def test_a_header_with_characters_that_http_does_not_allow_is_refused(
+    world: World, value: str
+) -> None:
     with pytest.raises(RefusalError) as refused:
         await world.verifier().verify_headers({"Authorization": value})
     assert refused.value.code in {"token_malformed", "token_missing"}
 
 
-async def test_a_name_that_only_looks_the_same_is_another_header(world: World) -> None:
+async def test_a_header_name_with_a_unicode_lookalike_is_another_header(world: World) -> None:
     with pytest.raises(TokenMissingError) as refused:
         await world.verifier().verify_headers({"Authori\u017fation": f"Bearer {world.token()}"})
     assert refused.value.code == "token_missing"
 
 
-async def test_a_refusal_of_verify_headers_in_a_handler_is_the_apps_own(world: World) -> None:
+async def test_a_refusal_of_verify_headers_in_a_handler_is_the_apps_own_error(world: World) -> None:
     verifier = world.verifier()
 
     async def handler(request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""What an identity holds, and that no handler changes it for the next."""
+"""The content of an identity, which no handler can change for the next."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from clerk_m2m import ApiKeyIdentity, MachineIdentity, OAuthIdentity, Verifier
 from harness import USER_ID, World
 
 
-async def test_an_opaque_token_gives_what_the_server_attests(world: World) -> None:
+async def test_the_identity_of_an_opaque_token_has_what_clerk_attests(world: World) -> None:
     token = world.emulator.mint_m2m_token(
         world.caller, claims={"tenant": "acme"}, seconds_until_expiration=60
     )
@@ -29,7 +29,7 @@ async def test_an_opaque_token_gives_what_the_server_attests(world: World) -> No
     )
 
 
-async def test_a_jwt_gives_claims_and_no_scopes(world: World) -> None:
+async def test_the_identity_of_a_jwt_has_claims_and_no_scopes(world: World) -> None:
     token = world.emulator.mint_m2m_token(
         world.caller,
         token_format="jwt",
@@ -47,7 +47,7 @@ async def test_a_jwt_gives_claims_and_no_scopes(world: World) -> None:
     )
 
 
-async def test_an_api_key_gives_its_holder_and_permissions(world: World) -> None:
+async def test_the_identity_of_an_api_key_has_its_holder_and_permissions(world: World) -> None:
     key = world.emulator.add_api_key("reports", subject=USER_ID, scopes=["read"], claims={"a": 1})
     identity = await world.verifier(world.live_settings()).verify(key.secret)
 
@@ -61,7 +61,9 @@ async def test_an_api_key_gives_its_holder_and_permissions(world: World) -> None
 
 
 @pytest.mark.parametrize("token_format", ["opaque", "jwt"])
-async def test_an_oauth_token_gives_its_user_and_client(world: World, token_format: Any) -> None:
+async def test_the_identity_of_an_oauth_token_has_its_user_and_client(
+    world: World, token_format: Any
+) -> None:
     token = world.emulator.add_oauth_token(
         subject=USER_ID, scopes=["email", "profile"], token_format=token_format
     )
@@ -77,7 +79,7 @@ async def test_an_oauth_token_gives_its_user_and_client(world: World, token_form
 @pytest.mark.parametrize(
     ("claims", "read"), [(None, {}), ("acme", {"claims": "acme"}), ([[1]], {"claims": ((1,),)})]
 )
-async def test_claims_that_are_no_object_are_read_under_the_name_they_came_by(
+async def test_claims_that_are_not_an_object_are_kept_under_the_name_claims(
     world: World, claims: Any, read: dict[str, Any]
 ) -> None:
     key = world.emulator.add_api_key("reports", subject=USER_ID, claims=claims)
@@ -88,7 +90,7 @@ async def test_claims_that_are_no_object_are_read_under_the_name_they_came_by(
 
 
 @pytest.mark.parametrize("token_format", ["opaque", "jwt"])
-async def test_what_one_handler_does_to_an_identity_is_not_seen_by_the_next(
+async def test_a_handler_cannot_change_the_identity_for_the_next_request(
     world: World, token_format: Any
 ) -> None:
     verifier = world.verifier(world.live_settings())
@@ -112,7 +114,7 @@ async def test_what_one_handler_does_to_an_identity_is_not_seen_by_the_next(
 
 
 @pytest.mark.parametrize("token_format", ["opaque", "jwt"])
-async def test_claims_that_nest_deeply_are_read_and_harm_nobody(
+async def test_a_token_with_deeply_nested_claims_is_accepted(
     world: World, token_format: Any
 ) -> None:
     claims: Any = {}
@@ -125,7 +127,7 @@ async def test_claims_that_nest_deeply_are_read_and_harm_nobody(
     )
 
 
-async def test_claims_nested_as_deep_as_a_header_can_hold_never_crash(world: World) -> None:
+async def test_claims_nested_as_deep_as_a_header_can_hold_are_accepted_or_503(world: World) -> None:
     verifier = world.verifier(world.live_settings())
     text = "0"
     for depth in range(1, 900):

@@ -1,7 +1,6 @@
-"""`verify_signature`: what is a signature by a key of the set, and what is not (RFC 7515 and 7517).
+"""`verify_signature`: which tokens a key of the set has signed, and which not (RFC 7515, 7517).
 
-The cases are those that test suites for JOSE libraries hold libraries to, made anew with keys of
-our own.
+The cases are those that test suites for JOSE libraries have, made anew with our own keys.
 """
 
 from __future__ import annotations
@@ -216,19 +215,21 @@ def _named(cases: list[Case]) -> Any:
 
 
 @pytest.mark.parametrize(("token", "jwks"), _named(ACCEPTED))
-def test_a_signature_of_a_usable_key_gives_the_payload(token: str, jwks: Mapping[str, Any]) -> None:
+def test_a_signature_of_a_usable_key_returns_the_payload(
+    token: str, jwks: Mapping[str, Any]
+) -> None:
     assert verify_signature(token, jwks) == unb64(token.split(".")[1])
 
 
 @pytest.mark.parametrize(("token", "jwks"), _named(REFUSED))
-def test_anything_else_is_no_signature(token: str, jwks: Mapping[str, Any]) -> None:
+def test_any_other_token_is_refused(token: str, jwks: Mapping[str, Any]) -> None:
     with pytest.raises(TokenInvalidError) as refused:
         verify_signature(token, jwks)
 
     assert refused.value.code == "token_invalid"
 
 
-def test_the_key_set_is_left_as_it_was() -> None:
+def test_verifying_does_not_change_the_key_set() -> None:
     jwks = {"keys": [jwk(OTHER), jwk(KEY)]}
     before = json.dumps(jwks)
 
@@ -238,7 +239,7 @@ def test_the_key_set_is_left_as_it_was() -> None:
 
 
 @given(position=st.integers(0, len(TOKEN) - 1), letter=st.sampled_from("AaZz09-_.="))
-def test_no_character_of_a_token_can_be_changed(position: int, letter: str) -> None:
+def test_a_token_with_a_changed_character_is_refused(position: int, letter: str) -> None:
     changed = TOKEN[:position] + letter + TOKEN[position + 1 :]
     if changed == TOKEN:
         return
@@ -248,7 +249,7 @@ def test_no_character_of_a_token_can_be_changed(position: int, letter: str) -> N
 
 
 @given(st.text() | st.from_regex(r"[\w-]{1,20}\.[\w-]{0,20}\.[\w-]{1,20}", fullmatch=True))
-def test_any_text_is_refused_in_the_same_way(text: str) -> None:
+def test_any_other_text_is_refused(text: str) -> None:
     with pytest.raises(TokenInvalidError):
         verify_signature(text, JWKS)
 
@@ -262,12 +263,14 @@ MEMBERS = st.sampled_from(["kty", "use", "alg", "key_ops", "kid", "n", "e", "x"]
 
 
 @given(changes=st.dictionaries(MEMBERS, JSON, min_size=1), rest=JSON)
-def test_a_key_of_any_shape_is_used_or_passed_over(changes: dict[str, Any], rest: Any) -> None:
+def test_entries_of_any_shape_beside_a_good_key_are_ignored(
+    changes: dict[str, Any], rest: Any
+) -> None:
     assert verify_signature(TOKEN, {"keys": [jwk(KEY) | changes, rest, jwk(KEY)]}) == PAYLOAD
 
 
 @given(entries=st.lists(JSON))
-def test_what_is_no_key_never_becomes_one(entries: list[Any]) -> None:
+def test_json_that_is_not_a_key_is_never_used_as_one(entries: list[Any]) -> None:
     assert usable_keys({"keys": entries}) == {}
 
 
@@ -289,17 +292,17 @@ ODD_NUMBERS: list[Any] = [None, "", "!", "A", "\u00e9", "\ud800", 7, True, 3.0, 
         *[pytest.param({"e": e}, id=f"an exponent that is {e!r}") for e in ODD_NUMBERS],
     ],
 )
-def test_numbers_that_no_sound_key_has_are_no_key(members: dict[str, Any]) -> None:
+def test_a_key_with_unsound_numbers_is_not_used(members: dict[str, Any]) -> None:
     assert usable_keys(with_key(**members)) == {}
 
 
-def test_a_modulus_of_a_weak_generator_is_no_key() -> None:
+def test_a_key_of_a_weak_generator_is_not_used() -> None:
     product = math.prod(n for n in range(2, 164) if all(n % d for d in range(2, n)))
     weak = pow(65537, 1234567, product) + product * (2**2047 // product + 1)
     assert weak.bit_length() == 2048
 
     assert usable_keys(with_key(n=number(weak))) == {}
-    assert usable_keys(with_key(n=number(weak + 2)))  # the same size and form, of no such kind
+    assert usable_keys(with_key(n=number(weak + 2)))  # the same size and form, but not weak
 
 
 PEM = public_pem(KEY).decode()
@@ -333,7 +336,7 @@ def test_a_key_that_cannot_be_used_is_a_configuration_error(pem: str) -> None:
         key_from_pem(pem)
 
 
-def test_a_private_key_given_for_a_public_one_is_refused_without_being_shown() -> None:
+def test_the_error_about_a_private_key_as_jwt_key_does_not_show_it() -> None:
     from cryptography.hazmat.primitives import serialization
 
     private = KEY.private_bytes(

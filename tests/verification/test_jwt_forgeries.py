@@ -1,7 +1,7 @@
-"""Forged and confused JWTs at the door (RFC 8725 and above): each is refused, and costs no call.
+"""Forged and confused JWTs (RFC 8725 and above): the middleware refuses each without a call.
 
-Whatever a stranger can make is made with `forging`; whatever only Clerk could have signed, but must
-not open this door, is signed with the instance's own key.
+What an attacker can make is made with `forging`. What only Clerk can sign, but a service must
+refuse, is signed with the instance's own key.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def _named(forgeries: list[Case]) -> Any:
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def scene() -> AsyncIterator[tuple[World, Parts, Verifier]]:
-    """One service for all forgeries, with its key set at hand and the caller's edge known."""
+    """One service for all forgeries; it has fetched the key set and the caller's edge."""
     async with open_world() as world:
         verifier = world.verifier(world.live_settings())
         await verifier.verify(world.jwt())
@@ -38,7 +38,7 @@ async def scene() -> AsyncIterator[tuple[World, Parts, Verifier]]:
 Scene = tuple[World, Parts, Verifier]
 
 
-def test_there_are_enough_of_them() -> None:
+def test_there_are_at_least_80_different_forgeries() -> None:
     sentences = [sentence for sentence, _, _ in FORGERIES]
 
     assert len(set(sentences)) == len(sentences) >= 80
@@ -60,7 +60,7 @@ async def test_a_forgery_is_refused_without_a_call(scene: Scene, forge: Forge, c
 
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize(("forge", "code"), _named(FORGERIES))
-async def test_a_forgery_is_nobody_where_no_credential_is_required(
+async def test_a_forgery_gives_no_identity_where_no_credential_is_required(
     scene: Scene, forge: Forge, code: str
 ) -> None:
     _, parts, verifier = scene
@@ -87,7 +87,9 @@ async def test_a_forgery_is_nobody_where_no_credential_is_required(
         pytest.param(lambda p: p.headed(jku="http://attacker.test/"), id="with a jku to ignore"),
     ],
 )
-async def test_what_the_forgeries_are_made_of_is_good(scene: Scene, forge: Forge) -> None:
+async def test_the_jwts_that_forgeries_are_made_from_are_accepted(
+    scene: Scene, forge: Forge
+) -> None:
     world, parts, verifier = scene
 
     answer = await ask(verifier, forge(parts))
@@ -96,7 +98,7 @@ async def test_what_the_forgeries_are_made_of_is_good(scene: Scene, forge: Forge
 
 
 @pytest.mark.parametrize(("forge", "code"), _named(WITHOUT_A_KEY))
-async def test_what_is_wrong_without_a_key_costs_no_key_set(
+async def test_a_forgery_that_shows_without_a_key_causes_no_fetch(
     world: World, forge: Forge, code: str
 ) -> None:
     parts = Parts(world.emulator.instance_id, world.caller.id, int(world.time.wall))
@@ -118,7 +120,9 @@ async def test_what_is_wrong_without_a_key_costs_no_key_set(
         pytest.param('"a.b.c"', id="in quotes"),
     ],
 )
-async def test_what_no_token_is_spelled_like_is_malformed(world: World, text: str) -> None:
+async def test_a_text_with_characters_that_no_token_has_is_malformed(
+    world: World, text: str
+) -> None:
     answer = await ask(world.verifier(), text)
 
     assert (answer.status_code, answer.json()["code"]) == (400, "token_malformed")
@@ -145,7 +149,7 @@ async def test_claims_of_a_jwt_never_grant_an_edge(world: World) -> None:
     assert (answer.status_code, answer.json()["code"]) == (403, "scope_denied")
 
 
-async def test_an_expired_jwt_of_a_stranger_is_invalid_before_it_is_denied(world: World) -> None:
+async def test_an_expired_jwt_without_an_edge_is_401_and_not_403(world: World) -> None:
     token = world.jwt(world.stranger, seconds_until_expiration=10)
     world.time.advance(20)
 
@@ -155,7 +159,7 @@ async def test_an_expired_jwt_of_a_stranger_is_invalid_before_it_is_denied(world
 
 
 @pytest.mark.parametrize("accepts", [["m2m_token"], ["m2m_token", "api_key"]])
-async def test_an_access_token_is_of_a_type_that_must_be_opted_into(
+async def test_an_access_token_is_refused_unless_accepts_has_its_type(
     world: World, accepts: list[str]
 ) -> None:
     token = world.emulator.add_oauth_token(subject=USER_ID, token_format="jwt").token
@@ -174,7 +178,7 @@ async def test_a_machines_jwt_is_not_accepted_without_a_graph(world: World) -> N
     assert world.upstream.requests == []
 
 
-async def test_a_weak_key_in_the_instances_own_set_opens_nothing(world: World) -> None:
+async def test_a_jwt_of_a_weak_key_in_the_key_set_is_refused(world: World) -> None:
     weak = rsa_key("short", 1024)
 
     async def weak_set(request: httpx.Request) -> httpx.Response:

@@ -1,4 +1,4 @@
-"""The key set: rotation, floods, and fetches that fail, which never lose the good keys."""
+"""The key set: rotation, floods, and failed fetches, which never lose the good keys."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ FETCH = "GetJWKS"
 
 
 def fetches(world: World) -> int:
-    """How often the key set was asked for, whoever answered."""
+    """How often the key set was requested, from the emulator or an `intercept`."""
     return sum(request.url.path.endswith("jwks") for request in world.upstream.requests)
 
 
 def answering(answer: Callable[[httpx.Request], httpx.Response]) -> Any:
-    """An upstream that answers so, instead of the emulator."""
+    """An `intercept` that answers instead of the emulator."""
 
     async def intercept(request: httpx.Request) -> httpx.Response:
         return answer(request)
@@ -91,7 +91,7 @@ async def test_the_first_requests_share_one_fetch(world: World) -> None:
     assert (set(codes), fetches(world)) == ({"accepted"}, 1)
 
 
-async def test_a_key_that_was_given_by_hand_is_never_fetched(world: World) -> None:
+async def test_with_jwt_key_no_key_set_is_fetched(world: World) -> None:
     verifier = service(world, jwt_key=world.emulator.public_key_pem(), secret_key=None,
                        accepts=["m2m_token"])  # fmt: skip
 
@@ -100,17 +100,17 @@ async def test_a_key_that_was_given_by_hand_is_never_fetched(world: World) -> No
     assert world.upstream.requests == []
 
 
-async def test_a_jwt_that_names_no_key_is_refused_without_a_fetch(world: World) -> None:
+async def test_a_jwt_without_a_kid_is_refused_without_a_fetch(world: World) -> None:
     nameless = world.emulator.sign_jwt(claims(world), headers={"kid": None})
     fetching = service(world)
     fixed = service(world, jwt_key=world.emulator.public_key_pem())
 
     assert await code(fetching, nameless) == "token_invalid"
     assert fetches(world) == 0
-    assert await code(fixed, nameless) == "accepted"  # there is one key, and nothing to choose
+    assert await code(fixed, nameless) == "accepted"  # it is the only key, so no kid is needed
 
 
-async def test_a_fetched_key_without_a_name_is_never_used(world: World) -> None:
+async def test_a_fetched_key_without_a_kid_is_never_used(world: World) -> None:
     first, second = rsa_key("first"), rsa_key("second")
     keys = {"keys": [jwk(first, kid="first"), jwk(second, kid=None)]}
     world.upstream.intercept = answering(lambda _: httpx.Response(200, json=keys))
@@ -128,7 +128,7 @@ async def test_a_new_key_is_accepted_within_thirty_seconds(world: World) -> None
     await verifier.verify(world.jwt())  # the set was fetched just before the rotation
     world.emulator.rotate_signing_key()
     token = world.jwt()
-    await code(verifier, token)  # too early: this attempt must not put the next one off
+    await code(verifier, token)  # too early: this attempt must not delay the next one
 
     world.time.advance(30)
 
@@ -146,7 +146,7 @@ async def test_the_set_is_fetched_again_for_an_unknown_key_after_25_seconds(worl
     assert await code(verifier, world.jwt()) == "accepted"
 
 
-async def test_a_new_key_is_accepted_at_once_where_the_set_is_half_a_minute_old(
+async def test_a_new_key_is_accepted_at_once_when_the_set_is_half_a_minute_old(
     world: World,
 ) -> None:
     verifier = service(world)
@@ -169,18 +169,18 @@ async def test_a_removed_key_is_refused_within_three_hundred_seconds(
     world.emulator.rotate_signing_key(keep_previous=False)
     left = 300.0
     while left > 0:
-        # Steady use, with lulls: what counts is when it was asked, not how often.
+        # Steady use with pauses: the time counts, not the number of requests.
         pause = min(pauses.choice([0.2, 3.0, 50.0]), left)
         world.time.advance(pause)
         left -= pause
         await code(verifier, token)
-        await asyncio.sleep(0)  # a refresh in the background goes on
+        await asyncio.sleep(0)  # a refresh in the background continues
 
     assert await code(verifier, token) == "token_invalid"
     assert await code(verifier, world.jwt()) == "accepted"
 
 
-async def test_a_key_removed_while_nobody_called_is_refused(world: World) -> None:
+async def test_a_key_removed_during_a_time_without_requests_is_refused(world: World) -> None:
     verifier, token = service(world), world.jwt()
     await verifier.verify(token)
     world.emulator.rotate_signing_key(keep_previous=False)
@@ -189,7 +189,7 @@ async def test_a_key_removed_while_nobody_called_is_refused(world: World) -> Non
     assert await code(verifier, token) == "token_invalid"
 
 
-async def test_the_set_is_not_asked_for_more_often_than_needed(world: World) -> None:
+async def test_the_key_set_is_fetched_at_most_every_150_seconds(world: World) -> None:
     verifier = service(world)
 
     for _ in range(360):
@@ -247,7 +247,7 @@ async def test_a_failed_fetch_never_loses_the_good_keys(
     world.upstream.intercept = answering(answer)
 
     for token in tokens:
-        world.time.advance(120)  # over the life of the set, and over several attempts
+        world.time.advance(120)  # past the lifetime of the set, and over several attempts
         assert await code(verifier, token) == "accepted"
 
     assert fetches(world) > 1
@@ -255,7 +255,7 @@ async def test_a_failed_fetch_never_loses_the_good_keys(
 
 
 @pytest.mark.parametrize("answer", FAILURES)
-async def test_without_a_single_key_nobody_is_let_in_nor_called_bad(
+async def test_without_any_key_a_jwt_is_503_until_a_fetch_succeeds(
     world: World, answer: Callable[[httpx.Request], httpx.Response]
 ) -> None:
     verifier, token = service(world), world.jwt()
@@ -270,7 +270,7 @@ async def test_without_a_single_key_nobody_is_let_in_nor_called_bad(
     assert await code(verifier, token) == "accepted"
 
 
-async def test_the_first_fetch_having_failed_the_next_comes_after_one_second(world: World) -> None:
+async def test_after_a_failed_first_fetch_the_next_one_comes_after_one_second(world: World) -> None:
     verifier, token = service(world), world.jwt()
     world.emulator.fail(FETCH, status=500)
     assert await code(verifier, token) == "verification_unavailable"
@@ -285,7 +285,7 @@ async def test_the_first_fetch_having_failed_the_next_comes_after_one_second(wor
     assert verifier.stats.unavailable == 2
 
 
-async def test_our_own_key_being_refused_is_told_apart(world: World) -> None:
+async def test_a_refusal_of_our_own_key_is_verifier_misconfigured(world: World) -> None:
     verifier = service(world, secret_key="sk_test_wrong")
 
     with pytest.raises(VerifierMisconfiguredError) as refused:
@@ -294,7 +294,7 @@ async def test_our_own_key_being_refused_is_told_apart(world: World) -> None:
     assert refused.value.code == "verifier_misconfigured"
 
 
-async def test_one_bad_key_among_three_costs_neither_of_the_others(world: World) -> None:
+async def test_one_bad_key_among_three_does_not_affect_the_others(world: World) -> None:
     first, second = rsa_key("first"), rsa_key("second")
     bad = jwk(first, kid="bad", n="!")
     keys = {"keys": [jwk(first, kid="first"), bad, jwk(second, kid="second")]}
@@ -309,7 +309,7 @@ async def test_one_bad_key_among_three_costs_neither_of_the_others(world: World)
     assert codes == ["accepted", "accepted", "token_invalid"]
 
 
-async def test_an_unknown_kid_is_not_called_bad_while_the_set_cannot_be_had(world: World) -> None:
+async def test_an_unknown_kid_is_503_while_the_key_set_cannot_be_fetched(world: World) -> None:
     verifier = service(world)
     await verifier.verify(world.jwt())
     world.emulator.rotate_signing_key()
@@ -324,7 +324,7 @@ async def test_an_unknown_kid_is_not_called_bad_while_the_set_cannot_be_had(worl
     assert await code(verifier, world.jwt()) == "accepted"
 
 
-async def test_a_flood_while_there_are_no_keys_asks_once_a_second(world: World) -> None:
+async def test_a_flood_without_any_key_causes_one_fetch_a_second(world: World) -> None:
     verifier, token = service(world), world.jwt()
     world.upstream.intercept = answering(lambda _: httpx.Response(500))
 
@@ -335,7 +335,7 @@ async def test_a_flood_while_there_are_no_keys_asks_once_a_second(world: World) 
     assert fetches(world) <= 7
 
 
-async def test_a_fetch_that_hangs_delays_nobody_whose_key_is_known(world: World) -> None:
+async def test_a_hanging_fetch_does_not_delay_jwts_of_known_keys(world: World) -> None:
     verifier, known = service(world, timeout=0.5), [world.jwt(), world.jwt()]
     await verifier.verify(known[0])
     world.emulator.rotate_signing_key()
@@ -356,7 +356,7 @@ async def test_a_fetch_that_hangs_delays_nobody_whose_key_is_known(world: World)
     assert await unknown == "verification_unavailable"
 
 
-async def test_closing_in_the_middle_of_a_fetch_puts_the_next_one_off_by_nothing(
+async def test_closing_during_a_fetch_does_not_delay_the_next_fetch(
     world: World,
 ) -> None:
     verifier, token = service(world), world.jwt()

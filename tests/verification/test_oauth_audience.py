@@ -1,4 +1,4 @@
-"""Whom an OAuth access token is meant for (`aud`), and who acts for its user (`act`)."""
+"""The audience of an OAuth access token (`aud`), and who acts for its user (`act`)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ both_formats = pytest.mark.parametrize("token_format", ["opaque", "jwt"])
 
 
 def service(world: World, **given: Any) -> Verifier:
-    """A service that takes access tokens of users."""
+    """A service that accepts access tokens of users."""
     return world.verifier(world.live_settings(**given))
 
 
@@ -43,7 +43,7 @@ def access_token(world: World, **given: Any) -> str:
         ([US, OTHER], "https://third.test", "token_invalid"),
     ],
 )
-async def test_a_token_must_be_meant_for_this_service(
+async def test_a_token_is_accepted_only_with_an_audience_of_this_service(
     world: World, token_format: Any, ours: Any, audience: Any, expected: str
 ) -> None:
     verifier = service(world, oauth_audience=ours)
@@ -65,14 +65,14 @@ async def test_a_refusal_names_no_audience(world: World, token_format: Any) -> N
     assert str(refused.value) == "The access token is not meant for this service."
 
 
-async def test_a_jwt_that_is_meant_for_another_service_costs_no_key_set(world: World) -> None:
+async def test_a_jwt_for_another_audience_causes_no_fetch_of_the_key_set(world: World) -> None:
     token = access_token(world, token_format="jwt", audience=OTHER)
 
     assert await code(service(world), token) == "token_invalid"
     assert world.upstream.requests == []
 
 
-async def test_the_audience_of_a_machine_is_what_it_chose_and_decides_nothing(world: World) -> None:
+async def test_the_audience_of_a_machines_jwt_is_ignored(world: World) -> None:
     verifier = service(world, oauth_audience=US)
 
     assert await code(verifier, world.jwt(claims={"aud": OTHER})) == "accepted"
@@ -99,7 +99,7 @@ async def test_an_identity_has_the_audience_and_the_actor(world: World, token_fo
 
 
 @both_formats
-async def test_an_identity_has_no_audience_and_no_actor_unless_told(
+async def test_an_identity_has_no_audience_and_no_actor_unless_its_token_has(
     world: World, token_format: Any
 ) -> None:
     identity = await service(world).verify(access_token(world, token_format=token_format))
@@ -109,7 +109,7 @@ async def test_an_identity_has_no_audience_and_no_actor_unless_told(
 
 
 @pytest.mark.parametrize("odd", ['"aud": 7', '"aud": []', '"aud": [7]', '"act": "client_1"'])
-async def test_an_answer_with_an_odd_audience_or_actor_is_no_answer(world: World, odd: str) -> None:
+async def test_an_answer_with_an_invalid_audience_or_actor_is_503(world: World, odd: str) -> None:
     token = access_token(world)
     answer = f"""{{"id": "oat_{"0" * 32}", "client_id": "client_1", "subject": "{USER_ID}",
         "scopes": [], "revoked": false, "expired": false, "expiration": null, {odd}}}"""

@@ -1,4 +1,4 @@
-"""JWTs verified without a call: what their claims become, and how long they live."""
+"""JWTs verified without a call: their identities, and how long they are accepted."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ACCESS_TOKEN = {"typ": "at+jwt"}
 # Identities
 
 
-async def test_a_machines_jwt_gives_its_machine_and_what_it_says_of_itself(world: World) -> None:
+async def test_the_identity_of_a_machines_jwt_has_its_machine_and_its_claims(world: World) -> None:
     token = world.emulator.mint_m2m_token(
         world.caller, token_format="jwt", claims={"tenant": "a", "list": [{"x": 1}]}
     )
@@ -45,7 +45,7 @@ async def test_claims_of_a_machine_never_become_scopes(world: World) -> None:
     assert set(wished) <= set(identity.claims)
 
 
-async def test_nothing_reachable_in_the_claims_can_be_changed(world: World) -> None:
+async def test_the_claims_of_a_jwt_are_read_only_at_every_depth(world: World) -> None:
     identity = await service(world).verify(world.jwt(claims={"list": [{"x": 1}]}))
     held: Any = identity.claims
 
@@ -55,7 +55,7 @@ async def test_nothing_reachable_in_the_claims_can_be_changed(world: World) -> N
         held["list"][0]["x"] = 2
 
 
-async def test_deeply_nested_claims_are_neither_an_error_nor_a_way_in(world: World) -> None:
+async def test_deeply_nested_claims_are_no_error_and_grant_no_access(world: World) -> None:
     nested: list[Any] = []
     for _ in range(800):
         nested = [nested]
@@ -65,7 +65,7 @@ async def test_deeply_nested_claims_are_neither_an_error_nor_a_way_in(world: Wor
     assert await code(verifier, world.jwt(world.stranger, claims={"x": nested})) == "scope_denied"
 
 
-async def test_an_access_token_gives_its_user_and_what_was_granted(world: World) -> None:
+async def test_the_identity_of_an_access_token_has_its_user_client_and_scopes(world: World) -> None:
     token = world.emulator.add_oauth_token(
         subject=USER_ID, scopes=["read", "write"], client_id="client_x", token_format="jwt"
     )
@@ -97,7 +97,7 @@ async def test_scopes_of_an_access_token_are_read_from_scp_or_from_scope(
 
 
 @pytest.mark.parametrize("typ", ["at+jwt", "application/at+jwt", "AT+JWT"])
-async def test_an_access_token_is_told_by_its_type(world: World, typ: str) -> None:
+async def test_an_access_token_is_recognized_by_its_typ(world: World, typ: str) -> None:
     token = world.emulator.sign_jwt(claims(world, sub=USER_ID), headers={"typ": typ})
 
     assert isinstance(await service(world).verify(token), OAuthIdentity)
@@ -123,7 +123,7 @@ async def test_an_access_token_is_told_by_its_type(world: World, typ: str) -> No
     ],
     ids=str,
 )
-async def test_an_access_token_with_an_odd_claim_is_refused_without_a_key(
+async def test_an_access_token_with_an_invalid_claim_is_refused_without_a_fetch(
     world: World, odd: dict[str, Any]
 ) -> None:
     given = {"sub": USER_ID, "aud": "https://us.test"} | odd
@@ -145,7 +145,7 @@ async def test_a_jwt_costs_no_paid_verification(world: World) -> None:
 
 async def test_a_forged_jwt_is_refused_before_its_claims_are_copied(world: World) -> None:
     verifier, genuine = service(world), world.jwt(claims={"list": [[]] * 1000})
-    await verifier.verify(world.jwt())  # the key set is at hand, so nothing waits below
+    await verifier.verify(world.jwt())  # fetches the key set, so nothing waits below
     copied = 0
 
     def watch(frame: FrameType, event: str, _argument: object) -> None:
@@ -166,11 +166,11 @@ async def test_a_forged_jwt_is_refused_before_its_claims_are_copied(world: World
     assert await copies(genuine) == 1
 
 
-# Life
+# Lifetimes
 
 
 @pytest.mark.parametrize("seconds", [1, 30, 59, 61, 600])
-async def test_nothing_is_accepted_five_seconds_past_its_end(world: World, seconds: int) -> None:
+async def test_no_jwt_is_accepted_five_seconds_past_its_expiry(world: World, seconds: int) -> None:
     verifier, token = service(world), world.jwt(seconds_until_expiration=seconds)
     await verifier.verify(token)
 
@@ -180,7 +180,7 @@ async def test_nothing_is_accepted_five_seconds_past_its_end(world: World, secon
     assert await code(verifier, token) == "token_invalid"
 
 
-async def test_a_kept_verdict_does_not_outlive_its_token_when_the_wall_clock_stands_still(
+async def test_a_cached_verdict_does_not_outlive_its_token_when_the_wall_clock_stands_still(
     world: World,
 ) -> None:
     verifier, token = service(world), world.jwt(seconds_until_expiration=20)
@@ -193,7 +193,7 @@ async def test_a_kept_verdict_does_not_outlive_its_token_when_the_wall_clock_sta
     assert verifier.stats.hits == hits
 
 
-async def test_a_token_that_ends_while_the_key_set_is_fetched_is_refused(world: World) -> None:
+async def test_a_token_that_expires_while_the_key_set_is_fetched_is_refused(world: World) -> None:
     async def slow(request: httpx.Request) -> httpx.Response:
         world.time.advance(10)
         return httpx.Response(200, json=world.emulator.jwks())
@@ -206,7 +206,7 @@ async def test_a_token_that_ends_while_the_key_set_is_fetched_is_refused(world: 
 # The graph
 
 
-async def test_a_cut_edge_bites_a_jwt_that_is_kept(world: World) -> None:
+async def test_a_cached_jwt_is_refused_after_its_edge_is_removed(world: World) -> None:
     verifier = service(world, graph="live", graph_ttl=30)
     token = world.jwt()
     await verifier.verify(token)
@@ -219,7 +219,7 @@ async def test_a_cut_edge_bites_a_jwt_that_is_kept(world: World) -> None:
     assert refused.value.code == "scope_denied"
 
 
-async def test_a_deleted_machine_may_call_nobody(world: World) -> None:
+async def test_a_jwt_of_a_deleted_machine_is_scope_denied(world: World) -> None:
     verifier, token = service(world, graph="live", graph_ttl=30), world.jwt()
     await verifier.verify(token)
     world.emulator.delete_machine(world.caller)
@@ -229,8 +229,8 @@ async def test_a_deleted_machine_may_call_nobody(world: World) -> None:
     assert await code(verifier, token) == "scope_denied"
 
 
-async def test_an_invalid_jwt_is_never_kept(world: World) -> None:
-    """The category decides before the cache does, so a refusal leaves nothing behind."""
+async def test_the_refusal_of_a_jwt_is_not_cached(world: World) -> None:
+    """A JWT that is not valid yet is refused, and accepted as soon as it is valid."""
     verifier = service(world)
     early = world.emulator.sign_jwt(claims(world, nbf=world.time.wall + 60))
     with pytest.raises(TokenInvalidError):

@@ -1,4 +1,4 @@
-"""More asked than Clerk answers: who is refused, and what is no outage of Clerk's."""
+"""More requests than Clerk can answer: which are refused, and that this is no outage."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from harness import World
 
 
 class Clerk:
-    """Holds the calls of this test until they are let go; a call may be answered 500 instead."""
+    """Holds calls until `let_go` is set; a `status` other than 200 replaces the answer."""
 
     def __init__(self, world: World) -> None:
         self.let_go = asyncio.Event()
@@ -42,7 +42,7 @@ async def clerk(world: World) -> AsyncIterator[Clerk]:
 
 
 def service(world: World, **given: object) -> Verifier:
-    """Two slots, of which strangers may use one, and nobody may wait for longer than 0.5 s."""
+    """Two slots, of which unknown tokens may use one; no call may wait longer than 0.5 s."""
     return world.verifier(
         world.settings(**({"max_inflight": 2, "stale_if_error": 600, "timeout": 2} | given))
     )
@@ -55,12 +55,12 @@ async def refused(verifier: Verifier, token: str) -> VerificationUnavailableErro
     return raised.value
 
 
-async def test_who_finds_no_room_is_refused_at_once_and_told_why(
+async def test_a_request_that_does_not_fit_in_the_queue_is_refused_at_once(
     world: World, clerk: Clerk
 ) -> None:
     verifier = service(world)
     clerk.let_go.clear()
-    # One is out, and ten are answered within half a second by two slots that take 0.1 s each.
+    # One call is sent. Ten may wait: two slots of 0.1 s each answer them within 0.5 s.
     crowd = [asyncio.create_task(verifier.verify(world.token())) for _ in range(11)]
     await eventually(lambda: clerk.held == 1)
 
@@ -73,7 +73,7 @@ async def test_who_finds_no_room_is_refused_at_once_and_told_why(
     assert (verifier.stats.sent, verifier.stats.paid) == (11, 11)
 
 
-async def test_unknown_rate_bounds_what_strangers_cost_and_nobody_else(
+async def test_unknown_rate_limits_only_calls_for_unknown_tokens(
     world: World, clerk: Clerk
 ) -> None:
     verifier, known = service(world, unknown_rate=4.0), world.token()
@@ -84,11 +84,11 @@ async def test_unknown_rate_bounds_what_strangers_cost_and_nobody_else(
 
     assert "unknown_rate" in str(refusal.__cause__)
     assert verifier.stats.sent == 3
-    world.time.advance(700.0)  # forgotten, but good within the last hour
+    world.time.advance(700.0)  # no longer cached, but good within the last hour
     assert isinstance(await verifier.verify(known), MachineIdentity)
 
 
-async def test_who_comes_back_after_a_refusal_goes_before_those_who_come_for_the_first_time(
+async def test_a_request_that_returns_after_a_refusal_goes_before_new_ones(
     world: World, clerk: Clerk
 ) -> None:
     verifier, token = service(world, unknown_rate=4.0), world.token()
@@ -100,7 +100,7 @@ async def test_who_comes_back_after_a_refusal_goes_before_those_who_come_for_the
     assert isinstance(await verifier.verify(token), MachineIdentity)
 
 
-async def test_congestion_of_ours_is_no_outage_and_gives_no_stale_verdict(
+async def test_our_own_congestion_is_no_outage_and_serves_no_stale_verdict(
     world: World, clerk: Clerk
 ) -> None:
     verifier, kept = service(world), [world.token() for _ in range(20)]
@@ -125,7 +125,9 @@ async def test_congestion_of_ours_is_no_outage_and_gives_no_stale_verdict(
     assert not any(each.stale for each in identities)
 
 
-async def test_a_stale_verdict_counts_after_an_error_of_clerks(world: World, clerk: Clerk) -> None:
+async def test_a_stale_verdict_is_served_after_an_error_of_clerk(
+    world: World, clerk: Clerk
+) -> None:
     verifier, token = service(world), world.token()
     await verifier.verify(token)
     world.time.advance(61.0)
@@ -134,7 +136,7 @@ async def test_a_stale_verdict_counts_after_an_error_of_clerks(world: World, cle
     assert (await verifier.verify(token)).stale
 
 
-async def test_a_429_counts_as_an_outage_for_kept_callers(world: World, clerk: Clerk) -> None:
+async def test_a_429_counts_as_an_outage_for_known_callers(world: World, clerk: Clerk) -> None:
     verifier, token = service(world), world.token()
     await verifier.verify(token)
     world.time.advance(61.0)
@@ -145,7 +147,7 @@ async def test_a_429_counts_as_an_outage_for_kept_callers(world: World, clerk: C
     assert isinstance(refusal.__cause__, RateLimitedError)
 
 
-async def test_a_429_for_a_kept_caller_does_not_silence_strangers(
+async def test_a_429_for_a_known_caller_does_not_pause_calls_for_unknown_tokens(
     world: World, clerk: Clerk
 ) -> None:
     verifier, token = service(world), world.token()
@@ -156,11 +158,11 @@ async def test_a_429_for_a_kept_caller_does_not_silence_strangers(
     clerk.status = 200
 
     assert isinstance(await verifier.verify(world.token()), MachineIdentity)
-    assert (await verifier.verify(token)).stale  # the pause holds for the kept ones
+    assert (await verifier.verify(token)).stale  # the pause still holds for known callers
 
 
 @pytest.mark.parametrize("kind", ["wrong_shape", "malformed_json", "oversize"])
-async def test_a_200_that_makes_no_sense_opens_the_breaker(world: World, kind: FaultKind) -> None:
+async def test_an_unreadable_200_opens_the_breaker(world: World, kind: FaultKind) -> None:
     verifier = world.verifier()
     world.emulator.fail("verifyM2MToken", kind=kind)
     for _ in range(60):
@@ -169,7 +171,7 @@ async def test_a_200_that_makes_no_sense_opens_the_breaker(world: World, kind: F
     assert world.emulator.calls["verifyM2MToken"] == 5
 
 
-async def test_what_was_sent_is_counted_though_its_answer_was_cut_off(
+async def test_a_sent_call_is_counted_even_if_its_answer_never_arrives(
     world: World, clerk: Clerk
 ) -> None:
     verifier = service(world, timeout=0.1)
@@ -179,7 +181,7 @@ async def test_what_was_sent_is_counted_though_its_answer_was_cut_off(
     assert (verifier.stats.sent, verifier.stats.paid) == (1, 0)
 
 
-async def test_closing_waits_for_a_verification_that_is_out_and_keeps_its_verdict(
+async def test_closing_waits_for_a_verification_in_progress_and_uses_its_verdict(
     world: World, clerk: Clerk
 ) -> None:
     verifier, token = service(world), world.token()

@@ -45,7 +45,10 @@ from harness import USER_ID, World
     ("mint", "expected"),
     [
         (opaque, "allowed"),
-        (opaque_unscoped, "token_invalid"),  # the server cannot tell unscoped from unknown
+        (
+            opaque_unscoped,
+            "token_invalid",
+        ),  # Clerk answers the same for unscoped and unknown tokens
         (scoped_but_cut, "allowed"),  # the token keeps what it was minted with
         (allowed_after_minting, "token_invalid"),
         (jwt, "token_type_not_accepted"),
@@ -54,20 +57,20 @@ from harness import USER_ID, World
         (oauth_opaque, "token_type_not_accepted"),
     ],
 )
-async def test_without_a_graph_the_scopes_that_the_server_attests_decide(
+async def test_without_a_graph_the_scopes_that_clerk_attests_decide(
     world: World, mint: Mint, expected: str
 ) -> None:
     assert await outcome(world.verifier(), mint(world)) == expected
 
 
-async def test_a_jwt_without_a_graph_is_told_that_jwts_need_one(world: World) -> None:
+async def test_the_refusal_of_a_jwt_without_a_graph_says_that_jwts_need_one(world: World) -> None:
     with pytest.raises(RefusalError, match="no scope graph, and JWTs need one") as refused:
         await world.verifier().verify(world.jwt())
 
     assert (refused.value.status, refused.value.code) == (401, "token_type_not_accepted")
 
 
-async def test_a_jwt_without_a_key_set_is_told_that_none_is_there(world: World) -> None:
+async def test_the_refusal_of_a_jwt_without_a_key_set_says_so(world: World) -> None:
     verifier = world.verifier(world.settings(graph={world.caller.id: [world.callee.id]}))
 
     with pytest.raises(RefusalError, match="no key set to verify JWTs with") as refused:
@@ -108,7 +111,7 @@ async def test_with_the_live_graph_and_the_instance_key_both_scopes_and_edges_de
     [
         (opaque, "allowed"),
         (opaque_unscoped, "token_invalid"),
-        (scoped_but_cut, "allowed"),  # the edge is in this graph, which nobody told
+        (scoped_but_cut, "allowed"),  # this graph still has the edge
         (jwt, "allowed"),
         (jwt_unscoped, NO_ACCESS),
         (jwt_that_grants_itself_the_scope, NO_ACCESS),
@@ -126,7 +129,7 @@ async def test_a_graph_of_our_own_decides_without_any_instance_key(
 
 
 @pytest.mark.parametrize("mint", [opaque, jwt])
-async def test_an_edge_that_a_graph_of_our_own_lacks_shuts_out_a_scoped_token(
+async def test_a_scoped_token_without_an_edge_in_our_own_graph_is_refused(
     world: World, mint: Mint
 ) -> None:
     settings = world.settings(graph={}, jwt_key=world.emulator.public_key_pem())
@@ -148,7 +151,7 @@ def write_long_ago(path: Path, text: str) -> Path:
     return path
 
 
-async def test_an_edge_cut_in_the_file_bites_for_tokens_already_cached(
+async def test_a_cached_token_is_refused_after_its_edge_is_removed_from_the_file(
     world: World, tmp_path: Path
 ) -> None:
     path = write_graph(tmp_path, {world.caller.id: [world.callee.id]})
@@ -161,7 +164,7 @@ async def test_an_edge_cut_in_the_file_bites_for_tokens_already_cached(
     assert world.emulator.calls["verifyM2MToken"] == 1
 
 
-async def test_an_edge_cut_in_the_live_graph_bites_for_tokens_already_cached(
+async def test_a_cached_token_is_refused_after_its_edge_is_removed_from_the_live_graph(
     world: World,
 ) -> None:
     verifier, token = world.verifier(world.live_settings(graph_ttl=1)), world.token()
@@ -173,7 +176,7 @@ async def test_an_edge_cut_in_the_live_graph_bites_for_tokens_already_cached(
     assert world.emulator.calls["verifyM2MToken"] == 1
 
 
-async def test_a_file_that_is_unreadable_for_too_long_lets_nobody_in(
+async def test_a_graph_file_unreadable_for_longer_than_graph_max_stale_is_503(
     world: World, tmp_path: Path
 ) -> None:
     path = write_graph(tmp_path, {world.caller.id: [world.callee.id]})
@@ -188,18 +191,16 @@ async def test_a_file_that_is_unreadable_for_too_long_lets_nobody_in(
     assert await outcome(verifier, token) == "verification_unavailable"
 
 
-async def test_a_live_graph_that_cannot_be_read_lets_nobody_in(world: World) -> None:
+async def test_a_live_graph_that_cannot_be_read_is_503(world: World) -> None:
     world.emulator.fail("GetMachine", status=500)
     verifier = world.verifier(world.live_settings())
 
     assert await outcome(verifier, world.token()) == "verification_unavailable"
-    assert await outcome(verifier, key_of_user(world)) == "allowed"  # no graph speaks of users
+    assert await outcome(verifier, key_of_user(world)) == "allowed"  # users have no edges
 
 
 @pytest.mark.parametrize("token_format", ["opaque", "jwt"])
-async def test_a_refused_caller_is_told_which_edge_is_missing(
-    world: World, token_format: Any
-) -> None:
+async def test_the_refusal_names_the_missing_edge(world: World, token_format: Any) -> None:
     settings = world.live_settings(machine_secret_key=None)
     token = world.token(world.stranger, token_format=token_format)
     with pytest.raises(ScopeDeniedError) as refused:
@@ -245,7 +246,7 @@ OAUTH = OAuthIdentity(
         (OAUTH, *[Reason.ALLOWED] * 3),
     ],
 )
-def test_the_policy_is_the_table_of_the_design(
+def test_decide_follows_the_table_of_the_scope_policy(
     identity: Identity, no_graph: Reason, edge: Reason, no_edge: Reason
 ) -> None:
     assert decide(identity, CALLEE, None) is no_graph

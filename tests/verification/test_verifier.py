@@ -1,4 +1,4 @@
-"""The main job: from a token to an identity, or to the refusal that it deserves."""
+"""The main path: from a token to an identity or a refusal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from clerk_m2m import MachineIdentity, TokenInvalidError, VerificationUnavailabl
 from harness import World, bearer, calling, protected, serve
 
 
-async def test_a_permitted_caller_is_known_by_its_machine(world: World) -> None:
+async def test_an_accepted_caller_is_identified_by_its_machine(world: World) -> None:
     identity = await world.verifier().verify(world.token())
 
     assert isinstance(identity, MachineIdentity)
@@ -30,7 +30,9 @@ async def test_a_cached_verdict_costs_no_call(world: World) -> None:
     assert verifier.stats.hits == 4
 
 
-async def test_two_hundred_concurrent_requests_with_one_new_token_pay_once(world: World) -> None:
+async def test_two_hundred_concurrent_requests_with_one_new_token_cost_one_call(
+    world: World,
+) -> None:
     verifier, token = world.verifier(), world.token()
     async with calling(protected(verifier)) as client:
         answers = await asyncio.gather(
@@ -58,14 +60,14 @@ async def test_the_middleware_works_over_real_sockets(world: World) -> None:
     assert answer.json() == {"subject": world.caller.id}
 
 
-async def test_invalidate_takes_exactly_one_thing(world: World) -> None:
+async def test_invalidate_takes_exactly_one_name(world: World) -> None:
     verifier = world.verifier()
     for given in ({}, {"token": "mt_1", "token_id": "mt_1"}, {"token_id": "a", "machine_id": "b"}):
         with pytest.raises(TypeError, match="exactly one of"):
             verifier.invalidate(**given)
 
 
-async def test_a_verifier_that_watches_a_client_forgets_what_it_revokes(world: World) -> None:
+async def test_a_watched_clients_changes_apply_to_cached_verdicts_at_once(world: World) -> None:
     verifier = world.verifier(world.live_settings())
     token = world.emulator.mint_m2m_token(world.caller)
     assert await outcome(verifier, token.token) == "allowed"
@@ -78,7 +80,7 @@ async def test_a_verifier_that_watches_a_client_forgets_what_it_revokes(world: W
         assert await outcome(verifier, token.token) == "token_invalid"
 
 
-async def test_what_could_not_be_found_out_is_asked_again(world: World) -> None:
+async def test_a_verification_that_failed_is_repeated_at_the_next_request(world: World) -> None:
     verifier, token = world.verifier(), world.token()
     world.emulator.fail("verifyM2MToken", status=500, times=1)
     with pytest.raises(VerificationUnavailableError) as refused:

@@ -1,4 +1,4 @@
-"""Public keys that a key set may hold and that are not relied on."""
+"""Weak public keys in a key set are not used."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ PRIMES = [11, 13, 17, 19, 37, 53, 61, 71, 73, 79, 97, 103, 107, 109, 127, 151, 1
 
 
 def is_used(modulus: int) -> bool:
-    """Tell whether a key of this modulus would verify anything."""
+    """Return True if a key with this modulus is used."""
     n = b64(modulus.to_bytes(-(-modulus.bit_length() // 8), "big"))
     return bool(usable_keys({"keys": [{"kty": "RSA", "kid": "k", "e": "AQAB", "n": n}]}))
 
 
 def modulus(residues: dict[int, int], chance: random.Random, bits: int = 2048) -> int:
-    """Make an odd number of so many bits that has these residues modulo these primes."""
+    """Return an odd number of `bits` bits that has these residues modulo these primes."""
     number, product = 1, 2
     for prime, residue in residues.items():
         number += product * ((residue - number) * pow(product, -1, prime) % prime)

@@ -1,7 +1,7 @@
-"""The service that `test_servers` puts behind real servers; granian imports it by name.
+"""The service that `test_servers` runs on real servers; granian imports it by name.
 
-One path is open and gives a good token away, and what is below `/files/` is open. Every other path,
-however it is spelled, is inside.
+One path is excluded and returns a good token; paths below `/files/` are excluded too. Every other
+path, in any encoding, needs a credential.
 """
 
 from __future__ import annotations
