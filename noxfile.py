@@ -54,7 +54,7 @@ def tests(session: nox.Session, dependencies: str) -> None:
     session.install("--constraint", str(constraints), ".[test]")
     session.run("python", "-VV")
     session.run("pip", "freeze")
-    session.run("pytest", *session.posargs)
+    session.run("pytest", "-n", "2", "--dist", "worksteal", *session.posargs)
 
 
 @nox.session(python=False)

@@ -16,21 +16,22 @@ THEIRS = "import starlette.requests, starlette.responses, httpx, cachetools"
 
 async def importing(effort: Effort) -> list[Row]:
     """The package by its name, then with the middleware, which is what a service needs of it."""
-    return [
-        await _import("import clerk_m2m", "Import, in a fresh process", effort),
-        await _import(
-            "from clerk_m2m import MachineAuthMiddleware",
-            "The same, with all that the middleware needs",
-            effort,
-        ),
-    ]
-
-
-async def _import(code: str, title: str, effort: Effort) -> Row:
     with tempfile.TemporaryDirectory() as bytecode:
-        pairs = await compared(
-            effort.some(25), partial(_run, code, bytecode), partial(_run, THEIRS, bytecode)
-        )
+        return [
+            await _import("import clerk_m2m", "Import, in a fresh process", effort, bytecode),
+            await _import(
+                "from clerk_m2m import MachineAuthMiddleware",
+                "The same, with all that the middleware needs",
+                effort,
+                bytecode,
+            ),
+        ]
+
+
+async def _import(code: str, title: str, effort: Effort, bytecode: str) -> Row:
+    pairs = await compared(
+        effort.some(25), partial(_run, code, bytecode), partial(_run, THEIRS, bytecode)
+    )
     return Row(
         title=title,
         ours=f"`{code}`",

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,6 +52,27 @@ class FakeTime:
     def clock(self) -> Clock:
         """Return both clocks, as the package needs them."""
         return Clock(monotonic=lambda: self.monotonic, wall=lambda: self.wall)
+
+
+class PromptServer(uvicorn.Server):
+    """A server that ends as soon as it is told to; uvicorn's looks for that ten times a second."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._told = asyncio.Event()
+
+    async def main_loop(self) -> None:
+        """Do what uvicorn does at each tick, until the server is told to end."""
+        tick = 0
+        while not await self.on_tick(tick):
+            tick += 1
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._told.wait(), 0.1)
+
+    def end(self) -> None:
+        """Have the server answer what it has begun to answer, and end."""
+        self.should_exit = True
+        self._told.set()
 
 
 class Upstream(httpx.AsyncBaseTransport):
@@ -193,7 +214,7 @@ async def serve(app: Any, **given: Any) -> AsyncIterator[str]:
     # The emulator sends a Date of its own clock.
     options = {"date_header": not isinstance(app, Emulator)} | given
     config = uvicorn.Config(app, log_level="warning", ws="websockets-sansio", **options)
-    server = uvicorn.Server(config)
+    server = PromptServer(config)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         while not server.started:
@@ -202,7 +223,7 @@ async def serve(app: Any, **given: Any) -> AsyncIterator[str]:
             await asyncio.sleep(0.005)  # uvicorn only sets a flag
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
-        server.should_exit = True
+        server.end()
         await task
         listener.close()
 

@@ -139,8 +139,13 @@ def imports() -> tuple[Import, ...]:
     return tuple(each for module, path in MODULES.items() for each in _imports_of(module, path))
 
 
+@cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text("utf-8"))
+
+
 def _imports_of(module: str, path: Path) -> Iterator[Import]:
-    tree = ast.parse(path.read_text("utf-8"))
+    tree = _tree(path)
     guarded = {
         inner
         for node in ast.walk(tree)
@@ -216,14 +221,14 @@ def cycle_in(graph: dict[str, set[str]]) -> list[str]:
 def test_every_folder_has_a_docstring_that_explains_it() -> None:
     """The docstring of its `__init__` is the part's theory of operation."""
     found = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
-    silent = [name for name in found if len(ast.get_docstring(_tree(PACKAGE / name)) or "") < 100]
+    silent = [name for name in found if len(_docstring(PACKAGE / name)) < 100]
 
     assert found == FOLDERS
     assert silent == []
 
 
-def _tree(folder: Path) -> ast.Module:
-    return ast.parse((folder / "__init__.py").read_text("utf-8"))
+def _docstring(folder: Path) -> str:
+    return ast.get_docstring(_tree(folder / "__init__.py")) or ""
 
 
 def test_the_emulator_imports_nothing_else_of_the_package() -> None:
@@ -282,14 +287,14 @@ def test_only_the_configuration_reads_the_environment() -> None:
     readers = {
         unit(module)
         for module, path in MODULES.items()
-        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        for node in ast.walk(_tree(path))
         if (isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv", "environb"))
         and ast.unparse(node.value) == "os"
     }
     importers = {
         unit(module)
         for module, path in MODULES.items()
-        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        for node in ast.walk(_tree(path))
         if isinstance(node, ast.ImportFrom) and node.module == "os"
     }
 
@@ -297,9 +302,10 @@ def test_only_the_configuration_reads_the_environment() -> None:
     assert readers | importers <= ENVIRONMENT
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_no_module_has_more_than_350_lines(module: str) -> None:
-    assert len(MODULES[module].read_text("utf-8").splitlines()) <= MAX_LINES
+def test_no_module_has_more_than_350_lines() -> None:
+    lines = {module: len(path.read_text("utf-8").splitlines()) for module, path in MODULES.items()}
+
+    assert {module: count for module, count in lines.items() if count > MAX_LINES} == {}
 
 
 def test_importing_the_package_loads_no_optional_library() -> None:

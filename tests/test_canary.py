@@ -65,6 +65,11 @@ def settings(world: World, **given: Any) -> Settings:
     return world.live_settings(**({"timeout": 0.2} | given))
 
 
+def timeout_for(kind: FaultKind) -> float:
+    """Return the timeout of a call in seconds, short for a fault that uses all of it up."""
+    return 0.05 if kind in ("hang", "drip") else 1.0
+
+
 async def test_no_secret_leaks_without_a_fault(aviary: Aviary) -> None:
     verifier = aviary.world.verifier(settings(aviary.world))
 
@@ -80,7 +85,7 @@ async def test_no_secret_leaks_without_a_fault(aviary: Aviary) -> None:
 @pytest.mark.parametrize("kind", get_args(FaultKind))
 async def test_no_secret_leaks_under_any_fault(aviary: Aviary, kind: FaultKind) -> None:
     emulator = aviary.world.emulator
-    verifier = aviary.world.verifier(settings(aviary.world))
+    verifier = aviary.world.verifier(settings(aviary.world, timeout=timeout_for(kind)))
     tokens = credentials(aviary)
     statuses = [400, 401, 403, 404, 422, 429, 500, 503] if kind == "status" else [None]
     for status in statuses:
@@ -198,9 +203,9 @@ async def use_client(aviary: Aviary, client: ClerkClient) -> None:
         await aviary.attempt(call)
 
 
-def client_of(world: World) -> ClerkClient:
+def client_of(world: World, timeout: float = 1.0) -> ClerkClient:
     """A client with both keys."""
-    return world.emulator.client(world.callee, timeout=0.2)
+    return world.emulator.client(world.callee, timeout=timeout)
 
 
 @pytest.mark.parametrize("kind", get_args(FaultKind))
@@ -208,7 +213,7 @@ async def test_no_frame_of_a_client_shows_a_secret_under_any_fault(
     aviary: Aviary, kind: FaultKind
 ) -> None:
     status, body = (400 if kind == "status" else None), ("nonsense" if kind == "body" else None)
-    client = client_of(aviary.world)
+    client = client_of(aviary.world, timeout_for(kind))
     aviary.world.emulator.fail(
         kind=kind, status=status, body=body, delay=0.01 if kind == "delay" else 0
     )
@@ -262,13 +267,17 @@ async def test_no_frame_shows_a_new_secret_in_an_unreadable_answer(
 async def test_no_frame_of_machine_token_auth_shows_its_key_or_its_token(aviary: Aviary) -> None:
     world = aviary.world
     key = aviary.keep_key(world.caller.secret_key)
-    auth = MachineTokenAuth(key, api_url=API_URL, transport=world.upstream, clock=world.time.clock)
+    auth = MachineTokenAuth(
+        key, api_url=API_URL, transport=world.upstream, clock=world.time.clock, timeout=0.5
+    )
     async with httpx.AsyncClient(
         auth=auth, transport=httpx.ASGITransport(app=protected(world.verifier()))
     ) as client:
         for kind in get_args(FaultKind):
             status, body = (401 if kind == "status" else None), ("" if kind == "body" else None)
-            world.emulator.fail(kind=kind, status=status, body=body)
+            world.emulator.fail(
+                kind=kind, status=status, body=body, delay=0.01 if kind == "delay" else 0
+            )
             await aviary.attempt(lambda: client.get("http://service.test/"))
             world.emulator.clear_faults()
             world.time.advance(60)

@@ -310,17 +310,15 @@ WHOLE = {
 }
 
 
-@pytest.mark.parametrize("read", READERS)
 @same_each_time
-@given(value=json_values | st.dictionaries(st.sampled_from(sorted(WHOLE)), json_values))
-def test_an_answer_of_any_shape_is_parsed_or_raises_backend_unavailable(
-    read: Callable[[Any], object], value: Any
-) -> None:
-    try:
-        read(value)
-    except BackendUnavailableError:
-        return
-    assert isinstance(value, dict)
+@given(json_values | st.dictionaries(st.sampled_from(sorted(WHOLE)), json_values))
+def test_an_answer_of_any_shape_is_parsed_or_raises_backend_unavailable(value: Any) -> None:
+    for read in READERS:
+        try:
+            read(value)
+        except BackendUnavailableError:
+            continue
+        assert isinstance(value, dict), read
 
 
 @same_each_time

@@ -50,7 +50,8 @@ INSTANCE = schemathesis.openapi.from_dict(contract())
 MACHINE = schemathesis.openapi.from_dict(contract()).include(path_regex="^/m2m_tokens")
 INSTANCE.app = MACHINE.app = EMULATOR
 
-QUICK = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+# Each run takes other examples; `make soak` takes 500.
+QUICK = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 LONG = settings(QUICK, max_examples=500)
 
 

@@ -127,6 +127,9 @@ async def test_a_source_without_forget_and_aclose_is_closed_and_told_nothing(wor
     verifier = world.verifier(world.settings(graph=OwnSource(set())))
     verifier.invalidate(machine_id=world.caller.id)
 
+    with pytest.raises(RefusalError) as refused:
+        await verifier.verify(world.token())
+    assert refused.value.code == "scope_denied"
     await verifier.aclose()
 
 

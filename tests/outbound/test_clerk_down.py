@@ -49,7 +49,9 @@ async def test_without_a_token_the_call_is_not_sent_and_the_error_names_the_caus
 ) -> None:
     world.emulator.fail(MINT, **fault)
     callee = Callee()
-    async with callee.client(outbound(world, timeout=0.2)) as client:
+    # Only a call that hangs is to reach its timeout; on a busy machine any other may take a while.
+    timeout = 0.2 if fault.get("kind") == "hang" else 5.0
+    async with callee.client(outbound(world, timeout=timeout)) as client:
         with pytest.raises(TokenUnavailableError) as unavailable:
             await client.get("/")
     world.emulator.clear_faults()
@@ -85,17 +87,17 @@ async def test_a_token_that_makes_no_sense_is_not_sent(world: World, given: dict
 @pytest.mark.parametrize(
     ("raised", "attempts"),
     [
-        (httpx.ReadError("reset"), 2),
-        (httpx.RemoteProtocolError("closed"), 2),
-        (httpx.ConnectError("refused"), 4),  # all of them by `transport`: nothing was sent
+        (httpx.ReadError, 2),
+        (httpx.RemoteProtocolError, 2),
+        (httpx.ConnectError, 4),  # all of them by `transport`: nothing was sent
     ],
-    ids=repr,
 )
 async def test_a_mint_is_repeated_after_a_lost_connection_and_not_after_a_refused_one(
-    world: World, raised: Exception, attempts: int
+    world: World, raised: type[httpx.TransportError], attempts: int
 ) -> None:
     async def fail(_request: httpx.Request) -> None:
-        raise raised
+        # A new one each time: its traceback keeps the frames of this mint, and so its auth.
+        raise raised("lost")
 
     world.upstream.intercept = fail
     with pytest.raises(TokenUnavailableError) as unavailable:
