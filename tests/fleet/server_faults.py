@@ -14,7 +14,8 @@ from types import TracebackType
 from typing import Any, Self
 
 import redis.asyncio as redis_asyncio
-from own_valkey import own_valkey
+
+from bench.own_valkey import own_valkey
 
 from .proxy import Fault, Proxy
 

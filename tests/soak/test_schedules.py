@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 from fleet.schedules import run
-from own_valkey import own_valkey
+
+from bench.own_valkey import own_valkey
 
 pytestmark = pytest.mark.soak
 

@@ -1,4 +1,4 @@
-"""A Valkey server for tests, on a port that no other server of the tests takes."""
+"""A Valkey server for measurements and tests, on a port that no other server takes."""
 
 from __future__ import annotations
 
