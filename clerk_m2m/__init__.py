@@ -134,8 +134,8 @@ __all__ = [
     "verifier_of",
 ]
 
-# Imported when first used. They bring httpx, starlette and (the guards) FastAPI, and pytest imports
-# this package at the start of every run where it is installed, for its fixtures.
+# Imported when first used. They import httpx, starlette and (the guards) FastAPI, and pytest
+# imports this package at the start of every run, for its fixtures.
 _LAZY = {
     "CredentialVerifier": "clerk_m2m.verification.outcome",
     "GraphSource": "clerk_m2m.graph.source",

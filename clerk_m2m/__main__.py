@@ -10,7 +10,7 @@ _NEEDED: Final = ("typer", "rich", "fastapi", "uvicorn", "websockets")
 
 
 def main() -> None:
-    """Run the command line, or say what to install for it."""
+    """Run the command line, or say which extra must be installed for it."""
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if missing:
         print(
@@ -18,7 +18,7 @@ def main() -> None:
             file=sys.stderr,
         )
         raise SystemExit(2)
-    # Only now: it imports what has just been looked for.
+    # Imported only now, because it imports the packages that were checked above.
     from clerk_m2m.cli import app
 
     app(prog_name="clerk-m2m")

@@ -1,4 +1,4 @@
-"""Time as a parameter, so that tests move it and nothing waits; and what Clerk says of the time."""
+"""The clocks of this package, which tests replace, and Clerk's clock from its `Date` headers."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from typing import Final
 
 # The clock skew that Clerk's own SDKs allow, in seconds.
 LEEWAY: Final = 5.0
-# `Date` has whole seconds, so it is up to this much older than the answer that carries it.
+# `Date` has whole seconds, so it may be this much older than its answer.
 DATE_RESOLUTION: Final = 1.0
-# A difference to Clerk's clock that is warned of. A measured one is wrong by `DATE_RESOLUTION` and
-# the time that the answer took, which is far less.
+# Above this difference to Clerk's clock, a warning is logged. The error of a measured difference is
+# `DATE_RESOLUTION` plus the time that the answer took, which is far less.
 MAX_SKEW: Final = 30.0
 
 
 def steady_clock() -> Callable[[], float]:
-    """Give the monotonic clock that also runs while the host is suspended, where there is one.
+    """Return a monotonic clock that also runs while the host is suspended, if there is one.
 
-    `time.monotonic` stands still then on Linux and macOS: what is kept for 60 s would be kept for
-    as long as the host sleeps, and 60 s more. Other systems get `time.monotonic`.
+    On Linux and macOS `time.monotonic` stops while the host sleeps: a value cached for 60 s would
+    be used for 60 s after the host wakes up, too. On other systems this is `time.monotonic`.
     """
     # macOS: `time.monotonic` is mach_absolute_time, and CLOCK_MONOTONIC counts the sleep.
     name = "CLOCK_MONOTONIC" if sys.platform == "darwin" else "CLOCK_BOOTTIME"
@@ -33,7 +33,7 @@ def steady_clock() -> Callable[[], float]:
         return time.monotonic
     try:
         time.clock_gettime(clock_id)
-    except OSError:  # a sandbox, or a kernel without it
+    except OSError:  # not available in a sandbox or an old kernel
         return time.monotonic
     return partial(time.clock_gettime, clock_id)
 
@@ -45,9 +45,9 @@ _MONOTONIC: Final = steady_clock()
 class Clock:
     """The two clocks of this package, both in seconds.
 
-    `monotonic` measures lifetimes: it is blind to wall-clock jumps, and counts the time that the
-    host is suspended (see `steady_clock`). `wall` is Unix time; the instants of a JWT are compared
-    with it.
+    `monotonic` measures lifetimes. It ignores changes of the wall clock, and includes the time for
+    which the host is suspended (see `steady_clock`). `wall` is Unix time; the instants of a JWT are
+    compared with it.
     """
 
     monotonic: Callable[[], float] = _MONOTONIC
@@ -55,10 +55,10 @@ class Clock:
 
 
 def read_date(date: str, age: str = "") -> float | None:
-    """Give the instant at which an answer was made, by the sender's clock, in Unix seconds.
+    """Return the instant at which an answer was made, by the sender's clock, in Unix seconds.
 
     `date` and `age` are the values of these headers (RFC 9110 section 6.6.1, RFC 9111 section 5.1).
-    None where `date` is no date, and where there is an `age`: a cache gave the answer, which was
+    None if `date` is not a date, or if there is an `age`: then the answer came from a cache and was
     made earlier.
     """
     if age:
@@ -71,21 +71,22 @@ def read_date(date: str, age: str = "") -> float | None:
 
 
 class ServerClock:
-    """Clerk's wall clock, told by the `Date` of its last answer, and how far this host's is off.
+    """Clerk's wall clock, from the `Date` of its last answer, and the skew of this host's clock.
 
-    A denial counts from an instant, and this host's clock may be slow: what was minted before the
-    denial would then look younger than it. `on_skew` is
-    told how far this host's clock is off at each
-    answer, in seconds.
+    A denial of JWTs applies to tokens that were minted before an instant. If this host's clock is
+    slow, a token from before the denial could look newer than it. `on_skew` is called with the skew
+    in seconds at each answer.
     """
 
     def __init__(self, clock: Clock, on_skew: Callable[[float], None] | None = None) -> None:
         self._clock = clock
-        self._noted: tuple[float, float] | None = None  # what `Date` said, and when (monotonic s)
+        self._noted: tuple[float, float] | None = (
+            None  # the last `Date`, and when it was received (monotonic s)
+        )
         self._on_skew = on_skew
 
     def note(self, date: str, age: str = "") -> None:
-        """Take the `Date` of an answer that has just come; what `read_date` cannot use is ignored.
+        """Read the `Date` of a new answer; ignored if `read_date` cannot use it.
 
         `age` is the `Age` of the same answer.
         """
@@ -96,13 +97,13 @@ class ServerClock:
                 self._on_skew(self._clock.wall() - said)
 
     def latest(self) -> float:
-        """Give the later of this host's wall clock and Clerk's, in Unix seconds."""
+        """Return the later of this host's wall clock and Clerk's, in Unix seconds."""
         return self._clock.wall() - min(self.skew() or 0.0, 0.0)
 
     def skew(self) -> float | None:
-        """Give by how many seconds this host's clock is ahead of Clerk's; negative where behind.
+        """Return the seconds by which this host's clock is ahead of Clerk's; negative if behind.
 
-        None until Clerk has told its time.
+        None until the first answer of Clerk's with a usable `Date`.
         """
         if self._noted is None:
             return None
@@ -110,7 +111,7 @@ class ServerClock:
         return self._clock.wall() - (said + self._clock.monotonic() - noted_at)
 
     def judge(self) -> str:
-        """Name this host's clock in a refusal, with the skew where it is known and above 30 s."""
+        """Return a text for a refusal: this host's clock, with its skew if that is above 30 s."""
         skew = self.skew()
         if skew is None or abs(skew) <= MAX_SKEW:
             return "this host's clock"
@@ -118,5 +119,5 @@ class ServerClock:
 
 
 def told_skew(skew: float) -> str:
-    """Say by how many seconds this host's clock is off Clerk's, and in which direction."""
+    """Return the skew to Clerk's clock as text: the seconds and the direction."""
     return f"{abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} Clerk's"

@@ -1,4 +1,4 @@
-"""What was decided and how often, as data: for logs, for metrics, for the command line."""
+"""Decisions about callers as data, for logs, metrics and the command line."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """Why a decision came out as it did."""
+    """The reason of a decision."""
 
     ALLOWED = "allowed"
     EDGE_MISSING = "edge_missing"
@@ -31,7 +31,7 @@ _SENTENCES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """May `caller` call `callee`, and why; `str()` gives it as a sentence."""
+    """Whether `caller` may call `callee`, and why; `str()` returns it as a sentence."""
 
     caller: str
     callee: str
@@ -39,12 +39,12 @@ class Decision:
 
     @property
     def allowed(self) -> bool:
-        """Whether the call may go on."""
+        """Whether the caller may call the callee."""
         return self.reason is Reason.ALLOWED
 
     @property
     def missing_edge(self) -> tuple[str, str] | None:
-        """The edge (caller, callee) whose absence refused the call, or None."""
+        """The missing edge (caller, callee) because of which the call is refused, or None."""
         return None if self.allowed else (self.caller, self.callee)
 
     def __str__(self) -> str:

@@ -1,6 +1,6 @@
-"""The forms of keys, addresses and numbers, and what is read beside the settings.
+"""Checks of keys, URLs and numbers, and readers of environment variables that are not settings.
 
-A mounted secret, a file that holds a key, counts as environment.
+A file that holds a key (a mounted secret) counts as environment.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from urllib.parse import urlsplit
 from clerk_m2m.errors import ConfigurationError
 from clerk_m2m.secret import KeyAnswer, Secret, SecretCallable, hidden
 
-# How a key of ours may be given: as text, as a callable that gives it, or as a file that holds it.
+# The forms of our own keys: text, a callable that returns it, or the path of a file with it.
 SecretKey: TypeAlias = str | Secret | Callable[[], KeyAnswer] | os.PathLike[str]
 
-# The keys of `Settings`, `ClerkClient` and `MachineTokenAuth`, and where each is read from.
+# The keys of `Settings`, `ClerkClient` and `MachineTokenAuth`, and their variables.
 KEY_VARIABLES: Final = {
     "machine_secret_key": "CLERK_MACHINE_SECRET_KEY",
     "secret_key": "CLERK_SECRET_KEY",
@@ -31,7 +31,7 @@ DEFAULT_API_URL: Final = "https://api.clerk.com"
 _URL: Final = re.compile(r"(?i:https?)://[A-Za-z0-9.\-_:\[\]]+([/?#][\x21-\x7e]*)?")
 _ORIGIN: Final = re.compile(r"[A-Za-z]+://[^/?#]+")
 _BOOLEANS: Final = {"1": True, "true": True, "0": False, "false": False}
-# No key is nearly as long, in bytes.
+# In bytes; all keys are much shorter.
 _MAX_KEY_FILE: Final = 16 * 1024
 
 
@@ -45,21 +45,21 @@ def key_from_env(variable: str, environ: Mapping[str, str] | None = None) -> Sec
 
 
 def machine_id_from_env(environ: Mapping[str, str] | None = None) -> str:
-    """Read the service's own machine, `CLERK_MACHINE_ID`; empty where it is unset."""
+    """Read the service's own machine id, `CLERK_MACHINE_ID`; empty if it is unset."""
     text = _variable(environ, "CLERK_MACHINE_ID")
     del environ  # it holds keys, and tracebacks may show the locals of this frame
     return text.reveal()
 
 
 def api_url_from_env(environ: Mapping[str, str] | None = None) -> str:
-    """Read the Backend API's origin, `CLERK_API_URL`, or give Clerk's own."""
+    """Read the Backend API's origin, `CLERK_API_URL`; Clerk's own if it is unset."""
     text = _variable(environ, "CLERK_API_URL")
     del environ  # it holds keys, and tracebacks may show the locals of this frame
     return bare_origin(text.reveal() or DEFAULT_API_URL)
 
 
 def allow_http_from_env(environ: Mapping[str, str] | None = None) -> bool:
-    """Read whether plain http is allowed off loopback, `CLERK_M2M_ALLOW_HTTP`; unset is no."""
+    """Read `CLERK_M2M_ALLOW_HTTP`: whether plain http is allowed off loopback; False if unset."""
     variable = "CLERK_M2M_ALLOW_HTTP"
     text = _variable(environ, variable)
     del environ  # it holds keys, and tracebacks may show the locals of this frame
@@ -69,7 +69,7 @@ def allow_http_from_env(environ: Mapping[str, str] | None = None) -> bool:
 def unknown_variables(
     known: Iterable[str], environ: Mapping[str, str] | None = None
 ) -> dict[str, str | None]:
-    """Give each variable that begins with CLERK_M2M_ and is not `known`, and the nearest known."""
+    """Return the CLERK_M2M_ variables that are not `known`, each with a similar known one."""
     names = [name for name in (os.environ if environ is None else environ) if _is_ours(name)]
     del environ  # it holds keys, and tracebacks may show the locals of this frame
     return {name: nearest(name, known) for name in sorted(set(names).difference(known))}
@@ -78,9 +78,9 @@ def unknown_variables(
 def misspelt_variables(
     known: Collection[str], environ: Mapping[str, str] | None = None
 ) -> dict[str, str]:
-    """Give each variable of Clerk's that is near to a `known` one which is not set, and that one.
+    """Return the CLERK_ variables that are similar to an unset `known` one, each with that one.
 
-    Variables without a near one may be other programs'.
+    Other variables may belong to other programs.
     """
     names = set(os.environ if environ is None else environ)
     del environ  # it holds keys, and tracebacks may show the locals of this frame
@@ -95,7 +95,7 @@ def _is_ours(variable: str) -> bool:
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Give the known name that `name` was probably meant to be, or None."""
+    """Return the known name that `name` was probably meant to be, or None."""
     return next(iter(get_close_matches(name, list(known), 1, 0.8)), None)
 
 
@@ -107,16 +107,16 @@ def _flag_from_text(variable: str, text: Secret) -> bool:
 
 
 def _variable(environ: Mapping[str, str] | None, name: str) -> Secret:
-    """Give the text of a variable, which may hold a key, whatever it is meant for."""
+    """Return the value of a variable; it may be a key that was put into the wrong variable."""
     return Secret((os.environ if environ is None else environ).get(name, "").strip())
 
 
 def checked_secret_key(
     name: str, prefix: str, given: SecretKey | None
 ) -> Secret | Path | SecretCallable | None:
-    """Give where a key comes from, checked as far as it can be now; None for none.
+    """Return `given` with its key hidden, after all checks that are possible now; None for None.
 
-    Raises `ConfigurationError` for a text that is no such key, and for a file that holds none.
+    Raises `ConfigurationError` for a text that is not such a key, and for a file without one.
     """
     given = hidden(given)  # first of all: tracebacks may show the locals of this frame
     if isinstance(given, os.PathLike):
@@ -131,9 +131,9 @@ def checked_secret_key(
 
 
 def key_of_file(name: str, prefix: str, path: Path) -> Secret:
-    """Read a key from a file, without the white space around it.
+    """Read a key from a file, without surrounding white space.
 
-    Raises `ConfigurationError`, which names the file and never quotes it.
+    Raises `ConfigurationError`, which names the file and never quotes its content.
     """
     try:
         key, fault = checked_key(name, prefix, _text_of(path)), "the file is empty"
@@ -144,7 +144,7 @@ def key_of_file(name: str, prefix: str, path: Path) -> Secret:
     except ValueError:
         key, fault = None, "the file is not text"
     if key is None:
-        # Not chained: the cause may quote what is in the file.
+        # Raised outside of `except`, so not chained: the original error may quote the file.
         raise ConfigurationError(f"{name} cannot be read from {path}: {fault}.")
     return key
 
@@ -155,10 +155,10 @@ def _text_of(path: Path) -> Secret:
 
 
 def checked_key(name: str, prefix: str, value: str | Secret | None) -> Secret | None:
-    """Give a key that can stand in a header and is of its kind; None for none."""
+    """Return a key that has its prefix and can be sent in a header; None for an empty one."""
     if not value:
         return None
-    # A key that was read from a file or pasted often ends with a line break.
+    # A key from a file or the clipboard often ends with a line break.
     value = Secret(Secret(value).reveal().strip())
     fault = _fault_of(value, prefix)
     if fault:
@@ -168,10 +168,10 @@ def checked_key(name: str, prefix: str, value: str | Secret | None) -> Secret | 
 
 
 def _fault_of(key: Secret, prefix: str) -> str | None:
-    # The key is part of a header: what cannot stand there would fail at the first request.
+    # The key is sent in a header, so an invalid character would fail at the first request.
     text = key.reveal()
     if text.startswith(("'", '"')):
-        return "it is in quotes, which are not part of a key. Take them away."
+        return "it is in quotes, which are not part of a key. Remove them."
     if not text.startswith(prefix):
         return f"it starts with {prefix}. (Is it another of Clerk's keys?)"
     if not (text.isascii() and text.isprintable()) or " " in text:
@@ -180,18 +180,18 @@ def _fault_of(key: Secret, prefix: str) -> str | None:
 
 
 def checked_flag(name: str, value: object) -> bool:
-    """Give a boolean as it is; a text such as "no" would count as true."""
+    """Return a boolean; raises `ConfigurationError` for others: a text such as "no" is truthy."""
     if not isinstance(value, bool):
         raise ConfigurationError(f"{name} must be True or False.")
     return value
 
 
 def checked_seconds(name: str, value: object, *, least: float = 0.0, most: float = inf) -> float:
-    """Give a number of seconds as a float; raises `ConfigurationError` outside of the bounds."""
+    """Return a number of seconds as a float; raises `ConfigurationError` outside the bounds."""
     if (
         isinstance(value, bool)
         or not isinstance(value, int | float)
-        or not least <= value <= min(most, float_info.max)  # which nan and inf are not
+        or not least <= value <= min(most, float_info.max)  # False for nan and inf
     ):
         upper = f" to {most:g}" if most < inf else " or more"
         raise ConfigurationError(f"{name} must be a number of seconds, {least:g}{upper}.")
@@ -199,7 +199,7 @@ def checked_seconds(name: str, value: object, *, least: float = 0.0, most: float
 
 
 def checked_rate(name: str, value: object) -> float | None:
-    """Give a number a second, or None; raises `ConfigurationError` for what is no rate."""
+    """Return a rate per second, or None; raises `ConfigurationError` for anything else."""
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < inf:
@@ -208,7 +208,7 @@ def checked_rate(name: str, value: object) -> float | None:
 
 
 def checked_count(name: str, value: object, *, least: int = 1) -> int:
-    """Give a whole number; raises `ConfigurationError` for what is none, or too small."""
+    """Return a whole number; raises `ConfigurationError` if it is too small or not a number."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ConfigurationError(f"{name} must be a whole number, {least} or more.")
     return value
@@ -219,11 +219,11 @@ def _url(name: str, value: str) -> str:
         raise ConfigurationError(f"{name} must be text.")
     try:
         parts = urlsplit(value)
-        usable = bool(parts.hostname) and parts.port != 0  # reading an impossible port raises
-        (parts.hostname or "").encode("ascii").decode("idna")  # as does a label that is no name
+        usable = bool(parts.hostname) and parts.port != 0  # raises if the port is impossible
+        (parts.hostname or "").encode("ascii").decode("idna")  # raises if a label is invalid
     except ValueError:
         usable = False
-    # What urlsplit lets pass here, the HTTP client would refuse at the first request.
+    # urlsplit accepts these, but the HTTP client would fail at the first request.
     if not (usable and _URL.fullmatch(value)):
         raise ConfigurationError(
             f"{name} must be an http or https address with no user name, such as {DEFAULT_API_URL}."
@@ -232,8 +232,8 @@ def _url(name: str, value: str) -> str:
 
 
 def bare_origin(value: str) -> str:
-    """Give the origin of the Backend API, without a slash or a `/v1` at its end."""
-    # Clerk's documents give the address with `/v1`, which each path here begins with.
+    """Return the origin of the Backend API, without a slash or a `/v1` at its end."""
+    # Clerk's documents write the URL with `/v1`, but here each path begins with it.
     origin = _url("api_url", value).rstrip("/").removesuffix("/v1").rstrip("/")
     if not _ORIGIN.fullmatch(origin):
         raise ConfigurationError(
@@ -248,9 +248,10 @@ _LIVE_KEY: Final = "sk_live_"
 def require_https(
     name: str, url: str, *, allow_http: bool, secret_key: Secret | None = None
 ) -> None:
-    """Refuse plain http off loopback unless `allow_http`, and with a live instance's key always.
+    """Raise `ConfigurationError` for plain http off loopback, unless `allow_http` is set.
 
-    Whoever is on the way could read the keys and tokens that are sent, or answer in Clerk's place.
+    With a live instance's key it is never allowed. Over plain http an attacker on the network could
+    read the keys and tokens that are sent, or answer in Clerk's place.
     """
     parts = urlsplit(url)
     if parts.scheme == "https" or is_loopback(parts.hostname or ""):
@@ -262,22 +263,22 @@ def require_https(
         )
     if not allow_http:
         raise ConfigurationError(
-            f"{name} must be https, because plain http lets whoever is on the way read keys or "
-            "answer in Clerk's place. For an emulator in a container, set allow_http=True "
+            f"{name} must be https, because over plain http an attacker on the network can read "
+            "keys or answer in Clerk's place. For an emulator in a container, set allow_http=True "
             "(CLERK_M2M_ALLOW_HTTP=1)."
         )
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether what is sent to `host` stays on this machine: 127.0.0.0/8, ::1 or localhost.
+    """Return whether `host` is this machine: 127.0.0.0/8, ::1 or localhost.
 
-    Not `*.localhost`: RFC 6761 section 6.3 only recommends that resolvers answer it with loopback,
-    and some ask the network instead.
+    Not `*.localhost`: RFC 6761 section 6.3 only recommends that resolvers map it to loopback, and
+    some resolvers ask the network.
     """
     try:
         address = ip_address(host)
     except ValueError:
         return host.lower() == "localhost"
-    # Python's versions differ about ::ffff:127.0.0.1, so it does not count.
+    # Python's versions differ on ::ffff:127.0.0.1, so it does not count as loopback.
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     return address.is_loopback and mapped is None

@@ -1,8 +1,8 @@
-"""Everything that this package raises, in one tree.
+"""All exceptions of this package, in one tree.
 
     ClerkM2MError
     ├── ConfigurationError                 a setting or an argument cannot work; the text says why
-    ├── MiddlewareMissingError             a guard ran where no MachineAuthMiddleware did
+    ├── MiddlewareMissingError             a guard ran without MachineAuthMiddleware
     ├── RefusalError                       a request is refused; one class per row of the answers
     │   ├── TokenMissingError              401  token_missing
     │   ├── TokenMalformedError            400  token_malformed
@@ -20,13 +20,13 @@
     │   ├── ConflictError                  409
     │   ├── RateLimitedError               429, with `retry_after`
     │   ├── OverloadedError                not sent: more calls wait than Clerk answers in time
-    │   └── BackendUnavailableError        timeout, unreachable, 5xx, or nonsense
+    │   └── BackendUnavailableError        timeout, unreachable, 5xx, or unreadable
     │       └── AnswerTooLargeError        the answer is over the size limit
     ├── FleetUnavailableError              the Redis of the fleet did not do what was asked
     └── TokenUnavailableError              the caller's side could not get a token to send
 
-`code` is stable and fit for an alert; `status` is the HTTP status that the error means. No error
-ever carries a token or a key.
+`code` is stable and can be used in an alert; `status` is the HTTP status that belongs to the error.
+No error contains a token or a key.
 """
 
 from __future__ import annotations
@@ -69,24 +69,24 @@ __all__ = [
 ]
 
 
-# RFC 6749 section 3.3: what may stand in a scope, and so inside the quotes of a challenge.
+# RFC 6749 section 3.3: the characters of a scope, which are also safe in a quoted challenge.
 SCOPE: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
 
 
 class ClerkM2MError(Exception):
-    """The root: catch this to catch everything that the package raises on purpose."""
+    """The base class of all exceptions that this package raises on purpose."""
 
     code: ClassVar[str] = "error"
     status: int = 500
 
 
 class ConfigurationError(ClerkM2MError, ValueError):
-    """A setting or an argument cannot work; the text says what to give instead.
+    """A setting or an argument is invalid; the text says what to set instead.
 
     Settings are checked at construction, and arguments before anything is sent.
 
-    The text may quote a value. One that has the form of a Clerk key or token is cut down to its
-    beginning: a key is easily pasted into the wrong setting.
+    The text may quote a value. If that has the form of a Clerk key or token, only its beginning is
+    quoted, because a key is easily pasted into the wrong setting.
     """
 
     code = "configuration_invalid"
@@ -96,21 +96,21 @@ class ConfigurationError(ClerkM2MError, ValueError):
 
 
 class MiddlewareMissingError(ClerkM2MError, RuntimeError):
-    """A guard was called on a connection that `MachineAuthMiddleware` has not seen."""
+    """A guard was called on a connection that did not pass `MachineAuthMiddleware`."""
 
     code = "middleware_missing"
 
 
 class RefusalError(ClerkM2MError):
-    """A request is refused: `status` and `code` answer it, `detail` says why in a sentence.
+    """A request is refused with `status` and `code`; `detail` is the reason, as a sentence.
 
     `bearer_error` is the `error` of the Bearer challenge (RFC 6750 section 3.1); None sends the
-    challenge without one (section 3: no credential was presented). `token_class` is what the
-    credential claimed to be, None where that is not known. `from_verifier` is True on what
-    `Verifier.verify` raised. When a handler called it, the refusal is about another credential than
-    the caller's, and the middleware does not answer the request with it. `holder` is whose
-    credential it is, where that was found out (not admitted: for logs only), and `source` tells
-    where that was known from.
+    challenge without it (section 3: no credential was presented). `token_class` is the type that
+    the credential claimed to have, None if unknown. `from_verifier` is True if `Verifier.verify`
+    raised the error. If a handler called `verify`, the refusal is about another credential than the
+    caller's, so the middleware does not answer the request with it. `holder` is the identity of the
+    credential, if it was verified (refused anyway: for logs only), and `source` says where the
+    verdict came from.
     """
 
     from_verifier = False
@@ -134,14 +134,14 @@ class TokenMissingError(RefusalError):
     default_detail = "Send a machine credential in the header: Authorization: Bearer <token>."
 
     def __init__(self, detail: str | None = None, *, api_key_header: str | None = None) -> None:
-        """Take the name of the header that may carry an API key instead, to tell the client."""
+        """`api_key_header` is a header that may carry an API key instead; the text names it."""
         if detail is None and api_key_header is not None:
             detail = f"{self.default_detail} An API key may be sent as {api_key_header}: <key>."
         super().__init__(detail)
 
 
 class TokenMalformedError(RefusalError):
-    """The credential is not of the form that RFC 6750 section 2.1 admits, or there are two."""
+    """The credential does not have the form of RFC 6750 section 2.1, or there are two."""
 
     code = "token_malformed"
     status = 400
@@ -168,7 +168,7 @@ class TokenInvalidError(RefusalError):
 
 
 class ScopeDeniedError(RefusalError):
-    """The scope graph has no edge caller -> callee; `decision` says which was missing."""
+    """The scope graph has no edge caller -> callee; `decision` names the missing edge."""
 
     code = "scope_denied"
     status = 403
@@ -180,10 +180,10 @@ class ScopeDeniedError(RefusalError):
 
 
 class PermissionDeniedError(RefusalError):
-    """A guard wants another caller, or a permission that the credential lacks.
+    """A guard requires another caller, or a permission that the credential does not have.
 
-    `required_scopes` are the permissions asked for, in the order to be shown in the challenge.
-    Raises `ConfigurationError` for one string.
+    `required_scopes` are the required permissions, in the order of the challenge. Raises
+    `ConfigurationError` for a single string.
     """
 
     code = "permission_denied"
@@ -198,7 +198,7 @@ class PermissionDeniedError(RefusalError):
 
 
 class VerificationUnavailableError(RefusalError):
-    """It could not be found out whether the credential is good; try again in `retry_after` s."""
+    """The credential could not be verified; try again in `retry_after` seconds."""
 
     code = "verification_unavailable"
     status = 503
@@ -211,7 +211,7 @@ class VerificationUnavailableError(RefusalError):
 
 
 class VerifierMisconfiguredError(VerificationUnavailableError):
-    """Clerk refused this service's own key, so nothing can be verified until it is mended."""
+    """Clerk refused this service's own key, so it cannot verify credentials until that is fixed."""
 
     code = "verifier_misconfigured"
     default_detail = "This service cannot verify credentials just now. Its operator has been told."
@@ -222,7 +222,7 @@ class VerifierMisconfiguredError(VerificationUnavailableError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FieldError:
-    """One entry of `errors` in an answer of Clerk's (schema `ClerkError`)."""
+    """One entry of `errors` in Clerk's error answer (schema `ClerkError`)."""
 
     code: str
     message: str
@@ -230,11 +230,11 @@ class FieldError:
 
 
 class BackendAPIError(ClerkM2MError):
-    """Clerk's Backend API did not do what was asked.
+    """A call of Clerk's Backend API failed.
 
-    `status` is the HTTP status of the answer (or the one that the error means, when there was no
-    answer), `errors` is what Clerk said field by field, `clerk_trace_id` is what Clerk's support
-    asks for; the text has it too, and the name of the operation in Clerk's OpenAPI document.
+    `status` is the HTTP status of the answer, or the one of the error's class if there was no
+    answer. `errors` are Clerk's errors by field. `clerk_trace_id` is the id that Clerk's support
+    asks for. The text contains it too, and the operation's name in Clerk's OpenAPI document.
     """
 
     code = "backend_api_error"
@@ -257,7 +257,7 @@ class BackendAPIError(ClerkM2MError):
 
 
 class InvalidRequestError(BackendAPIError):
-    """Clerk refused the request's contents (400 or 422): see `errors`."""
+    """Clerk rejected the content of the request (400 or 422): see `errors`."""
 
     code = "invalid_request"
     status = 400
@@ -266,8 +266,8 @@ class InvalidRequestError(BackendAPIError):
 class KeyRefusedError(BackendAPIError):
     """Clerk refused the key that the call was made with (401 or 403).
 
-    `retry_after` is how long such calls are not sent with this key, in seconds: 1 at the first
-    refusal, and twice as long at each further one, up to 30.
+    `retry_after` is the pause in seconds during which such calls are not sent with this key: 1
+    after the first refusal, doubled by each further one, up to 30.
     """
 
     code = "key_refused"
@@ -275,21 +275,21 @@ class KeyRefusedError(BackendAPIError):
 
 
 class KeyUnavailableError(BackendAPIError):
-    """The callable that gives our own key has given none yet, so the call was not sent."""
+    """The call was not sent, because the source of our own key has not returned a key yet."""
 
     code = "key_unavailable"
     status = 503
 
 
 class NotFoundError(BackendAPIError):
-    """Clerk knows no such machine, token or key (404)."""
+    """The machine, token or key does not exist at Clerk (404)."""
 
     code = "not_found"
     status = 404
 
 
 class ConflictError(BackendAPIError):
-    """What was to be created exists already (409)."""
+    """The resource exists already (409)."""
 
     code = "conflict"
     status = 409
@@ -305,8 +305,8 @@ class RateLimitedError(BackendAPIError):
 class OverloadedError(BackendAPIError):
     """The call was not sent, because more calls wait than Clerk answers in time.
 
-    Clerk is not down: this process asks for more than its `max_inflight` calls and `unknown_rate`
-    allow. `retry_after` is in seconds.
+    Clerk is not down: this process needs more calls than `max_inflight` and `unknown_rate` allow.
+    `retry_after` is in seconds.
     """
 
     code = "overloaded"
@@ -314,9 +314,9 @@ class OverloadedError(BackendAPIError):
 
 
 class BackendUnavailableError(BackendAPIError):
-    """Clerk timed out, could not be reached, answered 5xx, or answered nonsense.
+    """Clerk timed out, was unreachable, answered 5xx, or sent an unreadable answer.
 
-    Also raised where the client was closed, or its certificates cannot be read: the text says so.
+    Also raised if the client was closed, or if its certificates cannot be read: the text says so.
     """
 
     code = "backend_unavailable"
@@ -324,22 +324,22 @@ class BackendUnavailableError(BackendAPIError):
 
 
 class AnswerTooLargeError(BackendUnavailableError):
-    """Clerk's answer is over the size limit: ask for less at once."""
+    """Clerk's answer is over the size limit: request a smaller page."""
 
     code = "answer_too_large"
 
 
 class FleetUnavailableError(ClerkM2MError):
-    """The Redis that the fleet shares did not do what was asked. What was asked may be done."""
+    """A command to the fleet's Redis failed; Redis may have carried it out."""
 
     code = "fleet_unavailable"
 
 
 class TokenUnavailableError(ClerkM2MError):
-    """No token could be had to send, so the request was not sent.
+    """There was no token to send, so the request was not sent.
 
-    `__cause__` is what Clerk's Backend API said; `retry_after` is in seconds, None when waiting
-    does not help.
+    `__cause__` is the error of the mint; `retry_after` is in seconds, None if waiting does not
+    help.
     """
 
     code = "token_unavailable"

@@ -1,4 +1,4 @@
-"""`Fleet`: the Redis that the workers and hosts of a fleet share, as it is set."""
+"""`Fleet`: the settings of the Redis that the workers and hosts of a fleet share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from clerk_m2m.environment import _flag_from_text, _variable, checked_flag
 from clerk_m2m.errors import ConfigurationError
 from clerk_m2m.secret import Secret
 
-# As long as 32 random bytes in base64 without padding, less some room for other alphabets.
+# 32 random bytes have 43 characters in base64 without padding; other encodings may be shorter.
 MIN_KEY_LENGTH: Final = 32
 MAX_KEYS: Final = 2
 DEFAULT_PREFIX: Final = "clerk_m2m"
@@ -28,18 +28,18 @@ _PREFIX: Final = re.compile(r"[A-Za-z0-9\-_.:/]{1,100}")
 
 @dataclass(frozen=True, slots=True, kw_only=True, init=False)
 class Fleet:
-    """A Redis or Valkey through which services tell each other what was revoked.
+    """A Redis or Valkey through which services notify each other of revocations.
 
-    `server` is an address (`redis://`, `rediss://` with TLS, `unix://`), or a callable that gives a
-    client of `redis.asyncio`, for Sentinel, Cluster or certificates of your own. It is called for
-    each new connection to the log, must give a new client each time, and that one is closed after
-    use. `keys` are one or two secrets of 32 characters or more, the same for all
-    services of an instance: the first one signs, and what either has signed is believed. Give two
-    while you replace one. `prefix` begins the names of all keys in Redis: give each Clerk instance
-    that shares a Redis a prefix of its own. A process that could not read the log of revocations
-    yet does not know which JWTs are denied: it answers 503 to them, unless `require_log` is False.
-    With `share_verdicts` (experimental), the processes of one service also share what Clerk said of
-    opaque tokens and API keys, sealed under the Clerk key that verified them.
+    `server` is a URL (`redis://`, `rediss://` with TLS, `unix://`), or a callable that returns a
+    client of `redis.asyncio`, for Sentinel, Cluster or your own certificates. The callable is
+    called for each new connection to the log and must return a new client each time, which is
+    closed after use. `keys` are one or two secrets of at least 32 characters, the same for all
+    services of an instance. The first one signs; signatures of both are accepted. Set two while you
+    replace one. `prefix` is the prefix of all keys in Redis: if several Clerk instances share a
+    Redis, each needs its own. A process that has not read the log of revocations yet does not know
+    which JWTs are denied. It answers 503 to JWTs, unless `require_log` is False. With
+    `share_verdicts` (experimental), the processes of one service also share verdicts of opaque
+    tokens and API keys, encrypted under the Clerk key that verified them.
 
     Raises `ConfigurationError`.
     """
@@ -73,7 +73,7 @@ class Fleet:
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Fleet | None:
         """Read `CLERK_M2M_FLEET_URL`, `_KEY`, `_PREFIX` and `_SHARE_VERDICTS`.
 
-        None where neither an address nor a key is set. Two keys are separated by a comma.
+        None if neither a URL nor a key is set. Two keys are separated by a comma.
         """
         server, keys, prefix, share = (_variable(environ, each) for each in ENVIRONMENT.values())
         del environ  # it holds keys, and tracebacks may show the locals of this frame
@@ -94,9 +94,9 @@ class Fleet:
 
 
 def checked_fleet(value: object) -> Fleet | None:
-    """Give a fleet, or None; raises `ConfigurationError` for anything else."""
+    """Return a fleet, or None; raises `ConfigurationError` for anything else."""
     if value is not None and not isinstance(value, Fleet):
-        raise ConfigurationError("fleet must be a Fleet: its server and its keys.")
+        raise ConfigurationError("fleet must be a Fleet, with its server and its keys.")
     return value
 
 
@@ -111,17 +111,16 @@ def _server(server: object) -> Secret | Callable[[], Any]:
         return server
     if not isinstance(server, Secret):
         raise ConfigurationError(
-            "fleet: the server must be an address, or a callable that gives a client of "
-            "redis.asyncio."
+            "fleet: the server must be a URL, or a callable that returns a client of redis.asyncio."
         )
     try:
         parts = urlsplit(server.reveal())
         usable = parts.scheme in _SCHEMES and bool(parts.hostname or parts.path)
-        parts.port  # noqa: B018  reading an impossible port raises
+        parts.port  # noqa: B018  raises if the port is impossible
     except ValueError:
         usable = False
     if not usable:
-        # Not quoted: it may hold a password.
+        # The URL is not quoted, because it may contain a password.
         raise ConfigurationError(
             "fleet: the address (CLERK_M2M_FLEET_URL) must begin with redis://, rediss:// or "
             "unix://, such as redis://redis.internal:6379/0."

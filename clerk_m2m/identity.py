@@ -1,13 +1,13 @@
-"""Who is calling: the typed identities that a handler receives.
+"""The typed identities of callers, which a handler receives.
 
-They hold no credential, and nothing that a handler can reach in them can be changed, so a verdict
-may be shared between requests.
+They hold no credential, and they are immutable at every depth, so requests can share a verdict.
 
-An identity goes out to a client (`as_dict`, FastAPI, pydantic), and never comes in from one: only a
-verification makes it. FastAPI would fill the fields of any dataclass from the request. So pydantic
-takes nothing but an identity that exists, and `_OnlyByGuard` in the annotation of a field fails
-where FastAPI reads the class as a dependency. (FastAPI resolves no annotation of a class that is
-text, hence no `from __future__ import annotations` here.)
+An identity can be serialized for a client (`as_dict`, FastAPI, pydantic), but it is never built
+from a client's data: only a verification makes it. FastAPI would fill the fields of any dataclass
+from the request. So pydantic accepts only an existing identity, and `_OnlyByGuard` in the
+annotation of a field raises if FastAPI uses the class as a dependency. (FastAPI does not resolve
+the annotations of a class if they are text, so this file has no
+`from __future__ import annotations`.)
 """
 
 import re
@@ -22,7 +22,7 @@ USER_ID = re.compile(r"user_[A-Za-z0-9_]{27}")
 
 
 class FrozenMapping(Mapping[str, Any]):
-    """A mapping that cannot be changed; unlike a `mappingproxy` it can be copied and pickled."""
+    """An immutable mapping; unlike a `mappingproxy` it can be copied and pickled."""
 
     __slots__ = ("_items",)
 
@@ -42,7 +42,7 @@ class FrozenMapping(Mapping[str, Any]):
         return repr(dict(self._items))
 
     def __deepcopy__(self, memo: Any) -> "FrozenMapping":
-        return self  # nothing in it can change either: see `freeze`
+        return self  # its values are immutable too: see `freeze`
 
     def __reduce__(self) -> tuple[type["FrozenMapping"], tuple[dict[str, Any]]]:
         return FrozenMapping, (dict(self._items),)
@@ -52,7 +52,7 @@ NO_CLAIMS: Mapping[str, Any] = FrozenMapping({})
 
 
 class TokenType(StrEnum):
-    """The kinds of machine credential, by the names that `Settings.accepts` takes."""
+    """The types of machine credentials, by their names in `Settings.accepts`."""
 
     M2M_TOKEN = "m2m_token"
     API_KEY = "api_key"
@@ -64,7 +64,7 @@ TokenTypeName: TypeAlias = Literal["m2m_token", "api_key", "oauth_token"]
 
 
 class TokenClass(StrEnum):
-    """What a credential claims to be, by its form. Nothing is verified yet."""
+    """The type of a credential by its form, before anything is verified."""
 
     M2M_OPAQUE = "opaque M2M token"
     M2M_JWT = "M2M JWT"
@@ -77,17 +77,17 @@ class TokenClass(StrEnum):
 
 
 def freeze(value: Any) -> Any:
-    """Give a read-only copy of JSON: mappings become `FrozenMapping`s, lists become tuples."""
+    """Return a read-only copy of JSON: mappings become `FrozenMapping`s, lists become tuples."""
     return _rebuilt(value, FrozenMapping, tuple)
 
 
 def thaw(value: Any) -> Any:
-    """Give a copy of what `freeze` gave, or of a set of text, that is plain JSON again."""
+    """Return a copy of a frozen value, or of a set of text, as plain JSON."""
     return _rebuilt(sorted(value) if isinstance(value, frozenset) else value, dict, list)
 
 
 def read_claims(value: Any) -> Mapping[str, Any]:
-    """Give the claims of an identity, read-only: other JSON than an object is under `claims`."""
+    """Return the claims of an identity, read-only. JSON that is no object is put under `claims`."""
     if value is None:
         return NO_CLAIMS
     frozen: Mapping[str, Any] = freeze(value if isinstance(value, dict) else {"claims": value})
@@ -95,7 +95,7 @@ def read_claims(value: Any) -> Mapping[str, Any]:
 
 
 def read_audience(value: Any) -> tuple[str, ...] | None:
-    """Read an `aud`: a string, or a list of at least one (RFC 7519 section 4.1.3); else None."""
+    """Read an `aud`: a string or non-empty list of strings (RFC 7519 section 4.1.3); else None."""
     texts = [value] if isinstance(value, str) else value
     if isinstance(texts, list) and texts and all(isinstance(item, str) for item in texts):
         return tuple(texts)
@@ -105,12 +105,12 @@ def read_audience(value: Any) -> tuple[str, ...] | None:
 def _rebuilt(
     value: Any, mapping: Callable[[Mapping[str, Any]], Any], sequence: Callable[[list[Any]], Any]
 ) -> Any:
-    # Without recursion: how deep the claims nest is the choice of whoever minted the credential.
+    # Without recursion, because the minter of the credential chooses how deep the claims nest.
     containers = [value]
     for each in containers:
         containers.extend(item for item in _inside(each) if isinstance(item, _CONTAINER))
     rebuilt: dict[int, Any] = {}
-    for each in reversed(containers):  # what is inside comes before what holds it
+    for each in reversed(containers):  # inner values come before their containers
         inside = [rebuilt.get(id(item), item) for item in _inside(each)]
         if isinstance(each, _MAPPING):
             rebuilt[id(each)] = mapping(dict(zip(each, inside, strict=True)))
@@ -119,7 +119,7 @@ def _rebuilt(
     return rebuilt.get(id(value), value)
 
 
-_MAPPING = (dict, FrozenMapping, Mapping)  # the usual ones first: the last takes longer
+_MAPPING = (dict, FrozenMapping, Mapping)  # the common types first: the last check is slower
 _SEQUENCE = (list, tuple)
 _CONTAINER = _MAPPING + _SEQUENCE
 
@@ -131,7 +131,7 @@ def _inside(value: Any) -> Collection[Any]:
 
 
 class _OnlyByGuard:
-    """Refuses `Depends(MachineIdentity)` when FastAPI reads the route."""
+    """Raises for `Depends(MachineIdentity)` when FastAPI reads the route."""
 
     def __init__(self, guard: str) -> None:
         self._guard = guard
@@ -145,17 +145,18 @@ class _OnlyByGuard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Identity:
-    """What every identity has.
+    """The common attributes of all identities.
 
-    `token_id` is Clerk's id of the credential, fit for logs. `subject` is whom it speaks for.
-    `scopes` are attested by Clerk's server and empty for a JWT of a machine. `claims` are chosen by
-    whoever minted the credential: information, never a permission. `expires_at` is Unix time in
-    seconds, None for a credential that does not expire. `stale` marks a verdict that outlives its
-    lifetime while Clerk is down (`Settings.stale_if_error`).
+    `token_id` is Clerk's id of the credential and may be logged. `subject` is the machine, user or
+    organization that the credential belongs to. `scopes` are attested by Clerk's server; they are
+    empty for a JWT of a machine. The minter of the credential chooses the `claims`: they are
+    information, never a permission. `expires_at` is Unix time in seconds, None if the credential
+    does not expire. `stale` is True for an expired verdict that is used while Clerk is down
+    (`Settings.stale_if_error`).
     """
 
     token_type: ClassVar[TokenType]
-    guard: ClassVar[str]  # how a route asks for it, for messages
+    guard: ClassVar[str]  # how a route requests it, for error texts
     token_id: str
     subject: str
     scopes: frozenset[str] = frozenset()
@@ -164,17 +165,18 @@ class _Identity:
     stale: bool = False
 
     def as_dict(self) -> dict[str, Any]:
-        """Give the type and all fields as new, plain values that JSON has; `scopes` are sorted.
+        """Return the type and all fields as new, plain JSON values; `scopes` are sorted.
 
-        The claims are among them, whoever is shown the result. No identity is made of it again.
+        The claims are included, so check who may read the result. The result cannot be converted
+        back to an identity.
         """
         values = {each.name: thaw(getattr(self, each.name)) for each in fields(self)}
         return {"token_type": self.token_type.value, **values}
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
-        """Let pydantic show an identity, and take one that exists, but never make one of input."""
-        from pydantic_core import core_schema  # pydantic is there, since it asks
+        """Let pydantic serialize an identity and accept an existing one, but never build one."""
+        from pydantic_core import core_schema  # pydantic is installed, because it calls this
 
         names = ["token_type", *(each.name for each in fields(cls))]
         shown = core_schema.typed_dict_schema(
@@ -187,7 +189,7 @@ class _Identity:
                 f"A {cls.__name__} is never made of input. In FastAPI, get the caller's with "
                 f"Depends({cls.guard})."
             ),
-            # Wrapped, so that include, exclude and exclude_none hold for what `as_dict` gives.
+            # Wrapped, so that include, exclude and exclude_none apply to the result of `as_dict`.
             serialization=core_schema.wrap_serializer_function_ser_schema(
                 lambda identity, handler: handler(identity.as_dict()), schema=shown
             ),
@@ -195,7 +197,7 @@ class _Identity:
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: Any, handler: Any) -> dict[str, Any]:
-        """Describe what `as_dict` gives."""
+        """Describe the result of `as_dict`."""
         own = {each.name for each in fields(cls)}
         shapes = {name: shape for name, shape in _SHAPES.items() if name in own}
         token_type = {"type": "string", "const": cls.token_type.value}
@@ -210,7 +212,7 @@ class _Identity:
 _TEXT = {"type": "string"}
 _TEXTS = {"type": "array", "items": _TEXT}
 _OBJECT = {"type": "object", "additionalProperties": True}
-# JSON Schema of each field, as `as_dict` gives it.
+# The JSON Schema of each field in the result of `as_dict`.
 _SHAPES: Mapping[str, Mapping[str, Any]] = {
     "token_id": _TEXT,
     "subject": _TEXT,
@@ -245,7 +247,7 @@ class MachineIdentity(_Identity):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiKeyIdentity(_Identity):
-    """A user, an organization or a machine, by its API key; `scopes` are the key's permissions."""
+    """A user, an organization or a machine with an API key; `scopes` are the key's permissions."""
 
     token_type: ClassVar[Literal[TokenType.API_KEY]] = TokenType.API_KEY
     guard: ClassVar[str] = "require_api_key()"
@@ -253,17 +255,17 @@ class ApiKeyIdentity(_Identity):
 
     @property
     def user_id(self) -> str | None:
-        """The user whom the key speaks for, `user_…`, or None."""
+        """The user whom the key belongs to, `user_…`, or None."""
         return self._subject_if("user_")
 
     @property
     def org_id(self) -> str | None:
-        """The organization that the key speaks for, `org_…`, or None."""
+        """The organization that the key belongs to, `org_…`, or None."""
         return self._subject_if("org_")
 
     @property
     def machine_id(self) -> str | None:
-        """The machine that the key speaks for, `mch_…`, or None."""
+        """The machine that the key belongs to, `mch_…`, or None."""
         return self._subject_if("mch_")
 
     def _subject_if(self, prefix: str) -> str | None:
@@ -272,11 +274,11 @@ class ApiKeyIdentity(_Identity):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OAuthIdentity(_Identity):
-    """A user on whose behalf an OAuth client called; `scopes` are what the user granted it.
+    """A user for whom an OAuth client called; `scopes` are the permissions granted to the client.
 
-    `audience` are the services that the token is meant for (`aud`), empty where it names none; see
-    `Settings.oauth_audience`. `actor` is who acts for the user (`act`, RFC 8693 section 4.1), as a
-    mapping that cannot be changed, or None.
+    `audience` are the services that the token is meant for (`aud`), empty if it names none; see
+    `Settings.oauth_audience`. `actor` is the party that acts for the user (`act`, RFC 8693 section
+    4.1), as an immutable mapping, or None.
     """
 
     token_type: ClassVar[Literal[TokenType.OAUTH_TOKEN]] = TokenType.OAUTH_TOKEN

@@ -1,4 +1,4 @@
-"""Text that must not be printed by accident."""
+"""`Secret`: text that must not be printed by accident."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any, Final, NoReturn, Self, SupportsIndex, TypeAlias, TypeVar
 
 T = TypeVar("T")
 
-# What a callable gives that is asked for a key.
+# The return type of a callable that provides a key.
 KeyAnswer: TypeAlias = "str | Secret | Awaitable[str | Secret]"
 
-# The beginnings of Clerk's secret keys, API keys, machine keys and tokens; `eyJ` begins a JWT.
+# The prefixes of Clerk's secret keys, API keys, machine keys and tokens, and `eyJ` of a JWT.
 _CREDENTIAL: Final = re.compile(r"(?<![A-Za-z0-9])(sk_|ak_|mt_|oat_|eyJ)[A-Za-z0-9_\-.~+/=]{8,}")
 
 
 class Secret:
-    """A key or a token whose `repr` and `str` hide it; `reveal()` gives the text.
+    """A key or a token that `repr` and `str` hide; `reveal()` returns the text.
 
-    It cannot be pickled, and neither can what holds one. A copy of it is itself. In pydantic (and
-    so in an answer of FastAPI) it is written to JSON as `…`: to give it away, say `reveal()`.
+    It cannot be pickled, nor can an object that holds one. Copying returns the same object.
+    Pydantic (and so FastAPI) serializes it as `…`; call `reveal()` to return it to a client.
     """
 
     __slots__ = ("_text",)
@@ -31,7 +31,7 @@ class Secret:
         self._text: str = text._text if isinstance(text, Secret) else text
 
     def reveal(self) -> str:
-        """Give the text itself, for the one place that sends it."""
+        """Return the text itself, for the code that sends it."""
         return self._text
 
     def __repr__(self) -> str:
@@ -62,7 +62,7 @@ class Secret:
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: object, handler: object) -> Any:
-        """Tell pydantic how a `Secret` is read (from text) and written (hidden)."""
+        """Define how pydantic reads a `Secret` (from text) and writes it (hidden)."""
         from pydantic_core import core_schema  # only pydantic calls this
 
         text = core_schema.str_schema()
@@ -79,10 +79,11 @@ class Secret:
 
 
 class SecretCallable:
-    """A callable that gives a key. Its `repr` hides what it wraps, which may hold one.
+    """Wraps a callable that returns a key, and hides it: its `repr` may contain a key.
 
-    (`functools.partial` shows its arguments.) Text that it gives is a `Secret` at once. `is_async`
-    tells whether it is a coroutine function. It cannot be pickled. A copy of it is itself.
+    (The repr of `functools.partial` shows the arguments.) Text that it returns becomes a `Secret`.
+    `is_async` is True for a coroutine function. It cannot be pickled. Copying returns the same
+    object.
     """
 
     __slots__ = ("_call", "is_async")
@@ -117,7 +118,7 @@ class SecretCallable:
 
 
 def not_pickled(what: str) -> TypeError:
-    """Give the error of something that holds a key and is asked to be pickled."""
+    """Return the error for pickling an object that holds a key."""
     return TypeError(
         f"{what} cannot be pickled: the key would be written in clear. Make the settings, client "
         "or verifier in the other process, from its own environment."
@@ -125,7 +126,7 @@ def not_pickled(what: str) -> TypeError:
 
 
 def hidden(value: Any) -> Any:
-    """Give a text as a `Secret`, a callable as a `SecretCallable`, and anything else as it is."""
+    """Return a text as a `Secret`, a callable as a `SecretCallable`, and anything else as it is."""
     if isinstance(value, str):
         return Secret(value)
     if callable(value) and not isinstance(value, SecretCallable):
@@ -134,10 +135,10 @@ def hidden(value: Any) -> Any:
 
 
 def is_credential(text: str) -> bool:
-    """Tell whether a text has the form of a Clerk key or token."""
+    """Return whether a text has the form of a Clerk key or token."""
     return _CREDENTIAL.fullmatch(text) is not None
 
 
 def without_credentials(text: str) -> str:
-    """Give a text with all but the beginning of each Clerk key or token in it taken out."""
+    """Return a text in which each Clerk key or token is cut down to its beginning."""
     return _CREDENTIAL.sub(r"\1…", text)

@@ -1,4 +1,4 @@
-"""`Settings`: all that can be set, checked at construction. The only reader of the environment."""
+"""`Settings`: all settings of a service, checked at construction."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ ENVIRONMENT: Final = {
     "max_inflight": "CLERK_M2M_MAX_INFLIGHT",
     "unknown_rate": "CLERK_M2M_UNKNOWN_RATE",
 }
-# All variables that settings are read from, but those of files with keys.
+# All variables that settings are read from, without those that name files with keys.
 VARIABLES: Final = (*ENVIRONMENT.values(), *fleet_settings.ENVIRONMENT.values())
 _SECRET_KEYS: Final = frozenset({"machine_secret_key", "secret_key"})
 _INTEGERS: Final = frozenset({"cache_size", "max_inflight"})
@@ -69,30 +69,32 @@ _SECONDS: Final = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True, init=False)
 class Settings:
-    """How this service verifies its callers; keyword-only, validated, immutable.
+    """How this service verifies its callers: keyword-only, checked, immutable, times in seconds.
 
-    Durations are seconds. `machine_id` is this service's own machine: the callee of every check.
-    `machine_secret_key` verifies M2M tokens; `secret_key`, the instance's, verifies API keys and
-    OAuth access tokens, reads the live graph and the key set, and verifies M2M tokens where there
-    is no machine key. Each is text or a `Secret`, a callable that gives it and does not block, an
-    async callable, or the path of a file: with the last three, a key may be rotated while the
-    service runs. `jwt_key` (a PEM public key) or `jwks_url` lets JWTs be verified without it.
-    `allow_http` lets `api_url` and `jwks_url` be plain http off loopback, for an emulator.
-    `accepts` names the credential types taken: "m2m_token", "api_key", "oauth_token". `graph` is a
-    `ScopeGraph`, a mapping of machine id to machine ids, the path of a TOML file, "live", or a
-    `GraphSource` of your own; None means "live" where `secret_key` is given, else no graph.
-    `graph_ttl` is how long an answer of it counts, `graph_max_stale` how long the last one may be
-    used while there is no other.
-    `api_key_header` names a header that may carry an API key. `oauth_audience`, a string or a list
-    of them, is what this service is called in the `aud` of an OAuth access token: with it, a token
-    must name one of them; without it, a token that names any is refused (RFC 9068 section 4).
-    `cache_ttl` and `negative_ttl` (10 at most) are the longest lifetimes of a yes and of a no,
-    `cache_size` counts the entries of each. `stale_if_error` is how old a yes may grow while Clerk
-    is down, 0 turns it off. `timeout` is the total deadline of a verification, `max_inflight`
-    bounds the calls to Clerk at once in each event loop, and `unknown_rate` the verifications of
-    unknown credentials a second, which is what a flood of them may cost; None adapts it to Clerk's
-    rate limit, between 1 and 100. `fleet` is the Redis through which services tell each other
-    what was revoked.
+    - `machine_id`: this service's own machine, the callee of every check.
+    - `machine_secret_key`: the machine's own key; it verifies M2M tokens. `secret_key`: the
+      instance's key. It verifies API keys and OAuth access tokens, reads the live graph and the
+      key set, and verifies M2M tokens if there is no machine key.
+    - Each key is text or a `Secret`, a callable that returns it and does not block, an async
+      callable, or the path of a file. The last three allow a rotation while the service runs.
+    - `jwt_key` (a PEM public key) or `jwks_url`: verifies JWTs without `secret_key`.
+    - `allow_http`: allows plain http for `api_url` and `jwks_url` off loopback, for an emulator.
+    - `accepts`: the accepted credential types, of "m2m_token", "api_key", "oauth_token".
+    - `graph`: a `ScopeGraph`, a mapping of machine id to machine ids, the path of a TOML file,
+      "live", or your own `GraphSource`. None means "live" if `secret_key` is set, else no graph.
+    - `graph_ttl`: how long the graph is cached. `graph_max_stale`: how long the last known graph
+      may be used while its source fails.
+    - `api_key_header`: the name of a header that may carry an API key.
+    - `oauth_audience`: the names of this service in the `aud` of an OAuth access token, of which a
+      token must have one. Without it, a token with an `aud` is refused (RFC 9068 section 4).
+    - `cache_ttl` and `negative_ttl` (at most 10): how long positive and negative verdicts are
+      cached. `cache_size`: the number of entries of each kind.
+    - `stale_if_error`: the maximum age of a positive verdict while Clerk is down; 0 turns this off.
+    - `timeout`: the total deadline of a verification.
+    - `max_inflight`: the maximum number of concurrent calls to Clerk in each event loop.
+    - `unknown_rate`: the maximum of verifications of unknown credentials per second, which limits
+      the cost of a flood. None adapts it to Clerk's rate limit, between 1 and 90.
+    - `fleet`: the Redis through which services notify each other of revocations.
 
     Raises `ConfigurationError`, whose text says what to set.
     """
@@ -173,12 +175,12 @@ class Settings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **given: Any) -> Settings:
-        """Read the environment (`CLERK_MACHINE_ID` and the others); `given` settings win over it.
+        """Read the environment (`CLERK_MACHINE_ID` and the others); `given` settings override it.
 
-        Numbers are plain seconds or counts, `CLERK_M2M_ALLOW_HTTP` is 1 or true, 0 or false,
-        `CLERK_M2M_ACCEPTS` and `CLERK_M2M_OAUTH_AUDIENCE` are comma-separated lists, and an empty
-        variable counts as unset. `CLERK_MACHINE_SECRET_KEY_FILE` and `CLERK_SECRET_KEY_FILE` give
-        the path of a file with the key instead.
+        Numbers are plain seconds or counts. `CLERK_M2M_ALLOW_HTTP` is 1 or true, 0 or false.
+        `CLERK_M2M_ACCEPTS` and `CLERK_M2M_OAUTH_AUDIENCE` are comma-separated lists. An empty
+        variable counts as unset. `CLERK_MACHINE_SECRET_KEY_FILE` and `CLERK_SECRET_KEY_FILE` are
+        paths of files with the key, instead of the key itself.
         """
         given = {
             name: hidden(value) if name in _SECRET_KEYS else value for name, value in given.items()
@@ -208,7 +210,7 @@ class Settings:
 
     @property
     def verifies_jwts(self) -> bool:
-        """Whether there is a key set to verify JWTs with."""
+        """Whether JWTs can be verified: there is a key or a source of the key set."""
         return bool(self.jwt_key or self.jwks_url or self.secret_key)
 
     def _check_together(self) -> None:
@@ -270,7 +272,7 @@ def _number(text: Secret, kind: type[int] | type[float]) -> float | None:
     try:
         return kind(text.reveal())
     except ValueError:
-        return None  # the error quotes the text: it is not passed on
+        return None  # the original error quotes the text, so it is not chained
 
 
 def _machine_id(value: str | None) -> str:
@@ -318,7 +320,7 @@ def _oauth_audience(value: str | Iterable[str] | None) -> frozenset[str] | None:
         return None
     items: list[object] = [value] if isinstance(value, str) else list(value)
     audience = [item for item in items if isinstance(item, str) and item]
-    # An empty one would turn the check off for somebody who has asked for it.
+    # An empty list would silently turn off a check that the user wanted.
     if not items or len(audience) < len(items):
         raise ConfigurationError(
             "oauth_audience must be a string or a list of strings, none of them empty. Leave it "

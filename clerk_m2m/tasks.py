@@ -1,8 +1,8 @@
-"""What outlives a request: tasks of no request, values of one event loop, locks across a fork.
+"""Tasks that outlive a request, one value per event loop, and locks that are safe across a fork.
 
 A process may fork after it has used this package (`gunicorn --preload`). The child then has copies
-of everything but the parent's threads. So no lock may be held at that moment, and the child must
-not use what belongs to an event loop of the parent's: its sockets are the parent's too.
+of everything except the parent's threads. So no lock may be held during the fork, and the child
+must not use objects of the parent's event loops, because parent and child share their sockets.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ T = TypeVar("T")
 
 
 def detached(coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-    """Start a task in a context of its own; cancelling a waiter does not cancel it."""
+    """Start a task in its own context; cancelling a waiter does not cancel it."""
     task = asyncio.get_running_loop().create_task(coroutine, context=Context())
     task.add_done_callback(_retrieve)
     return task
 
 
 def current_task() -> asyncio.Task[Any]:
-    """Give the task that runs now."""
+    """Return the current task."""
     task = asyncio.current_task()
     if task is None:
         raise RuntimeError("This runs in a task.")
@@ -34,16 +34,17 @@ def current_task() -> asyncio.Task[Any]:
 
 
 def _retrieve(task: asyncio.Task[Any]) -> None:
-    # Every waiter may have left: without this, asyncio would log the error as never retrieved.
+    # All waiters may have been cancelled: without this, asyncio logs that the error was never
+    # retrieved.
     if not task.cancelled():
         task.exception()
 
 
 class PerLoop(Generic[T]):
-    """One value for each event loop, made by `make` when a loop first asks for it.
+    """One value per event loop, created by `make` at the loop's first `get`.
 
-    Event loops of several threads may share one registry. The value of a closed loop is dropped
-    when another loop first asks for its own. A forked child begins without any values.
+    Event loops of several threads may share one registry. The value of a closed loop is dropped at
+    the first `get` of another loop. A forked child starts without values.
     """
 
     def __init__(self, make: Callable[[], T]) -> None:
@@ -53,11 +54,11 @@ class PerLoop(Generic[T]):
         tell_of_forks(self)
 
     def get(self) -> T:
-        """Give the value of the running event loop."""
+        """Return the value of the running event loop."""
         loop = asyncio.get_running_loop()
         value = self._values.get(loop)
         if value is None:
-            # A copy, made in one step: event loops of other threads come and go meanwhile.
+            # A copy, made in one step, because other threads may add and remove values at any time.
             for other in list(self._values):
                 if other.is_closed():
                     self._values.pop(other, None)
@@ -65,41 +66,43 @@ class PerLoop(Generic[T]):
         return value
 
     def values(self) -> list[T]:
-        """Give the values of all open event loops, from any thread."""
+        """Return the values of all open event loops, from any thread."""
         return [value for loop, value in list(self._values.items()) if not loop.is_closed()]
 
     def pop(self) -> T | None:
-        """Take the value of the running event loop out of the registry; None where it has none."""
+        """Remove and return the value of the running event loop; None if it has none."""
         return self._values.pop(asyncio.get_running_loop(), None)
 
     def leave_to_parent(self) -> None:
-        """Begin without any values, in a forked child.
+        """In a forked child: start without values.
 
-        Those of the parent are kept unused until the child ends: to drop them could close what the
-        parent still uses (an event loop of libuv would take the sockets out of the parent's epoll).
+        The parent's values are kept unused until the child exits. Dropping them could close objects
+        that the parent still uses (an event loop of libuv would remove the sockets from the
+        parent's epoll).
         """
         self._inherited.append(self._values)
         self._values = {}
 
 
 class LeftToParent(Protocol):
-    """What belongs to threads and event loops of one process."""
+    """An object that belongs to the threads and event loops of one process."""
 
     def leave_to_parent(self) -> None:
-        """Begin anew, in a forked child."""
+        """In a forked child: start again without the parent's threads and event loops."""
 
 
 def tell_of_forks(holder: LeftToParent) -> None:
-    """Have `holder.leave_to_parent()` called in each forked child, while `holder` lives."""
+    """Call `holder.leave_to_parent()` in each forked child, as long as `holder` exists."""
     _forks.holders.add(holder)
 
 
 def fork_safe_lock() -> threading.RLock:
-    """Give a lock that is free in a forked child.
+    """Return a lock that is free in a forked child.
 
-    A fork waits until no other thread holds it. Whoever holds one of these locks takes no other.
+    A fork waits until no other thread holds it. A thread that holds one of these locks must not
+    acquire another.
     """
-    # Re-entrant: a signal handler that forks may have interrupted a thread that holds it.
+    # Re-entrant, because a signal handler that forks may interrupt a thread that holds the lock.
     lock = threading.RLock()
     with _forks.lock:
         _forks.locks.add(lock)
@@ -107,30 +110,30 @@ def fork_safe_lock() -> threading.RLock:
 
 
 class _Forks:
-    """What has to be done when this process forks."""
+    """The actions before and after a fork of this process."""
 
     def __init__(self) -> None:
         self.holders: WeakSet[LeftToParent] = WeakSet()
         self.locks: WeakSet[threading.RLock] = WeakSet()
-        self.lock = threading.RLock()  # while it is held, no lock is added
+        self.lock = threading.RLock()  # while this is held, no lock can be added
         self._held: list[threading.RLock] = []
 
     def before(self) -> None:
-        """Take every lock, so that no other thread holds one while the process is copied."""
+        """Acquire every lock, so that no other thread holds one while the process is copied."""
         self.lock.acquire()
         self._held = list(self.locks)
         for lock in self._held:
             lock.acquire()
 
     def after(self) -> None:
-        """Give the locks back, in the parent and in the child."""
+        """Release the locks, in the parent and in the child."""
         for lock in self._held:
             lock.release()
         self._held = []
         self.lock.release()
 
     def in_child(self) -> None:
-        """Give the locks back, and leave to the parent what its event loops use."""
+        """In the child: release the locks, and call `leave_to_parent` of all holders."""
         self.after()
         for holder in list(self.holders):
             holder.leave_to_parent()

@@ -1,12 +1,13 @@
-"""Clerk's machine Backend API, typed in and out.
+"""Clerk's machine Backend API, with typed arguments and results.
 
 One file per resource (`machines`, `m2m_tokens`, `api_keys`, `oauth_tokens`, `jwks`) holds its
-operations, each path once. `calls` is what the operations share. `key_source` says where our own
-keys come from and which is sent, `key_pauses` how long a refused one is not. `resources` are the
-values that the operations give, `document` and `parsing` read them from JSON, and `problems` says
-what an error answer means. `walking` reads whole lists, `revocations` tells who wants to hear of
-what has ended.
-`client` puts them together; `sync_client` runs the same operations in an event loop of its own
+operations, and each path is written once. `calls` holds what the operations share. `key_source`
+reads our own keys and chooses the one to send; `key_pauses` stops a refused key from being sent for
+a while. `resources` are the values that the operations return. `document` and `parsing` read them
+from JSON, and `problems` maps error answers to exceptions. `walking` reads whole lists.
+`revocations` notifies listeners of revocations and deletions.
+
+`client` puts them together; `sync_client` runs the same operations in its own event loop
 (`loop_thread`). May import `transport` and the vocabulary.
 """
 

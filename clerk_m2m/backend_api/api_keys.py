@@ -34,7 +34,7 @@ async def verify_api_key(
 
 
 class ApiKeys:
-    """API keys of users, organizations and machines. Takes the instance's key."""
+    """API keys of users, organizations and machines. Needs the instance's key."""
 
     def __init__(self, api: BackendAPI) -> None:
         self._api = api
@@ -51,10 +51,10 @@ class ApiKeys:
         created_by: str | None = None,
         seconds_until_expiration: float | None = None,
     ) -> resources.CreatedApiKey:
-        """Create an API key for `subject` (`createApiKey`); gives its secret.
+        """Create an API key for `subject` (`createApiKey`); the result holds its secret.
 
-        `type` None is Clerk's `api_key`; `list` and `iter` give the keys of one type. `claims` is
-        any JSON.
+        `type` None means `api_key`, Clerk's default; `list` and `iter` return keys of one type.
+        `claims` is any JSON.
         """
         body = {
             "type": UNSET if type is None else type,
@@ -81,9 +81,9 @@ class ApiKeys:
         offset: int = 0,
         query: str | None = None,
     ) -> resources.Page[resources.ApiKey]:
-        """Give a page of a subject's API keys (`getApiKeys`), newest first, 100 at most.
+        """Return a page of a subject's API keys (`getApiKeys`), newest first, at most 100.
 
-        `type` None is Clerk's `api_key`; `query` is an exact id or part of a name.
+        `type` None means `api_key`, Clerk's default; `query` is an exact id or part of a name.
         """
         call = reading(
             "getApiKeys",
@@ -112,10 +112,10 @@ class ApiKeys:
         page_size: int = 100,
         query: str | None = None,
     ) -> AsyncIterator[resources.ApiKey]:
-        """Give all of a subject's API keys, each once; `type` and `query` as in `list`.
+        """Iterate over all of a subject's API keys, each once; `type` and `query` as in `list`.
 
-        All pages are read before the first key is given, so that the loop may revoke or delete what
-        it is given. Keys that are made meanwhile may be missing.
+        All pages are read before the first key is yielded, so the loop body may revoke or delete
+        keys. Keys that are created during the reading may be missing.
         """
 
         async def page(limit: int, offset: int) -> resources.Page[resources.ApiKey]:
@@ -132,7 +132,7 @@ class ApiKeys:
             yield api_key
 
     async def get(self, api_key_id: str) -> resources.ApiKey:
-        """Give one API key (`getApiKey`)."""
+        """Return one API key (`getApiKey`)."""
         url = f"/v1/api_keys/{segment(api_key_id)}"
         return await self._api.run(
             reading("getApiKey", url, self._api.instance_key()), parsing.read_api_key
@@ -148,11 +148,11 @@ class ApiKeys:
         subject: str | Unset = UNSET,
         seconds_until_expiration: float | Unset | None = UNSET,
     ) -> resources.ApiKey:
-        """Change an API key (`updateApiKey`); what is not given stays, None clears.
+        """Change an API key (`updateApiKey`). A missing argument keeps the value, None clears it.
 
-        `claims` is any JSON. What was read may be written back: it is the same then.
-        Verdicts of the key are forgotten by the verifiers that listen, so that a permission taken
-        away is gone at once.
+        `claims` is any JSON. Values that were read from Clerk can be written back unchanged. After
+        the call, verifiers that watch this client drop their cached verdicts of the key, so a
+        removed permission is gone at once.
         """
         body = {
             "scopes": UNSET if isinstance(scopes, Unset) else items("scopes", scopes),
@@ -175,7 +175,7 @@ class ApiKeys:
         )
 
     async def get_secret(self, api_key_id: str) -> Secret:
-        """Give an API key's secret (`getApiKeySecret`)."""
+        """Return an API key's secret (`getApiKeySecret`)."""
         url = f"/v1/api_keys/{segment(api_key_id)}/secret"
         call = reading("getApiKeySecret", url, self._api.instance_key())
         return await self._api.run(call, parsing.read_secret)
@@ -191,6 +191,6 @@ class ApiKeys:
         return await self._api.run(call, parsing.read_api_key, ends=ends)
 
     async def verify(self, secret: str | Secret) -> resources.ApiKey:
-        """Ask Clerk about an API key (`verifyApiKey`); billed. See `live` of the answer."""
+        """Ask Clerk about an API key (`verifyApiKey`); billed. Check `live` of the result."""
         secret = Secret(secret)  # first of all: tracebacks may show the locals of this frame
         return (await verify_api_key(self._api, secret)).value

@@ -1,4 +1,4 @@
-"""What a method of the client was given, made fit to be sent, or refused before anything is."""
+"""Checks and converts the arguments of the client's methods before anything is sent."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from clerk_m2m.secret import Secret
 
 
 def query_text(values: Mapping[str, Any]) -> dict[str, str]:
-    """Give a query as it is sent: booleans as JSON writes them; what is None is left out."""
+    """Return a query as it is sent: booleans as in JSON, and without values that are None."""
     return {
         name: str(value).lower() if isinstance(value, bool) else str(value)
         for name, value in values.items()
@@ -21,18 +21,20 @@ def query_text(values: Mapping[str, Any]) -> dict[str, str]:
 
 
 def plain_json(operation: str, body: Mapping[str, Any]) -> dict[str, Any]:
-    """Give a copy of a body as plain JSON; what was read from an answer is frozen.
+    """Return a copy of a body as plain dicts and lists (values read from an answer are frozen).
 
-    Raises `ConfigurationError` for what JSON cannot hold, such as NaN or a list within itself.
+    Raises `ConfigurationError` for a value that JSON cannot hold, such as NaN or a list that
+    contains itself.
     """
     try:
-        # As httpx writes it, and before the copy is made: a list within itself would have no end.
+        # Same arguments as httpx. Done before the copy, which would recurse without end on a list
+        # that contains itself.
         json.dumps(body, ensure_ascii=False, allow_nan=False, default=_unfrozen).encode()
         plain: dict[str, Any] = thaw(body)
         return plain
     except (TypeError, ValueError, RecursionError) as exc:
         fault = str(exc) if type(exc) in {TypeError, ValueError} else type(exc).__name__
-    # Not chained: the cause may quote a claim.
+    # Raised outside of `except`, so not chained: the original error may quote a claim.
     raise ConfigurationError(f"{operation}: an argument cannot be sent as JSON: {fault}.")
 
 
@@ -43,9 +45,9 @@ def _unfrozen(value: object) -> dict[Any, Any]:
 
 
 def check_text(operation: str, values: Mapping[str, Any]) -> None:
-    """Refuse a secret that is no text, and text that has no UTF-8 (a lone surrogate).
+    """Raise `ConfigurationError` for a secret that is not text, or text with a lone surrogate.
 
-    The `ConfigurationError` quotes neither.
+    Such text cannot be encoded as UTF-8. The error does not quote the value.
     """
     for name, value in values.items():
         text = value.reveal() if isinstance(value, Secret) else value

@@ -1,4 +1,4 @@
-"""What the operations of the Backend API share: keys, calls, and their answers."""
+"""The common parts of the Backend API's operations: keys, calls and their answers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# The most that one item of an answer may take, in bytes: a machine of 150 edges is 34 kB.
+# The size limit per item of an answer, in bytes: a machine with 150 edges is 34 kB.
 MAX_ITEM: Final = 64 * 1024
 MAX_PAGE_SIZE: Final = 500
 _ID: Final = re.compile("[A-Za-z0-9_]+")
@@ -54,36 +54,36 @@ _NOTHING_DONE: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answered(Generic[T]):
-    """What an operation gave: its value, and the answer's headers (`Date`, `Retry-After`)."""
+    """The result of an operation: its value and the answer's headers (`Date`, `Retry-After`)."""
 
     value: T
     headers: Mapping[str, str] = field(repr=False)
 
 
 class Unset(Enum):
-    """The type of `UNSET`: "leave as it is", where None means something of its own."""
+    """The type of `UNSET`, which means "keep the value" where None means "clear it"."""
 
     UNSET = "unset"
 
 
 UNSET: Final = Unset.UNSET
-"""The default of an argument of an update that leaves the value as it is. None clears it."""
+"""The default of arguments of `update` methods: keep the value. None clears it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Keyed:
-    """A call that has no key yet, and the source of the one to send with it; None sends none."""
+    """A call without its key, and the source of that key; None sends no key."""
 
     call: Call
     key: KeySource | None
 
 
 class BackendAPI:
-    """The Backend API with the keys of one caller, and who wants to hear of revocations.
+    """The Backend API with the keys of one client, and the listeners for revocations.
 
-    `timeout` is the total deadline of a call, in seconds: it covers the wait for a key and for a
-    turn, the call, its `retries`, and the repeat with another key. `check_public_url`, if any,
-    raises `ConfigurationError` for an address that no key set may be read from.
+    `timeout` is the total deadline of a call, in seconds. It covers reading the key, waiting for a
+    slot, the call, its `retries`, and the repetition with another key. `check_public_url`, if any,
+    raises `ConfigurationError` for a URL from which no key set may be read.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class BackendAPI:
         retries: int = RETRIES,
         check_public_url: Callable[[str], None] | None,
     ) -> None:
-        # The keys first: pickle follows this order, and a key says best why it cannot be pickled.
+        # Keys first: pickle follows this order, and their error says why they cannot be pickled.
         self._secret_key = secret_key
         self._machine_secret_key = machine_secret_key
         self._http = http
@@ -106,9 +106,9 @@ class BackendAPI:
         self.listeners = RevocationListeners()
 
     def with_options(self, *, timeout: float | None, retries: int | None) -> BackendAPI:
-        """Give one with another timeout or other retries that shares everything else.
+        """Return a copy with another timeout or other retries; the copy shares everything else.
 
-        None leaves an option as it is. Raises `ConfigurationError`.
+        None keeps the option. Raises `ConfigurationError`.
         """
         other = copy(self)
         if timeout is not None:
@@ -118,10 +118,10 @@ class BackendAPI:
         return other
 
     def is_outage(self, exc: Exception) -> bool:
-        """Tell an outage of Clerk's, in which stale values may count, from our own congestion.
+        """Return whether `exc` is an outage of Clerk, in which stale values may be used.
 
-        A call that was not sent, and a request that waited in vain, say nothing of Clerk: they
-        count only if the last call about what is known that ended got no answer.
+        If a call was not sent, or a waiter timed out, the cause may be our own congestion. That is
+        an outage only if the last finished call about a known credential got no answer.
         """
         if isinstance(exc, RateLimitedError | BackendUnavailableError):
             return True
@@ -129,30 +129,34 @@ class BackendAPI:
 
     @property
     def has_machine_key(self) -> bool:
-        """Whether `verifying_key` is a machine's own, which sees only what may call it."""
+        """Whether there is a machine's own key, which verifies only tokens for that machine."""
         return self._machine_secret_key is not None
 
     def instance_key(self) -> KeySource:
-        """Give the instance's key; raises `ConfigurationError` where there is none."""
+        """Return the instance's key; raises `ConfigurationError` if there is none."""
         if self._secret_key is None:
-            raise ConfigurationError("This operation takes the instance's key: give secret_key.")
+            raise ConfigurationError("This operation needs the instance's key: set secret_key.")
         return self._secret_key
 
     def machine_key(self) -> KeySource:
-        """Give the machine's own key; raises `ConfigurationError` where there is none."""
+        """Return the machine's own key; raises `ConfigurationError` if there is none."""
         if self._machine_secret_key is None:
-            raise ConfigurationError("Minting takes a machine's own key: give machine_secret_key.")
+            raise ConfigurationError("Minting needs a machine's own key: set machine_secret_key.")
         return self._machine_secret_key
 
     def verifying_key(self) -> KeySource:
-        """Give the machine's own key, which sees only what may call it, else the instance's."""
+        """Return the machine's own key if there is one, else the instance's.
+
+        With the machine's key, Clerk verifies only tokens that may call this machine.
+        """
         key = self._machine_secret_key
         return self.instance_key() if key is None else key
 
     def administering_key(self) -> KeySource:
-        """Give the instance's key, which reaches the tokens of every machine, else the machine's.
+        """Return the instance's key if there is one, else the machine's.
 
-        Where there is neither, the error asks for the instance's.
+        The instance's key reaches the tokens of every machine. If there is neither key, the error
+        asks for the instance's.
         """
         has_instance_key = self._secret_key is not None or self._machine_secret_key is None
         return self.instance_key() if has_instance_key else self.machine_key()
@@ -160,10 +164,10 @@ class BackendAPI:
     async def send(
         self, keyed: Keyed, read: Callable[[Document], T], *, demand: CallDemand | None = None
     ) -> Answered[T]:
-        """Send a call and read its answer; anything but a good answer raises `BackendAPIError`.
+        """Send a call and read its answer; raises `BackendAPIError` if there is no good answer.
 
-        Where Clerk refuses the key and its source has another, the call is sent once more. That is
-        safe for every call: Clerk has done nothing where it refuses the key.
+        If Clerk refuses the key and its source has another one, the call is sent again once. That
+        is safe for every call: if Clerk refuses the key, it has not carried out the call.
         """
 
         def answered(call: Call, received: Received) -> Answered[T]:
@@ -183,11 +187,11 @@ class BackendAPI:
     async def run(
         self, call: Keyed, read: Callable[[Document], T], *, ends: Revocation | None = None
     ) -> T:
-        """Like `send`, and give the value alone; the listeners are told of what the call `ends`.
+        """Like `send`, but return only the value, and notify the listeners of what the call `ends`.
 
-        They are told unless Clerk clearly rejected the call (400, 401, 403, 409, 422, 429) or there
-        was no key to send it with. After a timeout, a cancellation or a 404 the resource may be
-        gone, so they are told too.
+        They are notified unless Clerk clearly rejected the call (400, 401, 403, 409, 422, 429) or
+        there was no key to send it with. After a timeout, a cancellation or a 404 the resource may
+        be gone, so they are notified too.
         """
         try:
             return (await self.send(call, read)).value
@@ -199,7 +203,7 @@ class BackendAPI:
                 self.listeners.tell(ends)
 
     def measure(self) -> Upstream:
-        """Tell how the calls stand now."""
+        """Return the current state of the calls, for an exporter."""
         return self._http.measure()
 
     async def aclose(self) -> None:
@@ -213,18 +217,18 @@ def _require_asyncio() -> None:
         asyncio.get_running_loop()
     except RuntimeError:
         raise ConfigurationError(
-            "ClerkClient needs asyncio, and no event loop of asyncio runs. Under trio, call a "
+            "ClerkClient needs asyncio, but no asyncio event loop is running. Under trio, call a "
             "SyncClerkClient in a thread: await trio.to_thread.run_sync(clerk.machines.list)."
         ) from None
 
 
 def checked_timeout(value: object) -> float:
-    """Give the total deadline of a call, in seconds; raises `ConfigurationError` for none."""
+    """Return the total deadline of a call, in seconds; raises `ConfigurationError`."""
     return checked_seconds("timeout", value, least=0.01)
 
 
 def checked_retries(value: object) -> int:
-    """Give how often a call may be sent again; raises `ConfigurationError` for what is no count."""
+    """Return how often a call may be sent again; raises `ConfigurationError`."""
     return checked_count("retries", value, least=0)
 
 
@@ -240,8 +244,8 @@ def reading(
 
     Raises `ConfigurationError` for a query that cannot be sent.
     """
-    if type(items) is not int:  # the `limit` of a list, which decides how much is read
-        raise ConfigurationError(f"{operation}: limit (page_size of a walk) is a whole number.")
+    if type(items) is not int:  # the `limit` of a list, on which the size limit depends
+        raise ConfigurationError(f"{operation}: limit (page_size of iter) must be a whole number.")
     check_text(operation, query or {})
     call = Call(
         operation=operation,
@@ -257,7 +261,7 @@ def reading(
 def writing(
     operation: str, method: str, url: str, key: KeySource, body: Mapping[str, Any] | None = None
 ) -> Keyed:
-    """Make a call that changes something; what is UNSET in `body` is left out.
+    """Make a call that changes something; members of `body` that are UNSET are not sent.
 
     Raises `ConfigurationError` for a body that JSON cannot hold.
     """
@@ -268,7 +272,7 @@ def writing(
 
 
 def verifying(operation: str, url: str, key: KeySource, body: Mapping[str, Secret]) -> Keyed:
-    """Make a call that asks about a credential: a POST that may be repeated."""
+    """Make a call that verifies a credential: a POST that is safe to repeat, and billed."""
     check_text(operation, body)
     call = Call(
         operation=operation, method="POST", url=url, body=body, repeatable=True, billed=True
@@ -277,22 +281,24 @@ def verifying(operation: str, url: str, key: KeySource, body: Mapping[str, Secre
 
 
 def items(name: str, values: Iterable[str]) -> list[str]:
-    """Give a list to send; `ConfigurationError` for one string, which would be its letters."""
+    """Return the values as a list; raises `ConfigurationError` for a single string."""
     if isinstance(values, str | bytes) or not isinstance(values, Iterable):
         raise ConfigurationError(f"{name} must be a list, not {type(values).__name__}.")
     return list(values)
 
 
 def segment(identifier: object) -> str:
-    """Give an id as a segment of a path; `ConfigurationError` where it could change the path."""
+    """Return an id for use in a path; raises `ConfigurationError` if it could change the path."""
     if not isinstance(identifier, str) or not _ID.fullmatch(identifier):
-        raise ConfigurationError("An id of Clerk's is text of letters, digits and underscores.")
+        raise ConfigurationError(
+            "This is not an id of Clerk's: an id has only letters, digits and underscores."
+        )
     return identifier
 
 
 def document_of(call: Call, received: Received) -> Document:
-    """Give the JSON object of a 2xx answer; any other raises the `BackendAPIError` it means."""
-    # Where this raises, no local may hold a part of the answer: tracebacks may show them.
+    """Return the JSON object of a 2xx answer; for others, raise the matching `BackendAPIError`."""
+    # When this raises, no local may hold a part of the answer: tracebacks may show locals.
     if not 200 <= received.status < 300:
         raise error_of(call, received)
     document = Document({}) if received.status == 204 else read_document(received.body)

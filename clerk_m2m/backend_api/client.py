@@ -1,9 +1,9 @@
-"""`ClerkClient`: Clerk's machine Backend API, typed in and out.
+"""`ClerkClient`: Clerk's machine Backend API, with typed arguments and results.
 
-Every method raises a `BackendAPIError` when Clerk does not do what was asked; see
+Every method raises a `BackendAPIError` if Clerk does not carry out the call; see
 `clerk_m2m.errors`. Durations are seconds, instants are aware datetimes. Reads and verifications are
-retried after a dropped connection and after 502, 503 and 504. What changes something is sent again
-only where nothing was done: nothing could be sent, or Clerk answered 429.
+retried after a dropped connection and after 502, 503 and 504. Calls that change something are
+retried only if nothing was changed: the request could not be sent, or Clerk answered 429.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _KEYS = {"secret_key": "CLERK_SECRET_KEY", "machine_secret_key": "CLERK_MACHINE_
 
 
 class ClientOptions(TypedDict, total=False):
-    """What `ClerkClient` takes, for the ways to make one; `ClerkClient` says what each means."""
+    """The arguments of `ClerkClient`, which documents them."""
 
     secret_key: SecretKey | None
     machine_secret_key: SecretKey | None
@@ -59,31 +59,31 @@ class ClientOptions(TypedDict, total=False):
 class ClerkClient:
     """A client of the Backend API: `async with ClerkClient(secret_key="sk_…") as clerk`.
 
-    `from_env` reads the keys from the environment. `SyncClerkClient` is the same for code that does
-    not await.
+    `from_env` reads the keys from the environment. `SyncClerkClient` has the same methods for code
+    that does not await.
 
-    `secret_key` is the instance's key, `machine_secret_key` a machine's own. Where both are given,
-    M2M tokens are listed and revoked with the former and verified with the latter; they are minted
-    with the latter only. Each is text or a `Secret`, a callable that gives it and does not block,
-    an async callable, or the path of a file: with the last three, a key may be rotated while the
-    client is in use.
+    `secret_key` is the instance's key, `machine_secret_key` a machine's own. If both are given, M2M
+    tokens are listed and revoked with the first and verified with the second. Minting always uses
+    the second. Each is text or a `Secret`, a callable that returns it and does not block, an async
+    callable, or the path of a file. With the last three, a key may be rotated while the client is
+    in use.
 
-    `timeout` is the total deadline of each call, in seconds, whatever it waits for: its key, its
-    turn, Clerk, a retry. At most `max_inflight` calls are out at once. `retries` is how often a
-    call may be sent again within its deadline, where that is safe; 0 sends every call once. Two
-    meet an instance of Clerk's that restarts, and a rate limit that ends a little later than Clerk
-    said; more would only add to the load of an outage.
+    `timeout` is the total deadline of each call, in seconds. It covers reading the key, waiting for
+    a slot, waiting for Clerk, and retries. At most `max_inflight` calls are sent at the same time.
+    `retries` is how often a call may be sent again within its deadline, if that is safe; 0 sends
+    every call once. Two retries are enough for a restarting instance of Clerk's, and for a rate
+    limit that ends slightly later than Clerk said. More would only add load during an outage.
 
-    `api_url` None reads `CLERK_API_URL`, else it is Clerk's; a `/v1` at its end is left out. It may
-    be plain http on loopback only, unless `allow_http` (for an emulator in a container; None reads
-    `CLERK_M2M_ALLOW_HTTP`), and never with a live instance's key.
+    `api_url` None reads `CLERK_API_URL`, and without that is Clerk's own; a `/v1` at its end is
+    removed. Plain http is allowed on loopback only, unless `allow_http` is set (for an emulator in
+    a container; None reads `CLERK_M2M_ALLOW_HTTP`), and never with a live instance's key.
 
-    Proxies and certificates are those of the environment, as in httpx: `HTTPS_PROXY`, `ALL_PROXY`,
-    `NO_PROXY`, `SSL_CERT_FILE`, `SSL_CERT_DIR`. Only an `api_url` on loopback is never called
-    through a proxy. `transport` replaces all that, for client certificates (mTLS), for a network
-    of your own, or for tests; any `api_url` will do with it. You close it: `aclose()` does not,
-    and it must work in each event loop that you use the client in. `clock` replaces the time, for
-    tests. `on_event` is called with an `Event` for each call to Clerk.
+    Proxies and certificates come from the environment, as in httpx: `HTTPS_PROXY`, `ALL_PROXY`,
+    `NO_PROXY`, `SSL_CERT_FILE`, `SSL_CERT_DIR`. An `api_url` on loopback is never called through a
+    proxy. `transport` replaces all of this, for client certificates (mTLS), your own network, or
+    tests; it allows any `api_url`. You close it: `aclose()` does not. It must work in each event
+    loop in which you use the client. `clock` replaces the time, for tests. `on_event` is called
+    with an `Event` for each call to Clerk.
 
     Raises `ConfigurationError`.
     """
@@ -128,31 +128,31 @@ class ClerkClient:
 
     @classmethod
     def from_env(cls, **options: Unpack[ClientOptions]) -> Self:
-        """Make a client with the keys of the environment; what is given wins over it.
+        """Make a client with the keys of the environment; `options` override the environment.
 
         Reads `CLERK_SECRET_KEY` and `CLERK_MACHINE_SECRET_KEY`, or the files that
-        `CLERK_SECRET_KEY_FILE` and `CLERK_MACHINE_SECRET_KEY_FILE` name, beside what `ClerkClient`
-        reads by itself. Raises `ConfigurationError` where there is no key.
+        `CLERK_SECRET_KEY_FILE` and `CLERK_MACHINE_SECRET_KEY_FILE` name, in addition to the
+        variables that `ClerkClient` reads. Raises `ConfigurationError` if there is no key.
         """
         add_keys_of_env(options)
         return cls(**options)
 
     def with_options(self, *, timeout: float | None = None, retries: int | None = None) -> Self:
-        """Give a client with another `timeout` or other `retries`, for one call or for many.
+        """Return a client with another `timeout` or other `retries`, for one call or for many.
 
         It shares keys, connections, `max_inflight` and listeners with this one: closing either
-        closes the connections of both. None leaves an option as it is. Raises `ConfigurationError`.
+        closes the connections of both. None keeps the option. Raises `ConfigurationError`.
         """
         other = copy(self)
         other._use(self._api.with_options(timeout=timeout, retries=retries))
         return other
 
     def on_revocation(self, callback: Callable[[Revocation], object]) -> Callable[[], None]:
-        """Call `callback` after every revoke or delete call, with what the call ended.
+        """Call `callback` with a `Revocation` after every revoke or delete call of this client.
 
-        Also after calls whose response was lost: they may have succeeded. Gives a function that
-        ends this. What `callback` raises is logged. Raises `ConfigurationError` for a coroutine
-        function.
+        It is also called after calls whose response was lost, because they may have succeeded.
+        Returns a function that removes the callback. Exceptions of `callback` are logged. Raises
+        `ConfigurationError` for a coroutine function.
         """
         return self._api.listeners.add(callback)
 
@@ -173,14 +173,14 @@ class ClerkClient:
 
 
 def hide_keys(options: ClientOptions) -> None:
-    """Hide the keys that are given, in place: tracebacks may show the locals of the caller."""
+    """Wrap given keys in `Secret`, in place: tracebacks may show the locals of the caller."""
     given: Any = options
     for name in _KEYS.keys() & given.keys():
         given[name] = hidden(given[name])
 
 
 def add_keys_of_env(options: ClientOptions) -> None:
-    """Hide the keys that are given, and add those of the environment, in place."""
+    """Wrap given keys in `Secret`, and add the keys of the environment, in place."""
     hide_keys(options)
     given: Any = options
     for name, variable in _KEYS.items():

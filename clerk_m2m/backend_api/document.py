@@ -9,13 +9,13 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A JSON object as Clerk answered it; hidden, since it may hold a key or a token."""
+    """A JSON object from Clerk's answer; not in its repr, because it may hold a key or a token."""
 
     members: dict[str, Any] = field(repr=False)
 
 
 def read_document(body: bytes) -> Document | None:
-    """Give the JSON object that a body holds; None where it holds none."""
+    """Return the JSON object in a body; None if the body is not a JSON object."""
     try:
         value = json.loads(body.decode("utf-8"))
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""The operation that gives the keys that sign the instance's JWTs."""
+"""The operation that reads the instance's key set, which signs its JWTs."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ class KeySets:
         self._api = api
 
     async def get(self) -> Mapping[str, Any]:
-        """Give the instance's JSON Web Key Set (`GetJWKS`, RFC 7517). Takes the instance's key."""
+        """Return the instance's JSON Web Key Set (`GetJWKS`, RFC 7517). Needs the instance key."""
         return (await get_jwks(self._api)).value
 
     async def get_public(self, url: str) -> Mapping[str, Any]:
-        """Give the key set that the Frontend API publishes at `url`; sends no key.
+        """Return the key set that the Frontend API publishes at `url`; sends no key.
 
-        Raises `ConfigurationError` where `url` is not https. As for `api_url`, loopback is
-        excepted, and so are all with `allow_http` or with a `transport`.
+        Raises `ConfigurationError` if `url` is not https. As for `api_url`, plain http is allowed
+        on loopback, with `allow_http`, and with a `transport`.
         """
         try:
             urlsplit(url)
-        except (AttributeError, ValueError):  # no text, or no address
-            raise ConfigurationError("GetJWKS: the address cannot be used.") from None
+        except (AttributeError, ValueError):  # not text, or not a URL
+            raise ConfigurationError("GetJWKS: the argument is not a URL.") from None
         if self._api.check_public_url is not None:
             self._api.check_public_url(url)
         return (await get_jwks(self._api, url)).value

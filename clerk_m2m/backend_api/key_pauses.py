@@ -1,4 +1,4 @@
-"""How long a key that Clerk has refused is left alone."""
+"""Pauses during which a key that Clerk refused is not sent again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from clerk_m2m.tasks import fork_safe_lock
 
 PAUSE: Final = 1.0
 MAX_PAUSE: Final = 30.0
-# How long the one call that tries a key again after its pause keeps others from trying it too.
+# After a pause one call tries the key again; others wait this long for its result, in seconds.
 PROBE: Final = 1.0
 
 
@@ -27,11 +27,11 @@ class _Pause:
 
 
 class KeyPauses:
-    """The pauses of each operation with each key; `now` gives monotonic seconds.
+    """The pauses of each operation with each key; `now` returns monotonic seconds.
 
-    A pause is 1 s at the first refusal and doubles at each further one, up to 30 s, until Clerk
-    takes the key. It is kept per operation, because a 403 may mean that the key may not do this one
-    thing. Event loops and threads may share them.
+    A pause is 1 s after the first refusal and doubles with each further one, up to 30 s, until
+    Clerk accepts the key. There is one pause per operation, because a 403 may mean that only this
+    operation is not allowed with the key. Event loops and threads may share the object.
     """
 
     def __init__(self, now: Callable[[], float]) -> None:
@@ -40,12 +40,12 @@ class KeyPauses:
         self._pauses: dict[tuple[str, Secret], _Pause] = {}
 
     def left(self, operation: str, key: Secret) -> float:
-        """Give the seconds for which the key is not to be sent; 0 where it may be sent."""
+        """Return the remaining seconds of the key's pause; 0 if it may be sent."""
         pause = self._pauses.get((operation, key))
         return 0.0 if pause is None else max(0.0, pause.until - self._now())
 
     def admits(self, operation: str, key: Secret) -> bool:
-        """Tell whether the key may be sent now. After a pause, one call may, and others wait."""
+        """Return whether the key may be sent now. After a pause, only one call at first may."""
         if (operation, key) not in self._pauses:
             return True
         with self._lock:
@@ -60,7 +60,7 @@ class KeyPauses:
     def refused(
         self, operation: str, key: Secret, refusal: KeyRefusedError, *, sent_at: float
     ) -> None:
-        """Begin or double a pause; a call that was sent before the last refusal adds nothing."""
+        """Begin or double a pause, unless the call was sent before the last refusal."""
         with self._lock:
             pause, now = self._pauses.get((operation, key)), self._now()
             if pause is not None and sent_at <= pause.refused_at:
@@ -74,18 +74,18 @@ class KeyPauses:
             )
 
     def end(self, operation: str, key: Secret) -> None:
-        """Note that Clerk takes the key."""
+        """End the pause, because Clerk accepted the key."""
         self._pauses.pop((operation, key), None)
 
     def keep_only(self, keys: Collection[Secret]) -> None:
-        """Forget the pauses of other keys."""
+        """Delete the pauses of all other keys."""
         with self._lock:
             self._pauses = {use: pause for use, pause in self._pauses.items() if use[1] in keys}
 
     def refusal(self, operation: str, keys: Collection[Secret]) -> KeyRefusedError | None:
-        """Give Clerk's refusal again, with what is left of the pause that ends first.
+        """Return a copy of Clerk's refusal whose `retry_after` is the shortest remaining pause.
 
-        None where none of the keys pauses.
+        None if no key is in a pause.
         """
         pauses = [self._pauses.get((operation, key)) for key in keys]
         first = min((each for each in pauses if each), key=lambda each: each.until, default=None)
@@ -95,7 +95,7 @@ class KeyPauses:
 
 
 def _copy(refusal: KeyRefusedError, *, retry_after: float) -> KeyRefusedError:
-    # A copy: an error that was raised refers to its frames, and so to an event loop.
+    # A copy, because a raised error refers to its frames, and through them to an event loop.
     return KeyRefusedError(
         str(refusal),
         status=refusal.status,

@@ -1,20 +1,20 @@
-"""`KeySource`: where one of our keys comes from, and which one is sent.
+"""`KeySource`: reads one of our keys and chooses the key to send.
 
 Rules of this file:
 
-- Text is a fixed key. A callable that does not await is called for each call. An async callable and
-  a file are read at first use, after a refusal, and at most once in `READ_EVERY` seconds while they
-  are in use; calls go on with the key at hand meanwhile. Concurrent calls share one read.
-- The newest key is sent. When Clerk refuses it, the source is read once more, and the call repeated
-  once with another key: the one that the source gives now, else the one that Clerk took last.
-  During a rotation either may be the active one.
-- A key that was refused is not sent with that operation for a pause (`key_pauses`). Where no other
+- Text is a fixed key. A synchronous callable is called for each call. An async callable and a file
+  are read at first use, after a refusal, and while in use at most once in `READ_EVERY` seconds.
+  During a read, calls use the key that is known. Concurrent calls share one read.
+- The newest key is sent. If Clerk refuses it, the source is read again, and the call is repeated
+  once with another key: the one that the source returns now, else the one that Clerk accepted last.
+  During a rotation either of them may be the active one.
+- After a refusal, the key is not sent with that operation for a pause (`key_pauses`). If no other
   key may be sent, calls fail at once with the same refusal.
-- A source that fails, or gives something else than a key, leaves the last good key in use.
-- A key is a `Secret` in every local of every frame, and no error is chained to what a callable
-  raised, since that may hold a key.
+- If a source fails or returns something that is not a key, the last good key stays in use.
+- A key is a `Secret` in every local of every frame. No error is chained to an exception of a
+  callable, because that exception may contain a key.
 
-Event loops and threads share a source; a read under way belongs to one event loop.
+Event loops and threads share a source; a read in progress belongs to one event loop.
 """
 
 from __future__ import annotations
@@ -47,19 +47,19 @@ T = TypeVar("T")
 logger = logging.getLogger("clerk_m2m")
 
 READ_EVERY: Final = 60.0
-# How often a source is read at most while its key pauses, or while it has given none yet.
+# The shortest time between two reads while the key is in a pause, or there is no key yet.
 READ_AGAIN: Final = 1.0
-# How long an async callable or a file may take.
+# The timeout of a read of an async callable or a file.
 READ_TIMEOUT: Final = 10.0
 LOG_PAUSE: Final = 60.0
 
-# Clerk answers these only to a key that it takes.
+# Clerk answers with these only if it accepts the key.
 _KEY_WAS_TAKEN: Final = (InvalidRequestError, NotFoundError, ConflictError)
 
 
 @dataclass(slots=True)
 class _Reading:
-    """The read under way in one event loop, and whether it began after a refusal."""
+    """The read in progress in one event loop, and whether a refusal started it."""
 
     task: asyncio.Task[None] | None = None
     after_refusal: bool = False
@@ -69,11 +69,12 @@ class _Reading:
 
 
 class KeySource:
-    """Gives one of our keys: a fixed one, or what a callable or a file gives.
+    """Provides one of our keys: a fixed one, or one that is read from a callable or a file.
 
-    `name` is the setting's, and `prefix` what such keys begin with. `check` raises
-    `ConfigurationError` for a key that may not be used. Raises `ConfigurationError` where a text or
-    a file holds no such key; a callable is not called before the first use.
+    `name` is the name of the setting, and `prefix` the prefix of such keys. `check` raises
+    `ConfigurationError` for a key that may not be used. The constructor raises
+    `ConfigurationError` if a text or a file holds no such key. A callable is first called when the
+    key is first used.
     """
 
     def __init__(
@@ -95,8 +96,8 @@ class KeySource:
         self._readings: PerLoop[_Reading] = PerLoop(_Reading)
         self._calls_at_once = isinstance(given, SecretCallable) and not given.is_async
         self._keys: tuple[Secret, ...] = ()  # the newest, and perhaps an older one
-        self._taken: Secret | None = None  # the key that Clerk took last
-        self._fault: str | None = None  # why the last read gave no key
+        self._taken: Secret | None = None  # the key that Clerk accepted last
+        self._fault: str | None = None  # why the last read returned no key
         self._read_at = -inf
         self._logged_at = -inf
         if isinstance(given, Path):
@@ -106,7 +107,7 @@ class KeySource:
             self._keep(self._checked(given))
 
     def __deepcopy__(self, memo: object) -> KeySource:
-        return self  # like the `Secret` that it holds
+        return self  # a `Secret` is not copied either
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
         raise not_pickled("The source of a key")
@@ -114,12 +115,13 @@ class KeySource:
     async def use(
         self, operation: str, call: Callable[[Secret], Awaitable[T]], *, timeout: float
     ) -> T:
-        """Run `call` with the newest key, and once more with another where Clerk refuses that one.
+        """Run `call` with the newest key, and again once with another key if Clerk refuses it.
 
-        `timeout` bounds the waits for the source, in seconds; `call` keeps its own deadline.
+        `timeout` limits the waits for the source, in seconds; `call` keeps its own deadline.
 
-        Raises what `call` raises, `KeyRefusedError` at once while the key pauses (`retry_after` is
-        what is left of the pause), and `KeyUnavailableError` where the source has given no key yet.
+        Raises what `call` raises, `KeyRefusedError` at once during a pause of the key
+        (`retry_after` is the rest of the pause), and `KeyUnavailableError` if the source has not
+        returned a key yet.
         """
         deadline = asyncio.get_running_loop().time() + timeout
         key = self._at_hand(operation) or await self._first(operation, deadline)
@@ -136,7 +138,7 @@ class KeySource:
         return await self._send_again(operation, other, call)
 
     def at_hand(self) -> Secret | None:
-        """Give the newest key without asking the source; None where it has given none yet."""
+        """Return the newest known key without reading the source; None if none is known yet."""
         return self._keys[0] if self._keys else None
 
     # Sending
@@ -167,7 +169,7 @@ class KeySource:
             self._taken = key
 
     def _at_hand(self, operation: str) -> Secret | None:
-        """Give the key to send; None where the source must be waited for."""
+        """Return the key to send; None if the caller must wait for the source."""
         self._look(operation)
         if not self._keys:
             if self._calls_at_once:
@@ -181,7 +183,7 @@ class KeySource:
         return key or self._keys[0]
 
     def _admitted(self, operation: str, *, other_than: Secret | None = None) -> Secret | None:
-        """Give the newest key that may be sent now; None where all of them pause."""
+        """Return the newest key that may be sent now; None if all keys are in a pause."""
         for key in self._keys:
             if key != other_than and self._pauses.admits(operation, key):
                 return key
@@ -190,7 +192,7 @@ class KeySource:
     # Reading
 
     def _look(self, operation: str) -> None:
-        """Ask the source for a newer key, as often as its kind allows; waits for nothing."""
+        """Call the source, or start a read of it, if one is due; never waits."""
         pauses = bool(self._keys) and self._pauses.left(operation, self._keys[0]) > 0
         if self._calls_at_once:
             if not (pauses and self._was_just_read()):
@@ -201,7 +203,7 @@ class KeySource:
                 self._begin_read()
 
     async def _first(self, operation: str, deadline: float) -> Secret:
-        """Wait for the first key; raises `KeyUnavailableError` where there is none."""
+        """Wait for the first key; raises `KeyUnavailableError` if none is read in time."""
         under_way = self._readings.get().under_way()
         if under_way is not None or self._fault is None or not self._was_just_read():
             await _wait(under_way or self._begin_read(), deadline)
@@ -210,7 +212,7 @@ class KeySource:
         return self._keys[0]
 
     async def _read_after_refusal(self, operation: str, refused: Secret, deadline: float) -> None:
-        """Read the source once more, unless another refusal has had this done."""
+        """Read the source again, unless it was read after another refusal of this key."""
         newest = self._keys[0]
         pauses = self._pauses.left(operation, newest) > 0
         if (newest != refused and not pauses) or (pauses and self._was_just_read()):
@@ -224,7 +226,7 @@ class KeySource:
         reading, known = self._readings.get(), self._keys
         under_way = reading.under_way()
         if under_way is not None:
-            # It may have begun before the source changed, unless a refusal began it.
+            # That read may have begun before the key was rotated, unless a refusal started it.
             enough = reading.after_refusal
             await _wait(under_way, deadline)
             if enough or self._keys != known:
@@ -260,7 +262,7 @@ class KeySource:
         try:
             given = self._given() if isinstance(self._given, SecretCallable) else self._given
             if isawaitable(given):
-                # A plain function around an async one: from now on it is read like that one.
+                # A plain function that returns an awaitable: from now on read it as an async one.
                 self._calls_at_once = False
                 if iscoroutine(given):
                     given.close()
@@ -272,10 +274,10 @@ class KeySource:
             self._keep(key)
 
     def _checked(self, given: object) -> Secret:
-        """Give a key of the right form; raises `ConfigurationError`, which does not quote it."""
+        """Return `given` as a valid key; raises `ConfigurationError`, which does not quote it."""
         if not isinstance(given, Secret):
             raise ConfigurationError(
-                f"{self._name}: its callable gave {type(given).__name__} instead of text."
+                f"{self._name}: its callable returned {type(given).__name__} instead of text."
             )
         key = checked_key(self._name, self._prefix, given)
         if key is None:
@@ -296,7 +298,7 @@ class KeySource:
             self._keys = (key,) if older is None else (key, older)
         self._pauses.keep_only(self._keys)
         if newest is not None:
-            logger.info("%s: its source gives another key from now on.", self._name)
+            logger.info("%s: its source has returned a new key, which is used now.", self._name)
 
     def _failed(self, exc: Exception) -> None:
         match exc:
@@ -315,7 +317,7 @@ class KeySource:
         return self._now() - self._read_at < READ_AGAIN
 
     def _unavailable(self, operation: str) -> KeyUnavailableError:
-        fault = self._fault or f"{self._name}: its source has given no key in time."
+        fault = self._fault or f"{self._name}: its source has not returned a key in time."
         return KeyUnavailableError(f"{operation}: {fault}", retry_after=READ_AGAIN)
 
 
@@ -327,7 +329,7 @@ def key_source(
     clock: Clock,
     check: Callable[[Secret], None] | None = None,
 ) -> KeySource | None:
-    """Give the source of a key that was given in one of its forms; None for none.
+    """Return the source of a key in any form that a setting accepts; None if `given` is None.
 
     Raises `ConfigurationError`.
     """
@@ -337,6 +339,6 @@ def key_source(
 
 
 async def _wait(task: asyncio.Task[Any], deadline: float) -> None:
-    # `wait` leaves the task alone when the waiter is cancelled or time runs out.
+    # `asyncio.wait` does not cancel the task when the waiter is cancelled or times out.
     left = deadline - asyncio.get_running_loop().time()
     await asyncio.wait({task}, timeout=max(left, 0.0))

@@ -1,7 +1,7 @@
-"""An event loop in a thread of its own, for code that does not await.
+"""An event loop in its own thread, for code that does not await.
 
-The thread starts at the first use, and again in a forked child. It is a daemon, and a client that
-nobody closed is closed when it is collected or the interpreter ends.
+The thread starts at the first use, and again in a forked child. It is a daemon thread. A client
+that nobody closed is closed when it is garbage-collected or the interpreter exits.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from clerk_m2m.tasks import fork_safe_lock
 
 T = TypeVar("T")
 
-# A wait is cut into pieces of so many seconds: Windows delivers Ctrl-C between them only, and a
-# client may be closed by another thread.
+# A wait is split into steps of this many seconds: Windows delivers Ctrl-C only between them, and
+# another thread may close the client.
 WAIT: Final = 0.5
-# What a coroutine whose call has ended has left to end itself, in seconds.
+# How long coroutines may run on after the client has been closed, in seconds.
 GRACE: Final = 1.0
 
 
 class LoopThread:
-    """Runs coroutines in its thread; any number of threads may wait for theirs.
+    """Runs coroutines in its thread; any number of threads may wait for results.
 
-    `aclose` is awaited there before the thread ends.
+    `aclose` is awaited there before the thread stops.
     """
 
     def __init__(self, aclose: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -38,16 +38,17 @@ class LoopThread:
         self._inherited: list[_Running] = []  # the parent's, kept unused in a forked child
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Give what a coroutine gives; it is cancelled where the wait is interrupted (Ctrl-C).
+        """Return the result of a coroutine; Ctrl-C during the wait cancels the coroutine.
 
-        Raises `RuntimeError` in the thread itself, and where another thread closes the client.
+        Raises `RuntimeError` if called in the loop's own thread, or if another thread closes the
+        client during the wait.
         """
         running = self._start()
         if running.thread is threading.current_thread():
             coroutine.close()
             raise RuntimeError(
-                "What SyncClerkClient calls itself (on_event, on_revocation, a key) cannot call "
-                "it: its event loop would wait for itself. Use another client there."
+                "A callback of SyncClerkClient (on_event, on_revocation, a key) cannot call the "
+                "same client: its event loop would wait for itself. Use another client there."
             )
         work = _Work(coroutine, running.loop)
         try:
@@ -59,7 +60,7 @@ class LoopThread:
                     if work.done.done():
                         raise  # the coroutine's own
                 if not running.thread.is_alive() and not work.done.done():
-                    raise CancelledError  # it was scheduled in the loop's last moment
+                    raise CancelledError  # the loop stopped before it ran the coroutine
         except CancelledError:
             raise RuntimeError("Another thread has closed this SyncClerkClient.") from None
         except BaseException:
@@ -67,7 +68,7 @@ class LoopThread:
             raise
 
     def close(self, *, wait: bool) -> None:
-        """End the thread; the next use starts another. `wait` lets calls that are out end first."""
+        """Stop the thread; the next use starts another. `wait` lets calls in progress end."""
         with self._lock:
             running, self._running = self._running, None
         if running is not None:
@@ -88,8 +89,8 @@ class LoopThread:
 class _Work(Generic[T]):
     """A coroutine that the loop runs and another thread waits for.
 
-    It is there before the loop knows of it, so that Ctrl-C cancels it whenever it comes
-    (`asyncio.run_coroutine_threadsafe` may be interrupted before it has given a future).
+    It is created before the loop receives it, so Ctrl-C can cancel it at any moment.
+    (`asyncio.run_coroutine_threadsafe` may be interrupted before it returns its future.)
     """
 
     def __init__(self, coroutine: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop) -> None:
@@ -121,7 +122,7 @@ class _Work(Generic[T]):
     def _deliver(self, task: asyncio.Task[T]) -> None:
         failure = CancelledError() if task.cancelled() else task.exception()
         if not self.done.set_running_or_notify_cancel():
-            return  # nobody waits any more
+            return  # there is no waiter left
         if failure is not None:
             self.done.set_exception(failure)
         else:
@@ -129,7 +130,7 @@ class _Work(Generic[T]):
 
 
 class _Running:
-    """A loop and the thread that runs it, until `owner` is closed or collected."""
+    """A loop and the thread that runs it, until `owner` is closed or garbage-collected."""
 
     def __init__(self, owner: LoopThread, aclose: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self.loop = loop = asyncio.new_event_loop()
@@ -163,7 +164,7 @@ def _end(
         winding_up.add_done_callback(lambda _: end.set_result(None))
 
     loop.call_soon_threadsafe(wind_up)
-    # A collector that runs in the thread itself may have found the owner.
+    # The garbage collector may run this in the thread itself, which cannot join itself.
     if thread is not threading.current_thread():
         thread.join()
 

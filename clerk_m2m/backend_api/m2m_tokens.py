@@ -33,10 +33,10 @@ async def verify_m2m_token(
 
 
 class M2MTokens:
-    """Tokens of machines.
+    """M2M tokens.
 
-    A client with both keys lists and revokes with the instance's, which reaches the tokens of every
-    machine, verifies with the machine's, and mints with the machine's only.
+    A client with both keys lists and revokes with the instance's key, which reaches the tokens of
+    every machine. It verifies and mints with the machine's key.
     """
 
     def __init__(self, api: BackendAPI) -> None:
@@ -54,8 +54,8 @@ class M2MTokens:
         """Mint a token (`createM2MToken`) for the machine whose secret key this client has.
 
         `seconds_until_expiration` None means the machine's default. With
-        `min_remaining_ttl_seconds`, Clerk may give an existing token of the same claims and scopes
-        that lives at least so long.
+        `min_remaining_ttl_seconds`, Clerk may return an existing token with the same claims and
+        scopes that lives at least that long.
         """
         # First of all: tracebacks may show the locals of this frame.
         machine_secret_key = hidden(machine_secret_key)
@@ -83,9 +83,9 @@ class M2MTokens:
         limit: int = 10,
         offset: int = 0,
     ) -> resources.Page[resources.M2MToken]:
-        """Give a page of a machine's opaque tokens (`getM2MTokens`), newest first, 100 at most.
+        """Return a page of a machine's opaque tokens (`getM2MTokens`), newest first, at most 100.
 
-        `revoked` and `expired` add those that are.
+        `revoked` and `expired` include tokens that are revoked or expired.
         """
         call = reading(
             "getM2MTokens",
@@ -112,10 +112,10 @@ class M2MTokens:
         expired: bool = False,
         page_size: int = 100,
     ) -> AsyncIterator[resources.M2MToken]:
-        """Give all of a machine's opaque tokens, each once; `revoked` and `expired` as in `list`.
+        """Iterate over a machine's opaque tokens, each once; `revoked`, `expired` as in `list`.
 
-        All pages are read before the first token is given, so that the loop may revoke what it is
-        given. Tokens that are minted meanwhile may be missing.
+        All pages are read before the first token is yielded, so the loop body may revoke tokens.
+        Tokens that are minted during the reading may be missing.
         """
 
         async def page(limit: int, offset: int) -> resources.Page[resources.M2MToken]:
@@ -139,7 +139,7 @@ class M2MTokens:
     async def verify(self, token: str | Secret) -> resources.M2MToken:
         """Ask Clerk about an opaque token (`verifyM2MToken`); billed.
 
-        An answer may still say `revoked` or `expired`: see `live`.
+        The result may be a revoked or expired token: check `live`.
         """
         token = Secret(token)  # first of all: tracebacks may show the locals of this frame
         return (await verify_m2m_token(self._api, token)).value

@@ -25,14 +25,14 @@ from clerk_m2m.transport.gate import CallDemand
 async def get_machine(
     api: BackendAPI, machine_id: str, *, demand: CallDemand | None = None
 ) -> Answered[resources.Machine]:
-    """Get one machine with those that it may call (`GetMachine`)."""
+    """Get one machine with the machines that it may call (`GetMachine`)."""
     url = f"/v1/machines/{segment(machine_id)}"
     call = reading("GetMachine", url, api.instance_key(), items=4)
     return await api.send(call, parsing.read_machine, demand=demand)
 
 
 class Machines:
-    """Machines and the edges between them. Takes the instance's key."""
+    """Machines and the edges between them. Needs the instance's key."""
 
     def __init__(self, api: BackendAPI) -> None:
         self._api = api
@@ -45,10 +45,10 @@ class Machines:
         query: str | None = None,
         order_by: str = "-created_at",
     ) -> resources.Page[resources.Machine]:
-        """Give a page of machines (`ListMachines`), 500 at most.
+        """Return a page of machines (`ListMachines`), at most 500.
 
-        `query` is an exact id or part of a name. `order_by` is `created_at` or `name`, with a `-`
-        before it for the last one first.
+        `query` is an exact id or part of a name. `order_by` is `created_at` or `name`; a `-` before
+        it reverses the order.
         """
         key = self._api.instance_key()
         call = reading(
@@ -72,11 +72,11 @@ class Machines:
         query: str | None = None,
         order_by: str = "created_at",
     ) -> AsyncIterator[resources.Machine]:
-        """Give all machines, each once, the oldest first; `query` and `order_by` as in `list`.
+        """Iterate over all machines, each once, oldest first; `query` and `order_by` as in `list`.
 
-        All pages are read before the first machine is given, so that the loop may delete what it is
-        given. Machines that are created meanwhile may be missing. A machine with many scopes makes
-        a large page: where one is over the size limit, the walk goes on with smaller ones.
+        All pages are read before the first machine is yielded, so the loop body may delete
+        machines. Machines that are created during the reading may be missing. Machines with many
+        scopes make a page large: if it is over the size limit, smaller pages are read.
         """
 
         async def page(limit: int, offset: int) -> resources.Page[resources.Machine]:
@@ -92,7 +92,10 @@ class Machines:
         scoped_machines: Iterable[str] = (),
         default_token_ttl: int | None = None,
     ) -> resources.CreatedMachine:
-        """Create a machine that may call `scoped_machines` (`CreateMachine`); gives its secret."""
+        """Create a machine that may call `scoped_machines` (`CreateMachine`).
+
+        The result holds its secret key.
+        """
         body = {
             "name": name,
             "scoped_machines": items("scoped_machines", scoped_machines),
@@ -109,12 +112,12 @@ class Machines:
         scoped_machines: Iterable[str] = (),
         default_token_ttl: int | None = None,
     ) -> tuple[resources.Machine, bool]:
-        """Give the machine of exactly this name, and whether it was created for this call.
+        """Return the machine with exactly this name, and True if this call created it.
 
-        One that is found stays as it is, whatever `scoped_machines` and `default_token_ttl` say;
-        one that is created is a `CreatedMachine`, with its secret. Not atomic: two processes that
-        call this at once may create a machine each. Raises `ConflictError` where several machines
-        have the name; it names their ids.
+        A machine that exists is not changed: `scoped_machines` and `default_token_ttl` are ignored.
+        A new machine is a `CreatedMachine`, with its secret key. Not atomic: two processes that
+        call this at the same time may each create a machine. Raises `ConflictError` if several
+        machines have the name; the error lists their ids.
         """
         same = [each async for each in self.iter(query=name) if each.name == name]
         if len(same) > 1:
@@ -130,13 +133,13 @@ class Machines:
         return created, True
 
     async def get(self, machine_id: str) -> resources.Machine:
-        """Give one machine with those that it may call (`GetMachine`)."""
+        """Return one machine with the machines that it may call (`GetMachine`)."""
         return (await get_machine(self._api, machine_id)).value
 
     async def update(
         self, machine_id: str, *, name: str | None = None, default_token_ttl: int | None = None
     ) -> resources.Machine:
-        """Change a machine's name or default token lifetime (`UpdateMachine`); None leaves it."""
+        """Change a machine's name or default token lifetime (`UpdateMachine`); None keeps it."""
         body = {
             "name": UNSET if name is None else name,
             "default_token_ttl": UNSET if default_token_ttl is None else default_token_ttl,
@@ -155,15 +158,15 @@ class Machines:
         )
 
     async def get_secret_key(self, machine_id: str) -> Secret:
-        """Give a machine's secret key (`GetMachineSecretKey`)."""
+        """Return a machine's secret key (`GetMachineSecretKey`)."""
         url = f"/v1/machines/{segment(machine_id)}/secret_key"
         call = reading("GetMachineSecretKey", url, self._api.instance_key())
         return await self._api.run(call, parsing.read_secret)
 
     async def rotate_secret_key(self, machine_id: str, *, previous_token_ttl: int) -> Secret:
-        """Give a machine a new secret key (`RotateMachineSecretKey`).
+        """Rotate a machine's secret key (`RotateMachineSecretKey`) and return the new one.
 
-        The old one works for `previous_token_ttl` seconds more, 0 to 28,800.
+        The old key stays valid for `previous_token_ttl` seconds, 0 to 28,800.
         """
         url = f"/v1/machines/{segment(machine_id)}/secret_key/rotate"
         body = {"previous_token_ttl": previous_token_ttl}
@@ -173,7 +176,7 @@ class Machines:
         )
 
     async def create_scope(self, caller: str, callee: str) -> resources.MachineScope:
-        """Let `caller` call `callee` (`CreateMachineScope`), with tokens minted from now on."""
+        """Allow `caller` to call `callee` (`CreateMachineScope`), with tokens minted after that."""
         url, key = f"/v1/machines/{segment(caller)}/scopes", self._api.instance_key()
         body = {"to_machine_id": callee}
         return await self._api.run(
@@ -181,7 +184,7 @@ class Machines:
         )
 
     async def delete_scope(self, caller: str, callee: str) -> resources.MachineScope:
-        """Cut the edge from `caller` to `callee` (`DeleteMachineScope`)."""
+        """Remove the edge from `caller` to `callee` (`DeleteMachineScope`)."""
         url = f"/v1/machines/{segment(caller)}/scopes/{segment(callee)}"
         key = self._api.instance_key()
         ends = Revocation(caller=caller)

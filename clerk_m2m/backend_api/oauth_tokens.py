@@ -21,23 +21,24 @@ async def verify_oauth_access_token(
 
 
 class OAuthAccessTokens:
-    """OAuth access tokens. Takes the instance's key."""
+    """OAuth access tokens. Needs the instance's key."""
 
     def __init__(self, api: BackendAPI) -> None:
         self._api = api
 
     async def verify(self, access_token: str | Secret) -> resources.OAuthAccessToken | None:
-        """Ask Clerk about an OAuth access token (`verifyOAuthAccessToken`); None: not active."""
+        """Ask Clerk about an OAuth access token (`verifyOAuthAccessToken`); None if not active."""
         access_token = Secret(access_token)  # first: tracebacks may show the locals of this frame
         return (await verify_oauth_access_token(self._api, access_token)).value
 
     async def revoke(self, token: str | Secret, *, oauth_application_id: str) -> None:
         """Revoke an opaque access or refresh token (`RevokeOAuthApplicationToken`).
 
-        Clerk revokes all tokens of the same grant with it. `Verifier.watch` forgets the one that is
-        given: give the access token where you have it, since what is known of the grant's others
-        stays in use for `cache_ttl`. A JWT cannot be revoked at Clerk. `oauth_application_id` is
-        the id of the OAuth application that the token was issued to, not its client id.
+        Clerk also revokes all other tokens of the same grant. A verifier that watches this client
+        drops only the cached verdict of the given token; verdicts of the grant's other tokens stay
+        in use for up to `cache_ttl`. So pass the access token if you have it. A JWT cannot be
+        revoked at Clerk. `oauth_application_id` is the id of the OAuth application that the token
+        was issued to, not its client id.
         """
         token = Secret(token)  # first of all: tracebacks may show the locals of this frame
         url = f"/v1/oauth_applications/{segment(oauth_application_id)}/revoke_token"

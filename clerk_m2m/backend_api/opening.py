@@ -1,4 +1,4 @@
-"""The Backend API is opened: keys, address and numbers are checked before anything is sent."""
+"""Creates a `BackendAPI` after checking its keys, URL and numbers."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ def open_api(
     on_ended: Callable[[Call, CallResult, float], None] | None = None,
     clock: Clock | None = None,
 ) -> BackendAPI:
-    """Check keys, address and numbers, and give the Backend API behind them.
+    """Check keys, URL and numbers, and return a `BackendAPI`.
 
-    With `breakers`, a call that Clerk asks to wait fails at once; without them it waits. Raises
+    With `breakers`, a call fails at once if Clerk asks for a pause; without them it waits. Raises
     `ConfigurationError`.
     """
     # First of all: tracebacks may show the locals of this frame.
@@ -61,7 +61,7 @@ def open_api(
     timeout, retries = checked_timeout(timeout), checked_retries(retries)
     max_inflight = checked_count("max_inflight", max_inflight)
     if transport is not None and not hasattr(transport, "handle_async_request"):
-        raise ConfigurationError("transport must be an asynchronous one (AsyncBaseTransport).")
+        raise ConfigurationError("transport must be an asynchronous one: httpx.AsyncBaseTransport.")
     check = None
     if transport is None:
         check = partial(_require_https, origin, allow_http)

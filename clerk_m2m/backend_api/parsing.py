@@ -1,14 +1,15 @@
-"""JSON of the Backend API to `resources`: the only home of untyped dicts.
+"""Converts JSON of the Backend API to `resources`; the only file that handles untyped dicts.
 
-An answer is read strictly where a decision hangs on it (ids, flags, when a credential ends) and
-leniently elsewhere: a property that the contract does not know is passed over, and an instant that
-decides nothing is None where it is missing or wrong. Anything else raises
-`BackendUnavailableError`, because an answer that makes no sense is no answer. Messages name the
-property, never its value, and the traceback ends at the `read_…` function: the frames below hold
-the answer in their locals, with whatever secret is in it.
+Properties that decide something are checked strictly: ids, flags, and when a credential expires. A
+wrong one raises `BackendUnavailableError`, because such an answer cannot be used. Other properties
+are read leniently: one that is not in the contract is ignored, and an instant that decides nothing
+is None if it is missing or wrong.
 
-What an object must hold is a table: the attribute of the resource, and the property that it is read
-from (`_Property`).
+Messages name the property, never its value. The traceback ends at the `read_…` function, because
+the frames below it hold the answer, and perhaps a secret, in their locals.
+
+The properties of an object are a table: for each attribute of the resource, the property that it is
+read from (`_Property`).
 """
 
 from __future__ import annotations
@@ -45,18 +46,18 @@ API_KEY_ID = re.compile(r"ak_[0-9A-Fa-f]{32}")
 OAUTH_TOKEN_ID = re.compile(r"oat_[0-9A-Fa-f]{32}")
 _KEY_SUBJECT = re.compile(r"(user|org|mch)_[A-Za-z0-9_]{27}")
 
-# 2001 to 9999 in milliseconds: seconds mistaken for them lie before, microseconds beyond.
+# 2001 to 9999 in milliseconds. A value in seconds would be below, one in microseconds above.
 _FIRST_MS, _LAST_MS = 1e12, 253_402_300_799_000
-# Instants below are in seconds, where they may be in either unit.
+# Where an instant may be in seconds or milliseconds: values below this are seconds.
 _SECONDS_BELOW: Final = 1e11
 
-# What stands for a value that is refused, and for a property that is not there.
+# Markers for a value that is rejected, and for a property that is missing.
 _REFUSED: Final = object()
 _ABSENT: Final = object()
 
 
 def _reader(read: Callable[Concatenate[Any, P], T]) -> Callable[Concatenate[Any, P], T]:
-    """Have a function read a `Document` or a dict, and raise without its frame and those below."""
+    """Make a function accept a `Document` or a dict, and remove its frames from tracebacks."""
 
     @wraps(read)
     def reader(value: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -74,10 +75,10 @@ def _reader(read: Callable[Concatenate[Any, P], T]) -> Callable[Concatenate[Any,
 class _Property:
     """How a property of an answer is read.
 
-    `name` is the property's, where the attribute has another one. The value must have one of
-    `types`, and a text must match `pattern`; `convert` makes of it what is kept, or gives None for
-    a wrong value. `null`, `absent` and `wrong` are kept for a null, for a property that is not
-    there, and for a wrong value; `_REFUSED` there refuses the answer.
+    `name` is the property's name, if it differs from the attribute's. The value must have one of
+    `types`, and a text must match `pattern`. `convert` returns the attribute's value, or None if
+    the value is wrong. `null`, `absent` and `wrong` replace a null, a missing property and a wrong
+    value; `_REFUSED` there rejects the whole answer.
     """
 
     types: tuple[type, ...]
@@ -93,10 +94,10 @@ _Shape: TypeAlias = Mapping[str, _Property]
 
 
 def _read(members: Any, shape: _Shape) -> dict[str, Any]:
-    """Read an object by its table; what is wrong in it raises `BackendUnavailableError`."""
+    """Read an object by its table; raises `BackendUnavailableError` for a wrong property."""
     if not isinstance(members, dict):
         raise BackendUnavailableError(
-            "Clerk's answer holds something else where an object belongs."
+            "Clerk's answer has another JSON type where an object is expected."
         )
     read: dict[str, Any] = {}
     for attribute, expected in shape.items():
@@ -107,7 +108,7 @@ def _read(members: Any, shape: _Shape) -> dict[str, Any]:
         elif found is None:
             found = expected.null
         elif (
-            type(found) not in expected.types  # the exact one: True is an int in Python
+            type(found) not in expected.types  # the exact type, because True is an int in Python
             or (expected.pattern and not expected.pattern.fullmatch(found))
             or (expected.convert and (found := expected.convert(found)) is None)
         ):
@@ -127,7 +128,7 @@ def _count(value: float) -> int | None:
 
 
 def _instant(value: float) -> datetime | None:
-    # NaN fails the comparison, so it is refused with the rest.
+    # NaN fails the comparison, so it is rejected too.
     in_milliseconds = _FIRST_MS <= value <= _LAST_MS
     return datetime.fromtimestamp(value / 1000, UTC) if in_milliseconds else None
 
@@ -137,7 +138,7 @@ def _instant_of_either_unit(value: float) -> datetime | None:
 
 
 def _texts(pattern: re.Pattern[str] | None = None) -> _Property:
-    """A list of texts, each of which must match `pattern`; it may be missing."""
+    """A list of texts that may be missing; each text must match `pattern`."""
 
     def checked(items: list[Any]) -> tuple[str, ...] | None:
         for item in items:
@@ -158,7 +159,7 @@ _SECRET = replace(_TEXT, convert=Secret)
 _FLAG = _Property(types=(bool,))
 _COUNT = _Property(types=(int, float), convert=_count)
 _INSTANT = _Property(types=(int, float), convert=_instant)
-# For what decides nothing: None where it is missing or wrong.
+# For instants that decide nothing: None if missing or wrong.
 _INSTANT_IF_VALID = replace(_INSTANT, null=None, absent=None, wrong=None)
 # The contract gives claims no type: they may be any JSON.
 _CLAIMS = _Property(types=(dict, list, str, int, float, bool), null=None, absent=None)
@@ -261,7 +262,7 @@ _API_KEY: _Shape = {
 
 @_reader
 def read_api_key(value: Any) -> ApiKey:
-    """Read the answer of `verifyApiKey` and of the other operations that give an API key."""
+    """Read the answer of `verifyApiKey` and of the other operations that return an API key."""
     return ApiKey(**_read(value, _API_KEY))
 
 
@@ -275,8 +276,8 @@ _OAUTH_ACCESS_TOKEN: _Shape = {
     "id": replace(_TEXT, pattern=OAUTH_TOKEN_ID),
     "subject": replace(_TEXT, pattern=USER_ID),
     **_CREDENTIAL,
-    # The contract says milliseconds of every other instant; here they are most likely seconds (its
-    # example is 1716883200). A value says by its size which of the two it is.
+    # The contract gives all other instants in milliseconds. These are probably in seconds (its
+    # example is 1716883200). The size of a value shows its unit.
     **{
         attribute: replace(_CREDENTIAL[attribute], convert=_instant_of_either_unit)
         for attribute in ("expires_at", "created_at", "updated_at")
@@ -290,7 +291,7 @@ _OAUTH_ACCESS_TOKEN: _Shape = {
 
 @_reader
 def read_oauth_access_token(value: Any) -> OAuthAccessToken | None:
-    """Read the answer of `verifyOAuthAccessToken`; None stands for `{"active": false}`."""
+    """Read the answer of `verifyOAuthAccessToken`; return None for `{"active": false}`."""
     active = _read(value, {"active": replace(_FLAG, absent=None)})["active"]
     if active:
         raise _wrong("active")
@@ -299,7 +300,7 @@ def read_oauth_access_token(value: Any) -> OAuthAccessToken | None:
 
 @_reader
 def read_deleted(value: Any) -> str:
-    """Read the answer of a deletion: the id of what is gone."""
+    """Read the answer of a deletion: the id of the deleted resource."""
     read = _read(value, {"deleted": _FLAG, "id": _TEXT})
     if not read["deleted"]:
         raise _wrong("deleted")
@@ -321,8 +322,8 @@ def read_page(value: Any, name: str, read: Callable[[Any], T]) -> Page[T]:
 
 @_reader
 def read_machines(value: Any) -> Page[Machine]:
-    """Read the answer of `ListMachines`; equal machines among the scoped ones are one object."""
-    # A page of 500 machines may name 75,000 scoped ones, which are a few thousand machines.
+    """Read the answer of `ListMachines`; equal scoped machines become one shared object."""
+    # A page of 500 machines may list 75,000 scoped machines, most of them several times.
     seen: dict[str, tuple[Any, ScopedMachine]] = {}
 
     def read_once(item: Any) -> ScopedMachine:
@@ -343,7 +344,7 @@ def _id_of(item: Any) -> str:
 
 @_reader
 def read_jwks(value: Any) -> Mapping[str, Any]:
-    """Read schema `JWKS`: an object with a list of keys, each of which its user checks."""
+    """Read schema `JWKS`: an object with a list of keys. The caller checks each key."""
     _read(value, {"keys": _Property(types=(list,))})
     key_set: Mapping[str, Any] = value
     return key_set

@@ -1,4 +1,4 @@
-"""What an error answer of the Backend API means, and what it says.
+"""Maps error answers of the Backend API to exceptions.
 
 A 4xx counts as Clerk's decision only if its body has Clerk's error format: a 404 or a 403 from a
 proxy is an outage. Error messages from the server are passed on, unless they contain part of a
@@ -37,19 +37,19 @@ _ERRORS: Final[Mapping[int, type[BackendAPIError]]] = {
     422: InvalidRequestError,
     429: RateLimitedError,
 }
-# What only Clerk can say: of the request, the resource or the key.
+# Decisions about the request, the resource or the key, which only Clerk can make.
 _DECISIONS: Final = frozenset({InvalidRequestError, KeyRefusedError, NotFoundError, ConflictError})
 
 
 def error_of(call: Call, received: Received) -> BackendAPIError:
-    """Give the error that an answer other than 2xx means."""
+    """Return the exception for an answer with a status other than 2xx."""
     status, document = received.status, read_document(received.body)
     problem = read_problem(document.members) if document else None
     kind = _ERRORS.get(status, BackendUnavailableError)
     if problem is None and kind in _DECISIONS:
         return BackendUnavailableError(
-            f"{call.operation}: answered {status}, not in Clerk's form: "
-            "a gateway or proxy answered?",
+            f"{call.operation}: the answer has status {status} but not Clerk's error format. "
+            "Perhaps a gateway or proxy sent it.",
             status=status,
         )
     secrets = tuple(call.secrets())
@@ -58,7 +58,7 @@ def error_of(call: Call, received: Received) -> BackendAPIError:
     trace_id = problem.clerk_trace_id if problem else None
     if trace_id is not None and _repeats(secrets, trace_id):
         trace_id = None
-    # Before what Clerk said: log lines are cut at their end.
+    # The trace id stands before Clerk's message, because log lines are cut at their end.
     trace = f" (clerk_trace_id {cleaned(trace_id, MAX_TRACE_ID)})" if trace_id else ""
     return kind(
         f"{call.operation}: Clerk answered {status}{trace}. {said}".rstrip(),
@@ -70,21 +70,21 @@ def error_of(call: Call, received: Received) -> BackendAPIError:
 
 
 def _retry_after(received: Received) -> float | None:
-    """Seconds that Clerk asks to be left alone; only a 429 asks for it without saying how long."""
+    """Return the pause that Clerk asks for, in seconds; a 503 asks only with `Retry-After`."""
     if received.status == 429 or (received.status == 503 and "retry-after" in received.headers):
         return retry_after(received.headers)
     return None
 
 
 def _without(secrets: tuple[str, ...], error: FieldError) -> FieldError:
-    """An upstream that echoes what was sent must not carry it into our logs."""
+    """Return the error without its text if that repeats a secret, which must not be logged."""
     if _repeats(secrets, f"{error.code} {error.message} {error.field}"):
         return FieldError(code="withheld", message="(The message repeats a secret.)")
     return error
 
 
 def _repeats(secrets: tuple[str, ...], text: str) -> bool:
-    """Whether a piece of a secret stands in `text`: an upstream may well show the half of it."""
+    """Return whether `text` contains a part of a secret of at least `PIECE` characters."""
     return any(
         secret[start : start + PIECE] in text
         for secret in secrets
@@ -94,14 +94,14 @@ def _repeats(secrets: tuple[str, ...], text: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """What an error answer of Clerk's says (schema `ClerkErrors`)."""
+    """The content of an error answer (schema `ClerkErrors`)."""
 
     errors: tuple[FieldError, ...]
     clerk_trace_id: str | None
 
 
 def read_problem(value: Any) -> Problem | None:
-    """Read schema `ClerkErrors`; None where the answer is not Clerk's at all."""
+    """Read schema `ClerkErrors`; return None if the answer does not have that form."""
     if not isinstance(value, dict) or not isinstance(value.get("errors"), list):
         return None
     errors = tuple(_field_error(entry) for entry in value["errors"] if isinstance(entry, dict))

@@ -1,10 +1,10 @@
-"""What the Backend API gives back, as values: machines, tokens, keys, edges, pages.
+"""The values that the Backend API returns: machines, tokens, keys, edges, pages.
 
-Instants are aware datetimes, durations are seconds, and what must not be printed is a `Secret`.
-`claims` is whatever JSON was stored, as it was; None where there is none. All of them can be given
-to `dataclasses.asdict`, `copy.deepcopy` and pydantic (a `Secret` stays hidden there).
-`created_at`, `updated_at` and `last_used_at` are None where Clerk gave none, or none that makes
-sense: nothing is decided by them, so the rest of the answer is still of use.
+Instants are aware datetimes, durations are seconds, and values that must not be printed are a
+`Secret`. `claims` is any JSON, as it was stored; None if there is none. All of them work with
+`dataclasses.asdict`, `copy.deepcopy` and pydantic (a `Secret` stays hidden there).
+`created_at`, `updated_at` and `last_used_at` are None if Clerk sent none or an invalid one: they
+decide nothing, so the rest of the answer is still used.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScopedMachine:
-    """A machine as it is listed among those that another may call."""
+    """A machine in the list of machines that another machine may call."""
 
     id: str
     name: str
@@ -33,21 +33,24 @@ class ScopedMachine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine(ScopedMachine):
-    """A machine; `scoped_machines` are those that it may call. `default_token_ttl` is seconds."""
+    """A machine; `scoped_machines` are the machines that it may call.
+
+    `default_token_ttl` is in seconds.
+    """
 
     scoped_machines: tuple[ScopedMachine, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreatedMachine(Machine):
-    """A machine just created, with its secret key."""
+    """A new machine, with its secret key."""
 
     secret_key: Secret
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineScope:
-    """An edge: `caller` may call `callee`. `created_at` is None too where it was just deleted."""
+    """An edge: `caller` may call `callee`. `created_at` is None after a deletion, too."""
 
     caller: str
     callee: str
@@ -56,7 +59,7 @@ class MachineScope:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Credential:
-    """What M2M tokens, API keys and OAuth access tokens have in common."""
+    """The common attributes of M2M tokens, API keys and OAuth access tokens."""
 
     id: str
     subject: str
@@ -70,7 +73,7 @@ class _Credential:
 
     @property
     def live(self) -> bool:
-        """Whether Clerk says that it is neither revoked nor expired."""
+        """Whether the credential is neither revoked nor expired, according to Clerk."""
         return not (self.revoked or self.expired)
 
 
@@ -84,10 +87,9 @@ class M2MToken(_Credential):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreatedM2MToken(M2MToken):
-    """An M2M token just minted, with the token itself.
+    """A new M2M token, with the token itself.
 
-    `created_at` is always there: `expires_at` less `created_at` is its lifetime by Clerk's clock
-    alone.
+    `created_at` is never None: `expires_at - created_at` is the lifetime, by Clerk's clock alone.
     """
 
     created_at: datetime
@@ -98,7 +100,7 @@ class CreatedM2MToken(M2MToken):
 class ApiKey(_Credential):
     """An API key of a user, an organization or a machine; `scopes` are its permissions.
 
-    `type` is what it was created as, `api_key` unless told otherwise.
+    `type` is the type that it was created with, by default `api_key`.
     """
 
     type: str
@@ -111,17 +113,18 @@ class ApiKey(_Credential):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreatedApiKey(ApiKey):
-    """An API key just created, with its secret."""
+    """A new API key, with its secret."""
 
     secret: Secret
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OAuthAccessToken(_Credential):
-    """An OAuth access token; `scopes` are what the user granted to the client.
+    """An OAuth access token; `scopes` are the permissions that the user granted to the client.
 
-    `audience` (`aud`) are the services that it is meant for, empty where Clerk names none; `actor`
-    (`act`, RFC 8693 section 4.1) is who acts for the user, or None. Clerk's contract has neither.
+    `audience` (`aud`) are the services that it is meant for, empty if Clerk sends none. `actor`
+    (`act`, RFC 8693 section 4.1) is the party that acts for the user, or None. Clerk's contract has
+    neither of the two.
     """
 
     client_id: str
@@ -131,7 +134,7 @@ class OAuthAccessToken(_Credential):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page(Generic[T]):
-    """One page of a list; `total_count` counts what all pages hold together."""
+    """One page of a list; `total_count` is the number of items on all pages together."""
 
     items: tuple[T, ...]
     total_count: int

@@ -1,4 +1,4 @@
-"""What a call has ended, and who wants to hear of it."""
+"""Notifies listeners of revocations and deletions."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ logger = logging.getLogger("clerk_m2m")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Revocation:
-    """What a call of this client has ended, or may have: a credential, a machine, or edges.
+    """What a call of this client has revoked, deleted or changed, or may have if it failed.
 
-    `token` is an OAuth token, of which the client knows the text only.
+    `token_id` is a token or API key. `machine_id` is a deleted machine. `caller` is a machine whose
+    edges changed. `token` is an OAuth token, of which the client knows only the text.
     """
 
     token_id: str | None = None
@@ -27,22 +28,22 @@ class Revocation:
 
 
 class RevocationListeners:
-    """Those that are told of revocations, in the order in which they came."""
+    """The listeners for revocations, in the order in which they were added."""
 
     def __init__(self) -> None:
         self._listeners: dict[object, Callable[[Revocation], object]] = {}
 
     def add(self, listener: Callable[[Revocation], object]) -> Callable[[], None]:
-        """Tell `listener` from now on; gives a function that ends this, and may be called again.
+        """Add a listener; return a function that removes it and may be called more than once.
 
-        Raises `ConfigurationError` for what is no plain function.
+        Raises `ConfigurationError` for anything but a plain function.
         """
         if not callable(listener):
-            raise ConfigurationError("on_revocation takes a function that takes a Revocation.")
+            raise ConfigurationError("on_revocation needs a function that accepts a Revocation.")
         call = getattr(listener, "__call__", None)  # noqa: B004  an object whose `__call__` is async
         if inspect.iscoroutinefunction(listener) or inspect.iscoroutinefunction(call):
             raise ConfigurationError(
-                "on_revocation takes a plain function: nobody would await a coroutine function."
+                "on_revocation needs a plain function: a coroutine function would not be awaited."
             )
         entry = object()
         self._listeners[entry] = listener
@@ -53,13 +54,13 @@ class RevocationListeners:
         return remove
 
     def tell(self, revocation: Revocation) -> None:
-        """Call every listener; what one of them raises is logged, and the others are told."""
+        """Call every listener. If one raises, log that and call the others."""
         for listener in list(self._listeners.values()):
             try:
                 listener(revocation)
             except Exception as exc:  # noqa: BLE001  the call has ended, whatever a listener raises
-                # Neither its text nor its traceback: both may hold what the listener was told.
+                # Log neither text nor traceback: both may contain the token of the revocation.
                 logger.error(
-                    "A listener of on_revocation failed (%s): what it keeps may be out of date.",
+                    "A listener of on_revocation failed (%s): it may keep revoked credentials.",
                     type(exc).__name__,
                 )

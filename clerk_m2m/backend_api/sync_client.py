@@ -1,8 +1,7 @@
 """`SyncClerkClient`: `ClerkClient` for code that does not await.
 
 There is one implementation: each method here runs the coroutine of the same name in the client's
-own event loop. `_sync` and `_sync_iter` keep its parameters and its result, so that an editor and a
-type checker know them.
+own event loop. `_sync` and `_sync_iter` keep the signature, for editors and type checkers.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ class _SyncResource(Generic[ResourceT]):
 def _sync(
     method: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]],
 ) -> Callable[Concatenate[Any, P], R]:
-    """Make the method that gives what `method` gives when it is awaited."""
+    """Make a plain method that runs the coroutine method `method` and returns its result."""
 
     @wraps(method)
     def call(self: _SyncResource[Any], /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -52,14 +51,14 @@ def _sync(
 def _sync_iter(
     method: Callable[Concatenate[Any, P], AsyncIterator[R]],
 ) -> Callable[Concatenate[Any, P], Iterator[R]]:
-    """Make the method that gives a plain iterator of what `method` iterates over."""
+    """Make a plain method that returns an iterator over the items of `method`."""
 
     @wraps(method)
     def call(self: _SyncResource[Any], /, *args: P.args, **kwargs: P.kwargs) -> Iterator[R]:
         walk = method(self._resource, *args, **kwargs)
 
         async def read() -> list[R]:
-            # Nothing is lost: a walk reads the whole list before it gives the first item.
+            # This costs nothing: a walk reads the whole list before it yields the first item.
             return [item async for item in walk]
 
         def give() -> Iterator[R]:
@@ -127,11 +126,11 @@ class SyncKeySets(_SyncResource[KeySets]):
 class SyncClerkClient:
     """A client of the Backend API for code that does not await; takes what `ClerkClient` takes.
 
-    `with SyncClerkClient.from_env() as clerk: clerk.machines.list()`. Its calls run in an event
-    loop of its own, in a thread of its own: any number of threads may use one client. Inside of a
-    running event loop it works too, and blocks that loop: use `ClerkClient` there. What it is given
-    to call (`on_event`, `on_revocation`, a key) is called in its thread. Ctrl-C ends the wait for a
-    call; one that was sent may have been carried out.
+    `with SyncClerkClient.from_env() as clerk: clerk.machines.list()`. Its calls run in its own
+    event loop in its own thread: any number of threads may use one client. In code that runs in an
+    event loop it works too, but blocks that loop: use `ClerkClient` there. Its callbacks
+    (`on_event`, `on_revocation`, a key) are called in its thread. Ctrl-C stops waiting for a call;
+    Clerk may already have carried out the call.
     """
 
     def __init__(self, **options: Unpack[ClientOptions]) -> None:
@@ -155,7 +154,7 @@ class SyncClerkClient:
         return cls(**options)
 
     def with_options(self, *, timeout: float | None = None, retries: int | None = None) -> Self:
-        """Give a client with another `timeout` or other `retries`, as `ClerkClient` does.
+        """Return a client with another `timeout` or other `retries`, as `ClerkClient` does.
 
         It shares the thread of this one too: closing either closes both.
         """
@@ -171,9 +170,9 @@ class SyncClerkClient:
         return self._client.on_revocation(callback)
 
     def close(self) -> None:
-        """Close the connections and end the thread; the next call starts another.
+        """Close the connections and stop the thread; the next call starts another.
 
-        Calls of other threads that are out have `timeout` to end.
+        Calls of other threads that are in progress have `timeout` seconds to end.
         """
         self._thread.close(wait=True)
 
@@ -186,5 +185,5 @@ class SyncClerkClient:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # After Ctrl-C nobody wants to wait for the call that it interrupted.
+        # After Ctrl-C, do not wait for the interrupted call.
         self._thread.close(wait=not isinstance(exc, KeyboardInterrupt))

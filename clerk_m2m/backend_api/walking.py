@@ -1,15 +1,15 @@
-"""Walking a list: all of its pages are read before the first item is given.
+"""Reads a whole list: all pages are read before the first item is yielded.
 
 Rules of this file:
 
-- What the loop body does (revoke, delete, create) cannot move items to a place that was read
-  already, because nothing is read any more.
-- What others remove meanwhile moves the rest up. So each page begins with the last item of the page
-  before; where that is not there, the walk goes back a page.
-- A page may hold less than was asked for. The list ends at `total_count` or at an empty page; at
-  `total_count`, as many ids must have been found.
-- A page that is too large is asked for again with fewer items.
-- Where Clerk asks to wait (429), the walk waits and asks again.
+- The loop body may revoke, delete or create items: all pages have been read by then, so no item can
+  move to a page that was already read.
+- If others remove items during the reading, later items move up. So each page begins with the last
+  item of the page before. If that item is not there, the walk goes back one page.
+- A page may hold fewer items than requested. The list ends at `total_count` or at an empty page. At
+  `total_count`, that many different ids must have been found.
+- A page that is too large is requested again with fewer items.
+- After a 429 the walk waits for as long as Clerk asks, and requests the page again.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from typing import Final, Protocol, TypeVar
 from clerk_m2m.backend_api.resources import Page
 from clerk_m2m.errors import AnswerTooLargeError, BackendUnavailableError, RateLimitedError
 
-# How often a walk goes back before it gives up. Somebody else who empties the list makes it go back
-# once for each page.
+# How often a walk goes back before it fails. If someone else empties the list, it goes back once
+# for each page.
 MAX_RETURNS: Final = 100
-# How often in turn one page is asked for after a 429, and the longest wait that is taken, in
-# seconds. Clerk counts requests over 10 seconds.
+# How often one page is requested again after a 429, and the longest `Retry-After` that is waited
+# for, in seconds. Clerk counts requests over 10 seconds.
 MAX_WAITS: Final = 5
 MAX_WAIT: Final = 60.0
 
 
 class Identified(Protocol):
-    """What has an id of Clerk's."""
+    """A resource with an id of Clerk's."""
 
     @property
     def id(self) -> str:
@@ -44,7 +44,7 @@ T = TypeVar("T", bound=Identified)
 
 
 async def walk(page: Callable[[int, int], Awaitable[Page[T]]], page_size: int) -> AsyncIterator[T]:
-    """Give each item of a list once, from the pages that `page(limit, offset)` gives."""
+    """Iterate over a list, each item once; `page(limit, offset)` reads one page."""
     for item in await _read(page, page_size):
         yield item
 
@@ -62,7 +62,7 @@ async def _read(page: Callable[[int, int], Awaitable[Page[T]]], page_size: int) 
             limit = max(1, limit // 4)
             continue
         if repeats and not (got.items and got.items[0].id in found):
-            # What was read before is gone, and the rest has moved up.
+            # The last item of the page before was removed, and later items have moved up.
             returns += 1
             offset = max(0, offset - limit)
             repeats = offset > 0
@@ -71,24 +71,24 @@ async def _read(page: Callable[[int, int], Awaitable[Page[T]]], page_size: int) 
             found.setdefault(item.id, item)
         end, least = offset + len(got), min(least, got.total_count)
         if got.items and end < got.total_count:
-            repeats = len(got) > 1  # else there would be no way forward
+            repeats = len(got) > 1  # with one item per page, the walk would not advance
             offset = end - 1 if repeats else end
         elif got.items and len(found) < least:
-            # The order of the pages was not the same (items of one instant may change places):
-            # what was missed is looked for from the start.
+            # The order differed between pages (items of the same instant may change places), so
+            # some items were missed: read the list again from the start.
             returns += 1
             offset, repeats, least = 0, False, inf
         else:
             return list(found.values())
     raise BackendUnavailableError(
-        "The list changes faster than it can be read: nothing of it is given."
+        "The list changes faster than it can be read, so nothing is returned. Try again later."
     )
 
 
 async def _patiently(
     page: Callable[[int, int], Awaitable[Page[T]]], limit: int, offset: int
 ) -> Page[T]:
-    """Read one page, and wait where Clerk asks to."""
+    """Read one page; after a 429, wait and read it again."""
     waits = 0
     while True:
         try:

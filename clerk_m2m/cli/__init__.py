@@ -1,9 +1,9 @@
 """The command line, `clerk-m2m`: one file or folder for each group of commands.
 
-This file puts them together. `program` holds what all commands share (exit codes, `--json`, tables,
-questions), `instance` opens the instance that the environment names, `secret_text` takes secrets in
-and hands them over, `verifying` and `told` tell what a credential is. What a command prints to be
-read by a program goes to stdout; warnings and errors go to stderr. May import every other folder.
+This file puts them together. `program` holds the common parts of all commands (exit codes,
+`--json`, tables, questions). `instance` opens the instance that the environment names.
+`secret_text` reads and writes secrets. `verifying` and `told` describe credentials. A command
+prints its result to stdout, and warnings and errors to stderr. May import every other folder.
 Sole owner of `typer` and `tomlkit`.
 """
 

@@ -1,4 +1,4 @@
-"""`clerk-m2m demo`: the whole story, played once."""
+"""`clerk-m2m demo`: runs the demo once."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ def demo(
         bool, typer.Option("--json", help="Print one JSON document and nothing else.")
     ] = False,
 ) -> None:
-    """Play the whole story: three services and an emulated Clerk, on real sockets.
+    """Run the demo: three services and an emulated Clerk, on real sockets.
 
-    Exits with 1 when an outcome is not the expected one.
+    Exits with 1 if an outcome is not the expected one.
     """
     from clerk_m2m.demo.playing import play
 

@@ -65,7 +65,7 @@ def emulator(
             typer.echo(asyncio.run(_introduction(emulated, address, kept_in=db)))
             _serve(emulated, listener)
     except KeyboardInterrupt:
-        pass  # Ctrl-C is how it is ended; uvicorn has shut down and raises it again
+        pass  # the user stops the emulator with Ctrl-C; uvicorn shuts down and raises it again
 
 
 def _fail(message: str) -> NoReturn:
@@ -95,10 +95,10 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         listener = socket.create_server((host, port), family=family, backlog=2048)
     except OSError as exc:
-        # Python adds "(while attempting to bind on address …)", which is said here already.
+        # Python adds "(while attempting to bind on address …)", which our text contains already.
         reason = (exc.strerror or "").partition(" (while")[0]
         _fail(f"cannot listen on {host} port {port}: {reason}")
-    # asyncio does this for sockets that it makes itself; without it an answer takes 40 ms more.
+    # asyncio sets this on its own sockets; without it an answer takes 40 ms longer.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
 
@@ -107,19 +107,19 @@ def _is_address(host: str) -> bool:
     try:
         ipaddress.ip_address(host)
     except ValueError:
-        return ":" in host  # a mistyped IPv6 address: listening says what is wrong with it
+        return ":" in host  # a mistyped IPv6 address: the error of `_listen` says what is wrong
     return True
 
 
 def _origin(host: str, listener: socket.socket) -> str:
-    """Give an origin that this machine can open; a wildcard is not one."""
+    """Return an origin that can be opened on this machine; a wildcard address cannot."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  told apart, not bound
     shown = f"[{host}]" if ":" in host else host
     return f"http://{shown}:{listener.getsockname()[1]}"
 
 
 async def _introduction(emulated: Emulator, address: str, *, kept_in: Path | None) -> str:
-    """Say where the emulator is and what to paste, with the machines that it has already."""
+    """Return the text with the emulator's address, variables to paste, and existing machines."""
     lines = [
         f"Clerk emulator: {address} (Ctrl-C stops it)",
         f"Kept in {kept_in}." if kept_in else "Kept in memory only; --db FILE keeps it.",
@@ -170,7 +170,7 @@ def _machine_lines(machine: Machine, secret_key: str) -> list[str]:
 
 
 async def _machines(emulated: Emulator) -> list[Machine]:
-    from httpx import ASGITransport  # in process: nothing listens yet
+    from httpx import ASGITransport  # in process, because the emulator does not listen yet
 
     async with ClerkClient(
         secret_key=emulated.secret_key,
@@ -178,7 +178,7 @@ async def _machines(emulated: Emulator) -> list[Machine]:
         transport=ASGITransport(app=emulated),
     ) as clerk:
         machines = [machine async for machine in clerk.machines.iter(order_by="created_at")]
-    emulated.calls.clear()  # what is counted from here on are the user's own calls
+    emulated.calls.clear()  # from here on only the user's calls are counted
     return machines
 
 

@@ -1,4 +1,4 @@
-"""The ids of credentials, which are no secrets, told from the credentials themselves."""
+"""Distinguishes ids of credentials, which are not secret, from the credentials themselves."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ _ID: Final = re.compile(r"(mt|ak|oat)_[0-9a-fA-F]{32}")
 
 
 def is_credential_id(text: str, *prefixes: str) -> bool:
-    """Tell whether a text is the id of a credential; `prefixes` are those that are taken."""
+    """Return whether a text is the id of a credential with one of these prefixes."""
     found = _ID.fullmatch(text)
     return found is not None and found[1] in prefixes

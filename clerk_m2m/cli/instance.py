@@ -1,4 +1,4 @@
-"""The instance that a command talks to: from the environment, named before anything is changed.
+"""The instance that a command calls: read from the environment, and shown before any change.
 
     instance = Instance.from_env(api_url)
     instance.ask("create 3 machines", yes=yes)
@@ -37,17 +37,17 @@ ApiUrl = Annotated[
     ),
 ]
 
-# A page of 500 machines with 150 edges each is 17 MB: seconds, for one call.
+# In seconds. A page of 500 machines with 150 edges each is 17 MB and takes several seconds.
 TIMEOUT: Final = 30.0
 _TEST_KEY: Final = "sk_test_"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instance:
-    """Where the instance is, and the keys for it.
+    """The address of an instance, and the keys for it.
 
-    `live` unless its key says otherwise. Without its key, at an address of loopback, it is an
-    emulator and not live; elsewhere it may be live.
+    `live` is True unless the instance's key is a test key. Without the instance's key, an instance
+    on loopback is an emulator and not live; others may be live.
     """
 
     api_url: str
@@ -58,7 +58,7 @@ class Instance:
 
     @classmethod
     def from_env(cls, api_url: str | None = None, *, machine_key: bool = False) -> Self:
-        """Read the environment; raises `CommandError` or `ConfigurationError` where a key lacks.
+        """Read the environment; raises `CommandError` or `ConfigurationError` if a key is missing.
 
         With `machine_key`, `CLERK_MACHINE_SECRET_KEY` is read too, and either key is enough.
         """
@@ -82,22 +82,22 @@ class Instance:
         )
 
     def __str__(self) -> str:
-        if self.secret_key is None:  # a machine's key does not tell which kind of instance it is of
+        if self.secret_key is None:  # a machine's key does not show the kind of its instance
             return f"instance at {self.api_url}{', which may be LIVE' if self.live else ''}"
         return f"{'LIVE' if self.live else 'development'} instance at {self.api_url}"
 
     def announce(self) -> None:
-        """Say on stderr which instance this is."""
+        """Print on stderr which instance this is."""
         say(f"Talking to the {self}.")
 
     def ask(self, change: str, *, yes: bool) -> None:
-        """Say which instance is changed, and ask first if it is a live one, unless `yes`."""
+        """Print which instance is changed, and ask for confirmation if it is live, unless `yes`."""
         self.announce()
         if self.live:
             confirm(f"Really {change} in the {self}?", yes=yes)
 
     def client(self) -> ClerkClient:
-        """Give a client of the instance, to be used in `async with`."""
+        """Return a client of the instance, for use in `async with`."""
         return ClerkClient(
             secret_key=self.secret_key,
             machine_secret_key=self.machine_secret_key,
@@ -108,7 +108,7 @@ class Instance:
 
 
 def is_test_key(key: object) -> bool:
-    """Tell whether a key, or the one in a file, is that of a development instance."""
+    """Return whether a key (or the key in a file) belongs to a development instance."""
     if isinstance(key, Path):
         key = key_of_file("CLERK_SECRET_KEY_FILE", "sk_", key)
     return isinstance(key, Secret) and key.reveal().startswith(_TEST_KEY)

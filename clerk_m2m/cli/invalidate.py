@@ -1,4 +1,4 @@
-"""`clerk-m2m invalidate`: tell the services of a fleet to forget what they know."""
+"""`clerk-m2m invalidate`: invalidates cached verdicts of all services of a fleet."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def invalidate(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Have every service of the fleet ask Clerk again, and deny the JWTs that are named.
+    """Make every service of the fleet ask Clerk again, and deny the given JWTs.
 
-    Revoke at Clerk first: a service that asks again must get another answer. By a token's id, or
-    with --token by its text; by a machine's id all its credentials that were issued until now.
-    Reads CLERK_M2M_FLEET_URL and CLERK_M2M_FLEET_KEY. Ends with 0 when the log has all of it.
+    Revoke at Clerk first, so that services then get the new answer. Name a token by its id, or with
+    --token by its text. A machine's id stands for all its credentials that were issued until now.
+    Reads CLERK_M2M_FLEET_URL and CLERK_M2M_FLEET_KEY. Exits with 0 if all of it is in the log.
     """
     fleet = Fleet.from_env()
     if fleet is None:
@@ -77,7 +77,7 @@ def _by_id(given: str) -> Invalidation:
 
 def _by_token(fleet: Fleet) -> Invalidation:
     credential = read_secret("credential")
-    # No key set is at hand here to verify a JWT with.
+    # There is no key set here to verify a JWT with.
     is_jwt = jwt_of(credential.reveal()) is not None
     keys = digest_keys(fleet, api_url_from_env())
     return Invalidation(

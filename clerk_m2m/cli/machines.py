@@ -18,7 +18,7 @@ from clerk_m2m.cli.program import AsJson, Yes, print_json, print_table, say
 from clerk_m2m.cli.secret_text import HandOver, SecretFile, ShowSecret, handed_over
 
 MAX_PREVIOUS_TTL: Final = 28_800
-# A machine may be called `user_service`.
+# An exact pattern, because a machine may have a name such as `user_service`.
 _SUBJECT: Final = re.compile(r"(user|org|mch)_[A-Za-z0-9_]{27}")
 
 machines: Final = typer.Typer(
@@ -136,7 +136,7 @@ def rotate_key(
     api_url: ApiUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """Give a machine a new secret key; the old one works for a while longer."""
+    """Rotate a machine's secret key; the old one stays valid for --keep-old seconds."""
     instance = Instance.from_env(api_url)
     with handed_over(secret_file, show_secret) as hand_over:
         instance.ask(f"give {machine} a new key (the old one ends in {keep_old} s)", yes=yes)
@@ -156,7 +156,7 @@ async def _rotate(instance: Instance, machine: str, keep_old: int, hand_over: Ha
 
 
 async def subject_of(clerk: ClerkClient, given: str) -> str:
-    """Give a subject: an id as it is, and a machine's id for its name."""
+    """Return a subject's id: an id is returned unchanged, a machine's name is looked up."""
     if _SUBJECT.fullmatch(given):
         return given
     return (await find_machine(clerk, given)).id

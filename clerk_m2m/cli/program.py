@@ -1,8 +1,8 @@
-"""What every command shares: how it ends, what it prints and where, and what it asks.
+"""The common parts of all commands: exit codes, output and questions.
 
-A command prints its result to stdout and everything else to stderr. It ends with 0 for yes, or no
-difference; with 1 for no, or a difference (`raise typer.Exit(NO)`); with 2 for everything else
-(raise a `CommandError`, or let any other exception through); and with 130 after Ctrl-C.
+A command prints its result to stdout and everything else to stderr. Its exit code is 0 for yes, or
+no difference; 1 for no, or a difference (`raise typer.Exit(NO)`); 2 for everything else (raise a
+`CommandError`, or let any other exception propagate); and 130 after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -36,54 +36,55 @@ Yes = Annotated[
     bool, typer.Option("--yes", help="Do not ask before something is changed in a live instance.")
 ]
 
-# So wide that no row is wrapped where the output goes to another program.
+# So wide that no row is wrapped if another program reads the output.
 _WIDE: Final = 10_000
 
 
 class CommandError(Exception):
-    """The command cannot do what it was asked to; the text is printed, and the exit code is 2."""
+    """The command failed; the text is printed, and the exit code is 2."""
 
 
 class CommandLine(TyperGroup):
-    """The commands, with the exit codes that the head of this file names.
+    """The commands, with the exit codes from the top of this file.
 
-    Python and Typer end with 1 after an exception and after a declined prompt, which would read
-    as the answer "no".
+    Python and Typer exit with 1 after an exception and after a declined prompt, which would look
+    like the answer "no".
     """
 
     def main(self, *args: Any, **given: Any) -> NoReturn:
-        """Run the command that the arguments name, and end the process."""
+        """Run the command that the arguments name, and exit the process."""
         try:
-            if sys.stdout is None:  # before anything is done of which nobody would hear
+            # Fail before the command does anything whose result would be lost.
+            if sys.stdout is None:
                 raise CommandError("Standard output is closed. (To drop it: > /dev/null)")
-            if isinstance(
-                sys.stdout, io.TextIOWrapper
-            ):  # where the locale has no letter for a name
+            # If the locale's encoding lacks a character, print it as an escape.
+            if isinstance(sys.stdout, io.TextIOWrapper):
                 sys.stdout.reconfigure(errors="backslashreplace")
             code = super().main(*args, **given | {"standalone_mode": False})
-            sys.stdout.flush()  # now, while a failure still has an exit code
+            sys.stdout.flush()  # flush now, so that a failure still sets the exit code
         except SystemExit as exc:
-            # Typer's own, for instance after a broken pipe: only a command's Exit(1) means "no".
+            # Typer's own exit, e.g. after a broken pipe: only a command's Exit(1) means "no".
             code = FAILED if exc.code == 1 else exc.code
-        except Exception as exc:  # noqa: BLE001  whatever it is, it must not end the process with 1
-            with suppress(OSError):  # what cannot be told, on a full disk, has failed all the same
+        except Exception as exc:  # noqa: BLE001  no exception may exit the process with 1
+            # On a full disk the error cannot be printed, but the exit code still shows it.
+            with suppress(OSError):
                 _tell(exc)
             code = FAILED
-        if code == INTERRUPTED:  # Typer makes this of a KeyboardInterrupt
+        if code == INTERRUPTED:  # Typer raises this for a KeyboardInterrupt
             with suppress(OSError):
                 say("Stopped.")
         sys.exit(code if isinstance(code, int) else 0)
 
 
 def _tell(exc: Exception) -> None:
-    """Print what went wrong, without a key or token that was typed or answered."""
+    """Print the error, without any key or token from the input or from an answer."""
     if isinstance(exc, BrokenPipeError):
-        # Nobody reads stdout any more. What is left in its buffer goes nowhere.
+        # The reader of stdout has closed it: discard the rest of the buffer.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     elif isinstance(exc, typer.Abort):
         say("Stopped.")
     elif callable(text_of := getattr(exc, "format_message", None)):  # Typer's: wrong usage
-        if text := text_of():  # where there is none, the help has been shown
+        if text := text_of():  # without a message, Typer has already shown the help
             context = getattr(exc, "ctx", None)
             say(f"Error: {text}" + (f" See {context.command_path} --help" if context else ""))
     elif isinstance(exc, OSError):
@@ -103,7 +104,7 @@ def say(text: str) -> None:
 
 
 def printable(text: str) -> str:
-    """Give a text that cannot steer a terminal; a name may hold any character."""
+    """Return a text without characters that control a terminal; a name may hold any character."""
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
@@ -116,7 +117,7 @@ def print_lines(lines: Iterable[str], *, err: bool = False) -> None:
 def print_json(document: Mapping[str, Any], *, err: bool = False) -> None:
     """Print a document with its `format_version`, as the only thing on stdout.
 
-    With `err` it goes to stderr, because stdout is a secret's.
+    With `err` it goes to stderr, because a secret is printed to stdout.
     """
     typer.echo(json.dumps({"format_version": FORMAT_VERSION, **document}, indent=2), err=err)
 
@@ -136,14 +137,14 @@ def print_table(
 
 
 def confirm(question: str, *, yes: bool, instead: str = "--yes") -> None:
-    """Ask on stderr, unless `yes`; raises `CommandError` for any answer but y or yes.
+    """Ask on stderr, unless `yes`; raises `CommandError` for any answer except y or yes.
 
-    `instead` is the option that answers the question where nobody can be asked.
+    `instead` is the option that answers the question without a terminal.
     """
     if yes:
         return
     typer.echo(f"{printable(question)} [y/N] ", err=True, nl=False)
-    # Not Typer's own prompt: it does not tell Ctrl-C from the end of the input.
+    # Typer's own prompt does not distinguish Ctrl-C from the end of the input.
     answer = sys.stdin.readline() if sys.stdin else ""
     if answer.strip().lower() not in ("y", "yes"):
         if not answer:
@@ -152,14 +153,14 @@ def confirm(question: str, *, yes: bool, instead: str = "--yes") -> None:
 
 
 class Advance(Protocol):
-    """Moves a progress bar on; the total may be told late, once it is known."""
+    """Advances a progress bar; the total may be passed later, when it is known."""
 
     def __call__(self, steps: int, total: int | None = None, /) -> None: ...
 
 
 @contextmanager
 def progress(what: str, *, shown: bool = True) -> Iterator[Advance]:
-    """Show a bar on stderr, if that is a terminal; call what this gives with the steps done."""
+    """Show a progress bar on stderr if that is a terminal; call the value with the steps done."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 

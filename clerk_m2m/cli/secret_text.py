@@ -1,4 +1,4 @@
-"""Secrets that a command reads or hands over: never from its arguments, never among its output.
+"""Secrets that a command reads or returns: never in its arguments, never mixed into its output.
 
 with handed_over(secret_file, show_secret) as hand_over:
     created = await clerk.machines.create(…)
@@ -37,16 +37,16 @@ ShowSecret = Annotated[
 
 HandOver: TypeAlias = Callable[[Secret], None]
 
-# As much of standard input as is read: a header may hold 8 KiB, and some may be pasted together.
+# The limit of standard input: a header may hold 8 KiB, and several may be pasted together.
 _MAX_INPUT: Final = 256 * 1024
 
 
 def read_secret(what: str) -> Secret:
-    """Read a secret from standard input; at a terminal it is asked for and not shown.
+    """Read a secret from standard input; a terminal shows a prompt and no echo.
 
-    Raises `CommandError` where there is none.
+    Raises `CommandError` if there is none.
     """
-    if sys.stdin is None:  # closed, as `<&-` does
+    if sys.stdin is None:  # closed, for example with `<&-`
         text = Secret("")
     elif sys.stdin.isatty():
         text = Secret(getpass.getpass(f"{what} (not shown): ", stream=sys.stderr).strip())
@@ -61,19 +61,19 @@ def _read_stdin() -> Secret:
     try:
         return Secret(sys.stdin.read(_MAX_INPUT).strip())
     except UnicodeDecodeError:
-        # Not chained: the cause holds what was read.
-        raise CommandError("What is on standard input is not text.") from None
+        # Raised outside of `except`, so not chained: the original error holds the input.
+        raise CommandError("Standard input is not UTF-8 text.") from None
 
 
 @contextmanager
 def handed_over(
     secret_file: Path | None, show_secret: bool, *, required: bool = True
 ) -> Iterator[HandOver]:
-    """Give what takes the new secret to where the options say.
+    """Return a function that writes the new secret to the file or to stdout, as the options say.
 
-    The file is made first: a secret that Clerk has made must not be lost because it cannot be
-    written. Where the block fails before there is a secret, the file is taken away again. Raises
-    `CommandError` where both options are given, or neither and one is `required`.
+    The file is created first, so a new secret is not lost because it cannot be written. If the
+    block fails before there is a secret, the file is removed. Raises `CommandError` if both options
+    are set, or if neither is set and one is `required`.
     """
     if secret_file is not None and show_secret:
         raise CommandError("Give --secret-file or --show-secret, not both.")
@@ -119,4 +119,4 @@ def _show(secret: Secret) -> None:
 
 
 def _drop(_secret: Secret) -> None:
-    """Leave the secret at Clerk."""
+    """Do nothing: the secret can be read from Clerk later."""

@@ -108,10 +108,10 @@ async def _mint(
 
 @tokens.command(epilog="Example: clerk-m2m tokens verify < token")
 def verify(api_url: ApiUrl = None, as_json: AsJson = False) -> None:
-    """Tell what the credential on standard input is, whose, and live until when.
+    """Show the type, the subject and the expiry of the credential on standard input.
 
-    Exits with 0 if it is live, with 1 if not. Says nothing of whom it may call: `explain` does.
-    Clerk charges for the verification of an opaque credential.
+    Exits with 0 if it is live, with 1 if not. For whom it may call, use `explain`. Clerk charges
+    for the verification of an opaque credential.
     """
     instance = _of_all_machines(api_url)
     found = asyncio.run(verify_credential(instance, read_secret("credential")))
@@ -132,7 +132,7 @@ def revoke(
 ) -> None:
     """Revoke an opaque token. A service notices when its cached verdict ends (`cache_ttl`).
 
-    A JWT cannot be revoked: it ends by itself.
+    A JWT cannot be revoked: it is valid until it expires.
     """
     if not is_credential_id(token_id, "mt"):
         raise CommandError(
@@ -149,7 +149,7 @@ def revoke(
 
 
 def _of_all_machines(api_url: str | None) -> Instance:
-    """Open the instance with its own key, if there is one, and else with a machine's.
+    """Open the instance with its own key, if there is one, else with a machine's key.
 
     A machine's key verifies only tokens that may call the machine, and revokes only its own.
     """

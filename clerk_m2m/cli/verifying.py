@@ -1,6 +1,6 @@
-"""What a credential is and whether it is live: asked at Clerk, or by the instance's key set.
+"""Verifies a credential at Clerk, or a JWT with the instance's key set.
 
-Says nothing of who may call whom.
+Does not decide which machine may call which.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from clerk_m2m.secret import Secret
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """What a credential is; `id` and `subject` are None where nothing vouches for any."""
+    """The result for a credential; `id` and `subject` are None if they are not verified."""
 
     what: str
     live: bool
@@ -41,11 +41,11 @@ class Found:
 
     @property
     def scope_text(self) -> str:
-        """Give the scopes as a line."""
+        """Return the scopes as one line."""
         return ", ".join(self.scopes) or "none"
 
     def as_json(self) -> dict[str, Any]:
-        """Give it as the members of a JSON object."""
+        """Return the result as the members of a JSON object."""
         return {
             "what": self.what,
             "live": self.live,
@@ -58,7 +58,7 @@ class Found:
 
 
 async def verify_credential(instance: Instance, token: Secret) -> Found:
-    """Tell what a credential is; raises `CommandError` or `BackendAPIError` where nobody can."""
+    """Verify a credential; raises `CommandError` or `BackendAPIError` if that is not possible."""
     try:
         credential = parse(token)
     except TokenInvalidError as exc:
@@ -75,7 +75,7 @@ async def verify_credential(instance: Instance, token: Secret) -> Found:
 async def ask_clerk(
     clerk: ClerkClient, credential: OpaqueCredential
 ) -> M2MToken | ApiKey | OAuthAccessToken | None:
-    """Ask Clerk about an opaque credential, billed; None for one that it does not know."""
+    """Ask Clerk about an opaque credential, billed; None if Clerk does not know it."""
     try:
         match credential.token_class:
             case TokenClass.M2M_OPAQUE:
@@ -116,7 +116,7 @@ async def _verify_opaque(instance: Instance, credential: OpaqueCredential) -> Fo
 
 
 async def _verify_jwt(instance: Instance, credential: JWTCredential) -> Found:
-    # PyJWT and cryptography take a while to import, and no other command needs them.
+    # PyJWT and cryptography are slow to import, and no other command needs them.
     from clerk_m2m.verification.offline import READERS
 
     what = str(credential.token_class)
@@ -163,7 +163,7 @@ async def _verified(instance: Instance, credential: JWTCredential) -> Identity:
     )
     offline = OfflineVerification(
         KeySet(partial(get_jwks, api), clock=clock, reporter=reporter),
-        # Whoever it is meant for: here nobody decides whether it gets in.
+        # Any audience is accepted, because this command does not decide about access.
         audience=frozenset(read_audience(credential.claims.get("aud")) or ()),
         clock=clock,
         server_clock=server_clock,

@@ -1,4 +1,4 @@
-"""The calls of the story: real ones, over HTTP and WebSocket, to the services' ports."""
+"""Real calls over HTTP and WebSocket to the services' ports."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Calls:
         self.sent = 0
 
     async def get(self, url: str, *credentials: str) -> ServiceAnswer:
-        """Call a service with these credentials, each in an `Authorization` header of its own."""
+        """Call a service with these credentials, each in its own `Authorization` header."""
         self.sent += 1
         headers = [("Authorization", f"Bearer {credential}") for credential in credentials]
         try:
@@ -36,7 +36,7 @@ class Calls:
         return _answer(response.status_code, response.content)
 
     async def connect(self, origin: str, credential: str) -> ServiceAnswer:
-        """Open a WebSocket to a service, and hear what it says first; 101 where it opens."""
+        """Open a WebSocket to a service and read its first message; status 101 if it opens."""
         self.sent += 1
         url = f"{origin.replace('http', 'ws', 1)}/events"
         headers = {"Authorization": f"Bearer {credential}"}
@@ -51,14 +51,14 @@ class Calls:
     async def at_once(
         self, count: int, make_call: Callable[[], Awaitable[ServiceAnswer]]
     ) -> ServiceAnswer:
-        """Make the same call `count` times at once; gives the worst of the answers."""
+        """Make the same call `count` times concurrently; return the worst answer."""
         answers = await asyncio.gather(*(make_call() for _ in range(count)))
         return max(answers, key=lambda answer: (answer.status == NO_ANSWER, answer.status))
 
     async def until(
         self, status: int, make_call: Callable[[], Awaitable[ServiceAnswer]], *, timeout: float
     ) -> ServiceAnswer:
-        """Make the same call until it is answered with `status`, for `timeout` seconds at most."""
+        """Repeat the same call until the answer has `status`, for at most `timeout` seconds."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
         while True:
@@ -70,7 +70,7 @@ class Calls:
 
 @asynccontextmanager
 async def open_calls() -> AsyncIterator[Calls]:
-    """Open the connections that the calls share."""
+    """Open the shared HTTP client of the calls."""
     async with httpx.AsyncClient(timeout=10) as http:
         yield Calls(http)
 
@@ -85,7 +85,7 @@ def _answer(status: int, body: bytes | str | None) -> ServiceAnswer:
 
 
 def _next_hop(content: dict[str, Any]) -> str:
-    """Say what the service has learned that was called in turn."""
+    """Return a text about the answer of the service that was called next in the chain."""
     if "stock" not in content:
         return ""
     caller, claims = content["stock"]["caller"], content["stock"]["claims"]

@@ -1,4 +1,4 @@
-"""The scenes in which something ends: a token, an edge, Clerk itself for a while."""
+"""The scenes about expired and revoked tokens, removed edges, and an outage of Clerk."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from clerk_m2m.demo.runner import StepRunner
 from clerk_m2m.demo.services import STOCK_CACHE_TTL, STOCK_GRAPH_TTL
 from clerk_m2m.demo.sharing import tell_sharing
 
-# Seconds that a busy machine may take beyond the lifetime that is waited for.
+# In seconds: extra time on a busy machine, in addition to the lifetime that is waited for.
 TOLERANCE: Final = 1.5
 
 
 async def tell_endings(runner: StepRunner, known_token: str) -> None:
-    """Play these scenes; `known_token` is one of shop's that orders has verified before."""
+    """Run these scenes; `known_token` is a token of shop's that orders has verified before."""
     await _ends(runner)
     await _cut_edges(runner)
     await tell_sharing(runner)

@@ -1,4 +1,4 @@
-"""JSON lines between a process and the one that started it: read from stdin, written to stdout."""
+"""JSON lines between a worker and its parent process: read from stdin, written to stdout."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 
 async def read_line() -> Any:
-    """Return the value of the next line of stdin, or None at its end; blocks no event loop."""
+    """Return the value of the next line of stdin, or None at its end; does not block the loop."""
     line = await asyncio.to_thread(sys.stdin.readline)
     return json.loads(line) if line else None
 
 
 def write_line(value: Any) -> None:
-    """Write a value as one line to stdout, at once."""
+    """Write a value as one line to stdout and flush."""
     print(json.dumps(value), flush=True)

@@ -1,4 +1,4 @@
-"""The outcomes that the story expects, by name."""
+"""The expected outcomes, by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`play`: open everything that the story needs, tell it, and close everything."""
+"""`play`: starts everything, runs the scenes, and stops everything."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from clerk_m2m.demo.story import tell_story
 
 
 async def play(*, as_json: bool) -> Report:
-    """Play the story and print it; gives what came of it."""
+    """Run all scenes and print them; return the report."""
     report = Report()
     with _quiet(), _no_proxy(), open_screen(as_json=as_json) as screen:
         async with open_company() as company:
@@ -29,7 +29,7 @@ async def play(*, as_json: bool) -> Report:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The refusals are the story: their log lines would only tear the table apart."""
+    """Turn off log lines about refusals: the table shows them, and log lines would disturb it."""
     ours, silence = logging.getLogger("clerk_m2m"), logging.NullHandler()
     servers = logging.getLogger("uvicorn.error")
     ours.addHandler(silence)
@@ -42,13 +42,13 @@ def _quiet() -> Iterator[None]:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    # uvicorn says this of every WebSocket that is refused with a denial response.
+    # uvicorn logs this for every WebSocket that is refused with a denial response.
     return "without completing handshake" not in record.getMessage()
 
 
 @contextmanager
 def _no_proxy() -> Iterator[None]:
-    """Every call stays on this machine, whatever proxy the environment names."""
+    """Ignore proxies of the environment, because every call stays on this machine."""
     before = {name: os.environ.get(name) for name in ("NO_PROXY", "no_proxy")}
     os.environ.update(NO_PROXY="127.0.0.1", no_proxy="127.0.0.1")
     try:

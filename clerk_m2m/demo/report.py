@@ -1,18 +1,18 @@
-"""What came of the story: a row for each call, the totals, and whether all was as expected."""
+"""The result of the demo: a row for each step, the totals, and whether all were as expected."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-# Clerk's public price past the free 100,000 a month, in US dollars; JWTs are verified for free.
+# Clerk's public price after the free 100,000 a month, in US dollars; JWTs are free to verify.
 PRICE: Final = 0.00001
 UNAVAILABLE: Final = 503
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceAnswer:
-    """What a service answered: the status, and for a refusal the problem's code and detail."""
+    """A service's answer: the status, and for a refusal the code and detail of the problem."""
 
     status: int
     code: str | None = None
@@ -21,9 +21,9 @@ class ServiceAnswer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expected:
-    """What a service must answer, and what that may cost.
+    """The expected answer of a service, and its expected cost.
 
-    `paid` counts verifications, None where time decides how many. `timeout` is seconds.
+    `paid` counts verifications; None if the number depends on timing. `timeout` is in seconds.
     """
 
     status: int
@@ -34,11 +34,11 @@ class Expected:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """What the requests of a row cost.
+    """The cost of the requests in a row.
 
-    `paid` is counted by the emulated Clerk, not by those who pay: the verifications that it was
-    asked for. `cached` and `offline` are counted by the services, and so is `shared`: the verdicts
-    that another process of the service has paid for.
+    `paid` counts the verifications that the emulated Clerk received; Clerk counts them, not the
+    services. The services count `cached`, `offline` and `shared` (verdicts for which another
+    process of the service has paid).
     """
 
     requests: int
@@ -50,7 +50,7 @@ class Cost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One call of the story, or several alike. `billed` marks a credential that Clerk verifies."""
+    """One step: a call, or several equal ones. `billed`: Clerk verifies this credential."""
 
     scene: str
     caller: str
@@ -65,12 +65,12 @@ class Row:
 
     @property
     def as_expected(self) -> bool:
-        """Whether status, code, price and time are what they must be."""
+        """Whether status, code, price and time are as expected."""
         return not self.complaints
 
     @property
     def complaints(self) -> list[str]:
-        """What is not as expected, in words."""
+        """The differences from the expected outcome, as texts."""
         expected, answer, complaints = self.expected, self.answer, []
         if (answer.status, answer.code) != (expected.status, expected.code):
             wanted = f"{expected.status} {expected.code or ''}".rstrip()
@@ -83,7 +83,7 @@ class Row:
 
     @property
     def price(self) -> str:
-        """What the verdict cost, in a word or two."""
+        """The price of the verdict, as a short text."""
         if self.cost.paid:
             return f"{self.cost.paid} paid"
         if self.answer.status == UNAVAILABLE:
@@ -96,60 +96,60 @@ class Row:
 
     @property
     def saved(self) -> int:
-        """How many verifications were spared; a JWT would have cost nothing anyway."""
+        """The number of verifications saved by caches; a JWT saves nothing, because it is free."""
         return self.cost.cached + self.cost.shared if self.billed else 0
 
     @property
     def why(self) -> str:
-        """The service's own words, and the story's."""
+        """The service's text and the demo's own remark."""
         count = f"({self.cost.requests} requests.)" if self.cost.requests > 1 else ""
         return " ".join(filter(None, (self.answer.detail, self.note, count)))
 
     def as_dict(self) -> dict[str, Any]:
-        """Give the row as JSON writes it."""
+        """Return the row for JSON."""
         derived = {"price": self.price, "as_expected": self.as_expected}
         return asdict(self) | derived | {"complaints": self.complaints}
 
 
 @dataclass(slots=True)
 class Report:
-    """All rows, and what they add up to; `left_out` says what cannot be shown here, and why."""
+    """All rows and their totals; `left_out` lists skipped scenes with the reason."""
 
     rows: list[Row] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
 
     @property
     def as_expected(self) -> bool:
-        """Whether there is a story, and every outcome of it is the expected one."""
+        """Whether there is at least one row and every outcome is as expected."""
         return bool(self.rows) and all(row.as_expected for row in self.rows)
 
     @property
     def exit_code(self) -> int:
-        """What the command exits with: 0 where all was as expected, else 1."""
+        """The exit code of the command: 0 if all outcomes were as expected, else 1."""
         return 0 if self.as_expected else 1
 
     @property
     def requests(self) -> int:
-        """How many calls the services received."""
+        """The number of calls that the services received."""
         return sum(row.cost.requests for row in self.rows)
 
     @property
     def paid(self) -> int:
-        """How many verifications Clerk would bill."""
+        """The number of verifications that Clerk would bill."""
         return sum(row.cost.paid for row in self.rows)
 
     @property
     def saved(self) -> int:
-        """How many more it would have billed without the caches."""
+        """The number of additional verifications without the caches."""
         return sum(row.saved for row in self.rows)
 
     @property
     def seconds(self) -> float:
-        """How long the calls took, waiting included."""
+        """The duration of the calls, including waits."""
         return sum(row.seconds for row in self.rows)
 
     def totals(self) -> dict[str, Any]:
-        """Give the totals as JSON writes them."""
+        """Return the totals for JSON."""
         return {
             "outcomes": len(self.rows),
             "outcomes_as_expected": sum(row.as_expected for row in self.rows),
@@ -163,7 +163,7 @@ class Report:
         }
 
     def as_dict(self) -> dict[str, Any]:
-        """Give everything as one JSON document."""
+        """Return everything as one JSON document."""
         return {
             "as_expected": self.as_expected,
             "totals": self.totals(),

@@ -1,4 +1,4 @@
-"""Plays one step: makes the call, measures what it cost, and writes the row."""
+"""Runs one step: makes the call, measures its cost, and adds the row."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MakeCall: TypeAlias = Callable[[], Awaitable[ServiceAnswer]]
 
 
 class StepRunner:
-    """Plays the steps of the story, one at a time."""
+    """Runs the steps, one at a time."""
 
     def __init__(self, company: Company, calls: Calls, report: Report, screen: Screen) -> None:
         self.company = company
@@ -30,7 +30,7 @@ class StepRunner:
         self._screen.scene(title)
 
     def leave_out(self, why: str) -> None:
-        """Say that the scene cannot be played here."""
+        """Report that the scene cannot run here."""
         self._report.left_out.append(why)
         self._screen.leave_out(why)
 
@@ -45,7 +45,7 @@ class StepRunner:
         note: str = "",
         billed: bool = True,
     ) -> None:
-        """Let `caller` present something to `callee`, and write down what came of it."""
+        """Make a call from `caller` to `callee`, and record the result as a row."""
         self._screen.begin(f"{caller} calls {callee}: {presented}")
         before, began = await self._counters(), time.perf_counter()
         answer = await make_call()
@@ -76,19 +76,19 @@ class StepRunner:
         self._screen.end(row)
 
     def get(self, callee: str, *credentials: str, path: str = "/") -> MakeCall:
-        """Give the call of a service with these credentials."""
+        """Return a function that calls a service with these credentials."""
         return lambda: self.calls.get(self._origin(callee) + path, *credentials)
 
     def connect(self, callee: str, credential: str) -> MakeCall:
-        """Give the opening of a WebSocket to a service."""
+        """Return a function that opens a WebSocket to a service."""
         return lambda: self.calls.connect(self._origin(callee), credential)
 
     def at_once(self, count: int, make_call: MakeCall) -> MakeCall:
-        """Give the same call, `count` times at once."""
+        """Return a function that makes the same call `count` times concurrently."""
         return lambda: self.calls.at_once(count, make_call)
 
     def until(self, expected: Expected, make_call: MakeCall) -> MakeCall:
-        """Give the same call, again and again until it is answered as expected or time is up."""
+        """Return a function that repeats the call until the answer is expected or time is up."""
         timeout = expected.timeout or 0.0
         return lambda: self.calls.until(expected.status, make_call, timeout=timeout)
 

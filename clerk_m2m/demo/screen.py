@@ -1,6 +1,6 @@
-"""How the story is shown: a live table on a terminal, plain lines elsewhere, or one document.
+"""The output of the demo: a live table on a terminal, plain lines elsewhere, or a JSON document.
 
-The table is printed row by row, so that it scrolls like any output, on a terminal of any height.
+The table is printed row by row, so it scrolls like any output, on a terminal of any height.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from rich.text import Text
 from clerk_m2m.demo.report import PRICE, Report, Row
 
 WIDEST: Final = 130
-# Below this width, what was presented and why share a column.
+# On narrower terminals, the credential and the reason share a column.
 ROOMY: Final = 96
-# Heading and width of each column; 0 takes what is left.
+# Heading and width of each column; a width of 0 means the remaining width.
 _COLUMNS: Final = {
     "": 1,
     "caller": 8,
@@ -36,7 +36,7 @@ _STYLES: Final = {2: "green", 1: "green", 4: "yellow", 5: "magenta"}  # by the s
 
 
 class Screen(Protocol):
-    """What the story tells, as it goes."""
+    """The events of the demo, in order."""
 
     def introduce(self, lines: list[str]) -> None:
         """Show who there is."""
@@ -45,13 +45,13 @@ class Screen(Protocol):
         """Begin a scene."""
 
     def leave_out(self, why: str) -> None:
-        """Say that the scene cannot be played here."""
+        """Show that the scene cannot run here."""
 
     def begin(self, step: str) -> None:
-        """Show what is under way."""
+        """Show the step that runs now."""
 
     def end(self, row: Row) -> None:
-        """Show what came of it."""
+        """Show the result of the step."""
 
     def conclude(self, report: Report) -> None:
         """Show the totals."""
@@ -59,7 +59,7 @@ class Screen(Protocol):
 
 @contextmanager
 def open_screen(*, as_json: bool, console: Console | None = None) -> Iterator[Screen]:
-    """Give the screen that fits `console`, which is stdout unless given."""
+    """Return the screen for `console`, by default stdout."""
     if as_json:
         yield _Document()
         return
@@ -73,7 +73,7 @@ def open_screen(*, as_json: bool, console: Console | None = None) -> Iterator[Sc
 
 
 class _Document:
-    """One JSON document at the end, and nothing before."""
+    """Prints one JSON document at the end, and nothing before."""
 
     def introduce(self, lines: list[str]) -> None:
         pass
@@ -95,7 +95,7 @@ class _Document:
 
 
 class _Lines:
-    """A line for each row, for a file or a pipe."""
+    """Prints one line for each row, for a file or a pipe."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -131,7 +131,7 @@ class _Lines:
 
 
 class _LiveTable:
-    """Rows as they come, below them what is under way."""
+    """Prints each row when it is complete, and below them the step that runs now."""
 
     def __init__(self, console: Console, status: Status) -> None:
         self._console = console
@@ -191,7 +191,7 @@ class _LiveTable:
 
 
 def _columns(width: int) -> dict[str, int]:
-    """Fit the columns into the width of the console."""
+    """Return the columns, fitted to the width of the console."""
     columns = dict(_COLUMNS)
     if width < ROOMY:
         del columns["why"]
@@ -221,7 +221,7 @@ def _complaint(row: Row) -> str:
 
 
 def _totals(report: Report) -> list[str]:
-    """Say what it all came to; the last line is the verdict."""
+    """Return the totals; the last line says whether all was as expected."""
     totals = report.totals()
     good, all_of_them = totals["outcomes_as_expected"], totals["outcomes"]
     return [

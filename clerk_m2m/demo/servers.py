@@ -14,7 +14,7 @@ HOST = "127.0.0.1"
 
 
 class _Server(uvicorn.Server):
-    """A server that leaves Ctrl-C to the event loop's runner, which ends all of them."""
+    """A server that does not handle Ctrl-C: the event loop's runner stops all servers."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -22,9 +22,9 @@ class _Server(uvicorn.Server):
 
 
 class ServedApp:
-    """An app on a free port of loopback; the port stays the same over a stop and a start.
+    """An app on a free port of loopback; after a stop, it starts again on the same port.
 
-    An app that sends a `Date` of its own is served with `date_header=False`.
+    An app that sends its own `Date` header is served with `date_header=False`.
     """
 
     def __init__(self, app: Any, *, date_header: bool = True) -> None:
@@ -36,13 +36,13 @@ class ServedApp:
 
     @property
     def origin(self) -> str:
-        """Where the app is served, `http://127.0.0.1:…`."""
+        """The origin of the app, `http://127.0.0.1:…`."""
         return f"http://{HOST}:{self._port}"
 
     async def start(self) -> None:
-        """Serve; returns when the app answers."""
+        """Start the server; return when the app answers."""
         listener = socket.create_server((HOST, self._port), backlog=2048)
-        # asyncio does this for sockets that it makes itself; without it an answer takes 40 ms more.
+        # asyncio sets this on its own sockets; without it an answer takes 40 ms longer.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._port = listener.getsockname()[1]
         config = uvicorn.Config(
@@ -60,10 +60,10 @@ class ServedApp:
             if self._task.done():
                 self._task.result()
                 raise RuntimeError("a server of the demo ended while it was starting")
-            await asyncio.sleep(0.005)  # uvicorn tells by a flag only
+            await asyncio.sleep(0.005)  # uvicorn has only a flag for this
 
     async def stop(self) -> None:
-        """Stop, with every connection closed; nothing listens on the port afterwards."""
+        """Stop the server and close every connection; afterwards nothing listens on the port."""
         if self._server is None or self._task is None:
             return
         self._server.should_exit = True

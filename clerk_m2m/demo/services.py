@@ -1,6 +1,6 @@
-"""The company of the demo: three FastAPI services, two more machines, and an emulated Clerk.
+"""The services of the demo: three FastAPI services, two more machines, and an emulated Clerk.
 
-All machines and edges are registered through the Backend API, as a real company's would be.
+All machines and edges are created through the Backend API, as in a real instance.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ EDGES: Final[Mapping[str, tuple[str, ...]]] = {
     "reports": ("orders", "stock"),
     "stranger": (),
 }
-# Seconds. `stock` forgets soon, so that the story need not wait; the others keep the defaults.
+# Seconds. `stock` has short lifetimes, so that the demo waits less; the others have the defaults.
 STOCK_CACHE_TTL: Final = 2.0
 STOCK_GRAPH_TTL: Final = 1.0
-# Seconds: a busy machine is no outage.
+# Seconds; long enough for a busy machine.
 TIMEOUT: Final = 10.0
 ANN_ID: Final = "user_" + "ann" * 9
 PERMISSION: Final = "catalog:read"
@@ -54,7 +54,7 @@ Reader = Annotated[ApiKeyIdentity, Depends(require_api_key(scopes=[PERMISSION]))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """A service that is up, and its verifier, for invalidation and for its counters."""
+    """A running service and its verifier, for invalidations and counters."""
 
     verifier: Verifier
     served: ServedApp
@@ -62,15 +62,16 @@ class Service:
 
 @dataclass(slots=True, kw_only=True)
 class Company:
-    """Everything that the story needs."""
+    """All objects that the scenes use."""
 
     emulator: Emulator
     clerk: ClerkClient
     clerk_served: ServedApp
     machines: Mapping[str, CreatedMachine]
     services: dict[str, Service] = field(default_factory=dict)
-    hops: int = 0  # the calls that a service has made to another
-    workers: list[Worker] = field(default_factory=list)  # of `orders`, in processes of their own
+    hops: int = 0  # the calls between services
+    # Workers of `orders`, each in its own process.
+    workers: list[Worker] = field(default_factory=list)
 
     async def mint(
         self,
@@ -89,23 +90,23 @@ class Company:
         )
 
     async def token(self, caller: str, *, token_format: Literal["opaque", "jwt"] = "opaque") -> str:
-        """Mint a token and give what is to be presented."""
+        """Mint a token and return the text to present."""
         return (await self.mint(caller, token_format=token_format)).token.reveal()
 
     async def api_key(self, *scopes: str) -> str:
-        """Create an API key of the end user's that has these permissions."""
+        """Create an API key of the end user, with these permissions."""
         name = f"ann's key for {' '.join(scopes) or 'nothing'}"
         key = await self.clerk.api_keys.create(name, subject=ANN_ID, scopes=scopes)
         return key.secret.reveal()
 
     def with_names(self, text: str) -> str:
-        """Put machines' names for their ids, for people to read."""
+        """Replace machine ids in a text by names, for people to read."""
         for name, machine in self.machines.items():
             text = text.replace(machine.id, name)
         return text.replace(ANN_ID, "ann")
 
     def introduction(self) -> list[str]:
-        """Say who there is and who may call whom."""
+        """Return the lines that introduce the services and the edges."""
         lines = [
             "Three FastAPI services and an emulated Clerk, on real sockets of this machine.",
             "Cost is what Clerk bills for: verifications. Cached and offline verdicts are free.",
@@ -121,7 +122,7 @@ class Company:
 
 @asynccontextmanager
 async def open_company() -> AsyncIterator[Company]:
-    """Start the emulator, register the machines, start the three services; stop it all after."""
+    """Start the emulator, create the machines, start the three services; stop all at the end."""
     emulator = Emulator()
     clerk_served = ServedApp(emulator, date_header=False)
     served: list[ServedApp] = [clerk_served]
@@ -157,8 +158,8 @@ async def _register(clerk: ClerkClient) -> dict[str, CreatedMachine]:
 
 
 def _apps(company: Company) -> dict[str, tuple[FastAPI, Verifier]]:
-    # `orders` and `shop` verify with their machine's key: Clerk refuses tokens that may not be used
-    # there. `stock` has the instance's key only, and so checks the token's scopes by itself.
+    # `orders` and `shop` verify with their machine's key: Clerk refuses tokens without an edge to
+    # them. `stock` has only the instance's key, so it checks the token's scopes itself.
     settings = {
         "orders": _settings(company, "orders"),
         "shop": _settings(company, "shop", accepts=(TokenType.M2M_TOKEN, TokenType.API_KEY)),

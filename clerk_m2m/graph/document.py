@@ -18,7 +18,7 @@ from typing import Any, Final
 from clerk_m2m.errors import ConfigurationError
 from clerk_m2m.identity import MACHINE_ID
 
-# What a machine's table may hold; the last two speak to the emulator only.
+# The keys of a machine's table; only the emulator reads the last two.
 _MACHINE_KEYS: Final = ("id", "may_call", "must_not_call", "secret_key", "default_token_ttl")
 
 
@@ -26,7 +26,7 @@ _MACHINE_KEYS: Final = ("id", "may_call", "must_not_call", "secret_key", "defaul
 class MachineTable:
     """One `[machines.NAME]` table; `id` is None for a machine that does not exist yet.
 
-    `may_call` and `must_not_call` are what the callees' `key` is.
+    `may_call` and `must_not_call` hold the `key` of each callee.
     """
 
     name: str
@@ -36,16 +36,16 @@ class MachineTable:
 
     @property
     def key(self) -> str:
-        """Give the id, or the name of a machine that has none; no name has the form of an id."""
+        """The id, or the name if there is no id yet. A name never has the form of an id."""
         return self.id or self.name
 
 
 def read_tables(text: str) -> tuple[MachineTable, ...]:
-    """Read the machines of a document; raises `ConfigurationError` naming the entry at fault."""
+    """Read the machines of a document; raises `ConfigurationError` that names the wrong entry."""
     machines = _document(text).get("machines")
     if not isinstance(machines, dict):
         raise ConfigurationError(
-            "The scope graph has no [machines.NAME] table. Give each machine one, "
+            "The scope graph has no [machines.NAME] table. Write one for each machine, "
             'with `id = "mch_…"` and `may_call = ["NAME"]`.'
         )
     for name, table in machines.items():
@@ -57,38 +57,38 @@ def read_tables(text: str) -> tuple[MachineTable, ...]:
 
 
 def machine_id(value: object) -> str:
-    """Give a machine id as it is; raises `ConfigurationError` for anything else."""
+    """Return `value` if it is a machine id; raises `ConfigurationError` for anything else."""
     if isinstance(value, str) and MACHINE_ID.fullmatch(value):
         return value
     raise ConfigurationError(
-        f"{value!r} in the scope graph is not a machine id (mch_ and 27 more)."
+        f"{value!r} in the scope graph is not a machine id (mch_ and 27 more characters)."
     )
 
 
 def _document(text: str) -> dict[str, Any]:
     if text.startswith("\N{ZERO WIDTH NO-BREAK SPACE}"):
-        # Nothing of it shows in an editor, and TOML's own error only names line 1, column 1.
+        # Editors do not show it, and the TOML parser's error names only line 1, column 1.
         raise ConfigurationError(
             "The scope graph begins with a byte order mark, which TOML does not allow. Save the "
             'file as UTF-8 without it ("UTF-8", not "UTF-8 with BOM").'
         )
     try:
         return tomllib.loads(text)
-    except (ValueError, RecursionError) as exc:  # bad TOML, an endless number, endless nesting
+    except (ValueError, RecursionError) as exc:  # invalid TOML, too long a number, too deep nesting
         fault = str(exc)
-    # Not chained: the cause's text would quote what this one leaves out.
+    # Raised outside of `except`, so not chained: the original error may quote a secret of the file.
     raise ConfigurationError(f"The scope graph is not valid TOML: {fault}")
 
 
 def _refuse_unknown_keys(name: str, table: object) -> None:
     if not isinstance(table, dict):
         raise ConfigurationError(f"[machines.{name}] must be a table.")
-    # A misspelt may_call would cut every edge of the machine without a word.
+    # A misspelt may_call would silently remove every edge of the machine.
     unknown = [key for key in table if key not in _MACHINE_KEYS]
     if unknown:
         raise ConfigurationError(
-            f"[machines.{name}] has an unknown key {unknown[0]!r}; "
-            f"there are {', '.join(_MACHINE_KEYS)}."
+            f"[machines.{name}] has an unknown key {unknown[0]!r}. "
+            f"The keys are {', '.join(_MACHINE_KEYS)}."
         )
 
 
@@ -101,7 +101,7 @@ def _refuse_ambiguous(ids: Mapping[str, str | None]) -> None:
     if len(set(given)) != len(given):
         raise ConfigurationError("Two machines of the scope graph have the same id.")
     for name, own in ids.items():
-        # `may_call = ["mch_…"]` would mean this machine instead of the one that has the id.
+        # `may_call = ["mch_…"]` would mean this machine instead of the machine with that id.
         if MACHINE_ID.fullmatch(name) and name != own:
             raise ConfigurationError(
                 f"[machines.{name}] has the id of another machine as its name. Rename it."

@@ -1,4 +1,4 @@
-"""A scope graph in a TOML file, read again when the file changes."""
+"""A scope graph in a TOML file, which is read again when the file changes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from clerk_m2m.observe.reporter import Reporter
 
 @dataclass(frozen=True, slots=True)
 class _Stamp:
-    """What changes when a file is written to or replaced; the instants are nanoseconds."""
+    """The attributes that change when a file is written or replaced; instants are nanoseconds."""
 
     modified_at: int
     changed_at: int
@@ -28,7 +28,7 @@ class _Stamp:
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """A change of the file that waits for its second look, at `due_at` (monotonic seconds)."""
+    """A changed file that is looked at a second time at `due_at` (monotonic seconds)."""
 
     stamp: _Stamp
     due_at: float
@@ -37,13 +37,13 @@ class _Candidate:
 class FileSource:
     """A graph in a TOML file, read at construction and again when the file changes.
 
-    The file is looked at once per `ttl` seconds at most. A change that cannot be read is logged as
-    an error and the last good graph is used, for `max_stale` seconds.
+    The file is looked at (with `stat`) at most once per `ttl` seconds. If a changed file cannot be
+    read, an error is logged and the last good graph is used for `max_stale` seconds.
 
-    Part of a file that is being written can be valid TOML, with edges missing. So a change that is
-    younger than `SETTLED_AGE` replaces the graph only if the file looks the same at a second look,
-    at least `SECOND_LOOK` later. Until then the last good graph is used. The second look is a later
-    request's; there is no timer.
+    A partly written file can be valid TOML with edges missing. So a change that is younger than
+    `SETTLED_AGE` replaces the graph only if the file is unchanged at a second look, at least
+    `SECOND_LOOK` later. Until then the last good graph is used. A later request does the second
+    look; there is no timer.
     """
 
     SETTLED_AGE: Final = 1.0
@@ -69,13 +69,13 @@ class FileSource:
         self._good_at = now = self._now()
         self._candidate: _Candidate | None = None
         self._failing = False
-        # There is no earlier graph to use until a second look, so what is there is used. If it may
-        # be half a file, it is looked at again after SECOND_LOOK instead of `ttl`.
+        # There is no earlier graph to use until a second look, so this one is used. If the file may
+        # be partly written, it is looked at again after SECOND_LOOK instead of `ttl`.
         settled = self._is_settled(self._stamp_now())
         self._look_at = now + (ttl if settled else min(ttl, self.SECOND_LOOK))
 
     def allows(self, caller: str, callee: str) -> bool | None:
-        """Tell whether the file has the edge; None when it was unreadable for too long."""
+        """Return whether the file has the edge; None if it has been unreadable for too long."""
         now = self._now()
         if now >= self._look_at:
             self._look_at = now + self._ttl
@@ -85,7 +85,7 @@ class FileSource:
         return self._graph.allows(caller, callee)
 
     async def fetch(self, caller: str, callee: str, *, timeout: float) -> bool:
-        """Raise `BackendUnavailableError`: only a readable file can tell."""
+        """Raise `BackendUnavailableError`, because the file has been unreadable for too long."""
         raise BackendUnavailableError(
             f"The scope graph {self._path.name} has been unreadable for too long."
         )
@@ -95,7 +95,7 @@ class FileSource:
         self._look_at = self._now()
 
     def age(self) -> float | None:
-        """Give the seconds since the file was last found good."""
+        """Return the seconds since the file was last found good."""
         return self._now() - self._good_at
 
     def _look(self, now: float) -> None:
@@ -119,7 +119,7 @@ class FileSource:
             self._wait(unsettled, now)
 
     def _follow(self, now: float) -> _Stamp | None:
-        """Read the file if it has changed; give the stamp of a change that must wait."""
+        """Read the file if it has changed; return the stamp if it needs a second look first."""
         stamp = self._stamp_now()
         if stamp == self._stamp:
             return None
@@ -134,7 +134,7 @@ class FileSource:
         return None
 
     def _is_settled(self, stamp: _Stamp) -> bool:
-        # An instant in the future (another host's clock) is not settled: a second look decides.
+        # A file with a time in the future (from another host's clock) needs a second look.
         return self._wall() - stamp.modified_at / 1e9 >= self.SETTLED_AGE
 
     def _is_seen_again(self, stamp: _Stamp, now: float) -> bool:
@@ -145,14 +145,14 @@ class FileSource:
         """Keep the graph until a second look at `stamp`."""
         candidate = self._candidate
         if candidate is None and not self._failing:
-            self._good_at = now  # the wait is short, so it does not count as an unreadable file
+            self._good_at = now  # the wait for the second look does not count as unreadable
         if candidate is None or candidate.stamp != stamp:
             candidate = _Candidate(stamp, now + self.SECOND_LOOK)
         self._candidate = candidate
         self._look_at = candidate.due_at
 
     def _read_unless_written_to(self, stamp: _Stamp) -> ScopeGraph | None:
-        """Read the file; None if it has been written to since `stamp` was taken."""
+        """Read the file; return None if it was written to after `stamp` was taken."""
         try:
             graph = self._read()
         except ConfigurationError:
@@ -168,7 +168,7 @@ class FileSource:
             fault = self._unreadable(exc)
         except ConfigurationError as exc:
             fault = ConfigurationError(f"{self._path}: {exc}")
-        # Not chained: the cause's text would quote what this one leaves out.
+        # Raised outside of `except`, so not chained: the original error may quote the file.
         raise fault
 
     def _stamp_now(self) -> _Stamp:

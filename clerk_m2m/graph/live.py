@@ -1,4 +1,4 @@
-"""The scope graph as Clerk's Backend API gives it, one caller at a time."""
+"""The scope graph from Clerk's Backend API, read for one caller at a time."""
 
 from __future__ import annotations
 
@@ -21,15 +21,14 @@ from clerk_m2m.lookups.single_flight import Demand, Load
 from clerk_m2m.lookups.verdict import Answer
 from clerk_m2m.observe.reporter import Reporter
 
-# The longest `Settings.timeout`, in seconds: how long a read may be under way.
+# The longest `Settings.timeout`, in seconds: the longest time that a read may take.
 MAX_TIMEOUT: Final = 60.0
 
 
 class LiveSource:
-    """The graph as the Backend API knows it: `GetMachine` of each caller, once per `ttl` seconds.
+    """The graph at Clerk: reads `GetMachine` of each caller, at most once per `ttl` seconds.
 
-    In an outage the last good answer about a caller is used for at most `max_stale` seconds after
-    it was given.
+    In an outage the last good answer about a caller is used until `max_stale` seconds after `ttl`.
     """
 
     def __init__(
@@ -47,7 +46,7 @@ class LiveSource:
         self._now = clock.monotonic
         self._good_at: float | None = None
         self._invalidations = Invalidations(clock)
-        # Nothing that was read before an invalidation lives longer than this.
+        # No value that was read before an invalidation is used for longer than this.
         self._lifetime = ttl + max_stale + MAX_TIMEOUT
         self._cache: Cache[tuple[str, str], bool] = Cache(
             ttl=ttl,
@@ -59,7 +58,7 @@ class LiveSource:
         )
 
     def allows(self, caller: str, callee: str) -> bool | None:
-        """Tell whether the edge was there within the last `ttl` seconds."""
+        """Return whether the edge existed when it was read, within the last `ttl` seconds."""
         found = self._cache.read((caller, callee))
         if found is None:
             return None
@@ -96,11 +95,11 @@ class LiveSource:
         self._invalidations.void_everything()
 
     def age(self) -> float | None:
-        """Give the seconds since Clerk last told about a caller; None where it never did."""
+        """Return the seconds since Clerk's last good answer; None if there was none yet."""
         return None if self._good_at is None else self._now() - self._good_at
 
     async def aclose(self) -> None:
-        """Cancel the reads under way in this event loop."""
+        """Cancel the reads in progress in this event loop."""
         await self._cache.aclose()
 
     def _load(self, caller: str, callee: str) -> Load[Answer[bool]]:
@@ -109,9 +108,9 @@ class LiveSource:
                 answered = await get_machine(self._api, caller, demand=demand)
             except NotFoundError:
                 self._good_at = self._now()
-                return Answer(value=False)  # a machine that is gone may call nobody
+                return Answer(value=False)  # a deleted machine may call nobody
             except OverloadedError:
-                raise  # our own congestion says nothing of the graph
+                raise  # our own congestion is no failure of the graph
             except BackendAPIError as exc:
                 self._reporter.fetch_failed("scope graph", exc)
                 raise

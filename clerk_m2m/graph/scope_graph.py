@@ -1,7 +1,7 @@
-"""Who may call whom. Pure: a graph is a value, and a decision says why.
+"""`ScopeGraph`: which machine may call which, as an immutable value.
 
 An edge `caller -> callee` means that the caller may call the callee. Edges are directed, and a
-machine may call itself only where an edge says so.
+machine may call itself only if it has an edge to itself.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from clerk_m2m.graph.document import MachineTable, machine_id, read_tables
 class ScopeGraph:
     """An immutable set of edges caller -> callee between machine ids.
 
-    `ScopeGraph({"mch_caller…": ["mch_callee…"]})`. Raises `ConfigurationError` on anything that is
+    `ScopeGraph({"mch_caller…": ["mch_callee…"]})`. Raises `ConfigurationError` for a value that is
     not a machine id.
     """
 
@@ -32,37 +32,38 @@ class ScopeGraph:
     def from_toml(cls, text: str) -> ScopeGraph:
         """Read a graph from TOML: `[machines.NAME]` tables with `id` and `may_call`.
 
-        `may_call` lists names of the same file or machine ids; what `must_not_call` lists must not
-        be in it. The emulator seeds itself from the same file; the tables that speak only to it are
-        passed over here. Raises `ConfigurationError` naming the entry at fault, also for a machine
-        that has no `id` yet: `clerk-m2m graph apply` creates it and writes its id into the file.
+        `may_call` lists names of the same file or machine ids. It must not contain anything that
+        `must_not_call` lists. The emulator can be seeded from the same file; tables that only the
+        emulator reads are ignored here. Raises `ConfigurationError`, which names the wrong entry,
+        also for a machine without an `id`: `clerk-m2m graph apply` creates that machine and writes
+        its id into the file.
         """
         if _is_path(text):
             raise ConfigurationError(
-                "ScopeGraph.from_toml takes the text, not the path of a file. Give the path as "
+                "ScopeGraph.from_toml needs the text, not the path of a file. Set the path as "
                 "Settings(graph=path), which reads the file again when it changes, or read it "
                 'once: ScopeGraph.from_toml(Path(path).read_text("utf-8")).'
             )
-        # Every table has its id first: then `may_call` holds ids only.
+        # `_id_of` requires an id in every table, so `may_call` holds ids only.
         tables = {_id_of(table): table for table in read_tables(text)}
         return cls({own: table.may_call for own, table in tables.items()})
 
     @property
     def machines(self) -> frozenset[str]:
-        """The machines that are caller or callee of at least one edge."""
+        """The machines that are the caller or callee of at least one edge."""
         callers = (caller for caller, callees in self._callees.items() if callees)
         return frozenset(callers).union(*self._callees.values())
 
     def callees(self, caller: str) -> frozenset[str]:
-        """Give the machines that `caller` may call; empty for an unknown caller."""
+        """Return the machines that `caller` may call; none for an unknown caller."""
         return self._callees.get(caller, frozenset())
 
     def allows(self, caller: str, callee: str) -> bool:
-        """Tell whether there is an edge from `caller` to `callee`."""
+        """Return whether there is an edge from `caller` to `callee`."""
         return callee in self._callees.get(caller, ())
 
     def decide(self, caller: str, callee: str) -> Decision:
-        """Tell whether `caller` may call `callee`, and why."""
+        """Return whether `caller` may call `callee`, and why."""
         allowed = self.allows(caller, callee)
         reason = Reason.ALLOWED if allowed else Reason.EDGE_MISSING
         return Decision(caller=caller, callee=callee, reason=reason)
@@ -92,6 +93,6 @@ def _id_of(table: MachineTable) -> str:
     if table.id is None:
         raise ConfigurationError(
             f"[machines.{table.name}] has no id. To create the machine and write its id into the "
-            'file, run: clerk-m2m graph apply FILE. For one that exists, add: id = "mch_…"'
+            'file, run: clerk-m2m graph apply FILE. If the machine exists, add: id = "mch_…"'
         )
     return table.id

@@ -1,4 +1,4 @@
-"""What the verifier needs of a scope graph, wherever its edges come from; and a fixed graph."""
+"""`GraphSource`: the protocol of all sources of a scope graph; and the source of a fixed graph."""
 
 from __future__ import annotations
 
@@ -11,33 +11,36 @@ from clerk_m2m.graph.scope_graph import ScopeGraph
 
 @runtime_checkable
 class GraphSource(Protocol):
-    """Tells whether a machine may call another. `Settings(graph=…)` takes any object that does.
+    """Decides whether a machine may call another; `Settings(graph=…)` accepts any such object.
 
-    A source may also have `forget(caller)`, called when the edges of `caller` have changed, and the
-    coroutine function `aclose()`, called when the verifier is closed.
+    A source may also have `forget(caller)`, which is called when the edges of `caller` have
+    changed, and the coroutine function `aclose()`, which is called when the verifier is closed.
     """
 
     def allows(self, caller: str, callee: str) -> bool | None:
-        """Tell from memory whether `caller` may call `callee`; None where it must be fetched.
+        """Return from memory whether `caller` may call `callee`; None if that must be fetched.
 
-        Called on every request, so it must not block. Only True admits, and only None leads to
-        `fetch`.
+        This is called on every request, so it must not block. The request is accepted only for
+        True, and `fetch` is called only for None.
         """
 
     async def fetch(self, caller: str, callee: str, *, timeout: float) -> bool:
-        """Find out whether `caller` may call `callee`, within `timeout` seconds.
+        """Look up whether `caller` may call `callee`, within `timeout` seconds.
 
-        Raises `VerificationUnavailableError` or a `BackendAPIError` where that is not possible:
-        the request is then answered with 503. Only True admits.
+        Raises `VerificationUnavailableError` or a `BackendAPIError` if that fails: the request is
+        then answered with 503. The request is accepted only for True.
         """
 
 
 def checked_source(source: GraphSource) -> GraphSource:
-    """Give the source back; raises `ConfigurationError` where a forgotten `await` would admit."""
+    """Return the source; raises `ConfigurationError` if `allows` is async or `fetch` is not.
+
+    Without this check, a forgotten `await` could accept a request.
+    """
     if inspect.iscoroutinefunction(source.allows):
         raise ConfigurationError(
             "graph: allows() is a coroutine function. It is called on every request and must "
-            "answer from memory; let fetch() do what takes time."
+            "answer from memory. Make it a plain function, and wait in fetch()."
         )
     if not inspect.iscoroutinefunction(source.fetch):
         raise ConfigurationError("graph: fetch() must be a coroutine function (async def).")
@@ -45,15 +48,15 @@ def checked_source(source: GraphSource) -> GraphSource:
 
 
 def known_edge(edge: object) -> bool | None:
-    """Give what `allows()` answered; raises like `fetched_edge` for what is not an answer."""
+    """Return the result of `allows()`; raises like `fetched_edge` for a result of a wrong type."""
     return None if edge is None else fetched_edge(edge)
 
 
 def fetched_edge(edge: object) -> bool:
-    """Give what `fetch()` answered, if it is True or False.
+    """Return the result of `fetch()` if it is True or False.
 
-    Anything else is a fault of the source, and lets nobody in: raises
-    `VerificationUnavailableError`.
+    Any other result is an error of the source and raises `VerificationUnavailableError`, so the
+    request is not accepted.
     """
     if edge is True or edge is False:
         return edge
@@ -70,9 +73,9 @@ class StaticSource:
         self._graph = graph
 
     def allows(self, caller: str, callee: str) -> bool:
-        """Tell whether the graph has the edge."""
+        """Return whether the graph has the edge."""
         return self._graph.allows(caller, callee)
 
     async def fetch(self, caller: str, callee: str, *, timeout: float) -> bool:
-        """Tell whether the graph has the edge."""
+        """Return whether the graph has the edge."""
         return self._graph.allows(caller, callee)

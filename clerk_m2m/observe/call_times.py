@@ -1,4 +1,4 @@
-"""How long calls to Clerk took: a histogram for each operation and result."""
+"""Durations of calls to Clerk: a histogram for each operation and result."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ OnCall: TypeAlias = Callable[[str, str, float], None]
 
 
 class CallResult(StrEnum):
-    """What came of one call that was sent to Clerk."""
+    """The result of one call that was sent to Clerk."""
 
     OK = "ok"
-    NOT_FOUND = "not_found"  # a definitive no, where the call asked about a credential
+    NOT_FOUND = "not_found"  # a definitive refusal, if the call was about a credential
     RATE_LIMITED = "rate_limited"
     CLIENT_ERROR = "client_error"
     SERVER_ERROR = "server_error"
@@ -35,7 +35,7 @@ class CallResult(StrEnum):
 
 
 def result_of(status: int) -> CallResult:
-    """Give the result that an answer of this HTTP status is."""
+    """Return the result for an answer with this HTTP status."""
     match status:
         case 404:
             return CallResult.NOT_FOUND
@@ -50,13 +50,13 @@ def result_of(status: int) -> CallResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Histogram:
-    """How many calls took up to each of `BOUNDS` and longer than all, and their sum in seconds."""
+    """The numbers of calls per bucket of `BOUNDS`, of longer calls, and the sum in seconds."""
 
     counts: tuple[int, ...]
     seconds: float
 
     def cumulative(self) -> list[tuple[str, int]]:
-        """Give each bound with the number of calls up to it, as Prometheus wants it."""
+        """Return each bound with the number of calls up to it, in Prometheus's form."""
         bounds = (*(f"{bound:g}" for bound in BOUNDS), "+Inf")
         return list(zip(bounds, accumulate(self.counts), strict=True))
 
@@ -71,7 +71,7 @@ class CallTimes:
         self._listeners: list[OnCall] = []
 
     def record(self, operation: str, result: CallResult, seconds: float) -> None:
-        """Count one call, and tell the listeners of it."""
+        """Count one call and call the listeners."""
         key = operation, result.value
         with self._lock:
             counts = self._counts.setdefault(key, [0] * (len(BOUNDS) + 1))
@@ -80,15 +80,15 @@ class CallTimes:
         for listener in self._listeners:
             try:
                 listener(operation, result.value, seconds)
-            except Exception:  # the call has its answer: no exporter may take it away
-                logger.exception("What was given to on_call raised.")
+            except Exception:  # an error of an exporter must not fail the call
+                logger.exception("A listener of on_call raised an exception.")
 
     def on_call(self, listener: OnCall) -> None:
-        """Tell `listener(operation, result, seconds)` of each call from now on."""
+        """Call `listener(operation, result, seconds)` after each call from now on."""
         self._listeners.append(listener)
 
     def read(self) -> Mapping[tuple[str, str], Histogram]:
-        """Give the histograms by operation and result."""
+        """Return the histograms by operation and result."""
         with self._lock:
             return {
                 key: Histogram(counts=tuple(counts), seconds=self._seconds[key])

@@ -1,7 +1,7 @@
-"""Every metric, once: its name, its unit, its labels, and what it is read from.
+"""The table of all metrics: name, unit, labels, and the function that reads each one.
 
-The exporters walk these tables. A name has the form that OpenTelemetry wants, after `clerk_m2m.`;
-`unit` is in UCUM, with braces around what is counted.
+The exporters iterate over these tables. A name is in OpenTelemetry's form, without the prefix
+`clerk_m2m.`. `unit` is in UCUM; counted things are in braces.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from clerk_m2m.observe.measurements import (
 
 M = TypeVar("M")
 
-# The values of the labels, and the value of the metric for them.
+# The label values of a sample, and its value.
 Sample: TypeAlias = tuple[tuple[str, ...], float]
 
 
@@ -34,7 +34,7 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric(Generic[M]):
-    """One metric, and how its samples are read from what was measured."""
+    """One metric; `read` returns its samples from the measurements."""
 
     name: str
     kind: Kind
@@ -45,17 +45,17 @@ class Metric(Generic[M]):
 
     @property
     def dotted(self) -> str:
-        """Give the name for OpenTelemetry."""
+        """Return the name for OpenTelemetry."""
         return f"clerk_m2m.{self.name}"
 
     @property
     def attributes(self) -> tuple[str, ...]:
-        """Give the names of the labels for OpenTelemetry."""
+        """Return the names of the labels for OpenTelemetry."""
         return tuple(f"clerk_m2m.{label}" for label in self.labels)
 
     @property
     def snake(self) -> str:
-        """Give the name for Prometheus, with its unit, as it is in queries."""
+        """Return the name for Prometheus, with its unit, as it appears in queries."""
         unit = "_seconds" if self.unit == "s" else ""
         total = "_total" if self.kind is Kind.COUNTER else ""
         return f"clerk_m2m_{self.name.replace('.', '_')}{unit}{total}"
@@ -109,13 +109,13 @@ def _fleet_verdicts(measured: Measurements) -> list[Sample]:
     return [] if measured.fleet is None else _each(measured.fleet.shared)
 
 
-# The histogram has no samples: exporters read `Measurements.calls`, or are told of each call.
+# The histogram has no samples here: exporters read `Measurements.calls`, or register `on_call`.
 CALL_DURATION: Final[Metric[Measurements]] = Metric(
     name="call.duration",
     kind=Kind.HISTOGRAM,
     unit="s",
     labels=("operation", "result"),
-    help="Seconds that calls to Clerk took, each attempt for itself.",
+    help="Duration of calls to Clerk in seconds; each attempt counts as a call.",
     read=lambda _measured: (),
 )
 
@@ -125,7 +125,7 @@ VERIFIER: Final[tuple[Metric[Measurements], ...]] = (
         kind=Kind.COUNTER,
         unit="{verification}",
         labels=("source", "outcome"),
-        help="Verifications by where the verdict came from and by what came of them.",
+        help="Verifications by the source of the verdict and by outcome.",
         read=lambda measured: list(measured.verifications.items()),
     ),
     Metric(
@@ -141,7 +141,7 @@ VERIFIER: Final[tuple[Metric[Measurements], ...]] = (
         kind=Kind.COUNTER,
         unit="{refusal}",
         labels=("code",),
-        help="Requests that report_only let pass and that would have been refused, by code.",
+        help="Requests that report_only accepted although they would have been refused, by code.",
         read=lambda measured: _each(measured.would_refuse),
     ),
     Metric(
@@ -162,7 +162,7 @@ VERIFIER: Final[tuple[Metric[Measurements], ...]] = (
         name="refreshes",
         kind=Kind.COUNTER,
         unit="{refresh}",
-        help="Verdicts that were asked for again ahead of their end.",
+        help="Cached verdicts that were refreshed before they expired.",
         read=lambda measured: _one(measured.refreshes),
     ),
     CALL_DURATION,
@@ -171,7 +171,7 @@ VERIFIER: Final[tuple[Metric[Measurements], ...]] = (
         kind=Kind.GAUGE,
         unit="{call}",
         labels=("upstream", "priority"),
-        help="Calls that wait for their turn.",
+        help="Calls that wait for a slot.",
         read=_upstreams_by(lambda upstream: upstream.waiting),
     ),
     Metric(
@@ -195,7 +195,7 @@ VERIFIER: Final[tuple[Metric[Measurements], ...]] = (
         kind=Kind.GAUGE,
         unit="s",
         labels=("upstream",),
-        help="Estimate of how long an answer takes; of the slowest event loop.",
+        help="Estimated time until Clerk answers, in the slowest event loop.",
         read=_upstreams(lambda upstream: upstream.service_time),
     ),
     Metric(
@@ -219,7 +219,7 @@ VERIFIER: Final[tuple[Metric[Measurements], ...]] = (
         kind=Kind.GAUGE,
         unit="{entry}",
         labels=("verdict",),
-        help="Verdicts that are kept.",
+        help="Cached verdicts.",
         read=lambda measured: _each(measured.cached),
     ),
     Metric(
@@ -276,7 +276,7 @@ VERIFIER: Final[tuple[Metric[Measurements], ...]] = (
         name="fleet.doubts",
         kind=Kind.COUNTER,
         unit="{doubt}",
-        help="How often rows of the log may have been lost, so that all was verified again.",
+        help="How often log rows may have been lost; all credentials are then verified again.",
         read=_fleet(lambda fleet: fleet.doubts),
     ),
     Metric(
@@ -284,7 +284,7 @@ VERIFIER: Final[tuple[Metric[Measurements], ...]] = (
         kind=Kind.COUNTER,
         unit="{verdict}",
         labels=("result",),
-        help="Verdicts looked for in the fleet: hits, misses, waits, sealed entries refused.",
+        help="Look-ups of shared verdicts, by result.",
         read=_fleet_verdicts,
     ),
 )
@@ -295,7 +295,7 @@ AUTH: Final[tuple[Metric[MintMeasurements], ...]] = (
         kind=Kind.COUNTER,
         unit="{mint}",
         labels=("result",),
-        help="Tokens that were asked for, by what came of it.",
+        help="Mints of tokens, by result.",
         read=lambda measured: [(("minted",), measured.minted), (("failed",), measured.failed)],
     ),
     Metric(

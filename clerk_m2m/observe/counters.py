@@ -8,17 +8,21 @@ from dataclasses import dataclass, field, fields
 
 @dataclass(slots=True, kw_only=True)
 class Stats:
-    """Counters since construction; they only grow. Reading them costs nothing.
+    """Counters since construction; they only grow.
 
-    `sent` counts the verifications that were sent to Clerk, `paid` those that were answered: Clerk
-    bills these, and perhaps one whose answer was cut off. `hits` were answered from the cache,
-    `shared` waited for a verification that another request had begun, `offline` were good JWTs that
-    were checked without a call, `refreshes` were begun ahead of a verdict's end, `stale` were
-    answered from a verdict past its lifetime while Clerk was down, `unavailable` could not be
-    answered. `refused_hits` are the hits that were a refusal, `outcomes` count the verifications
-    that were no hit, by source and outcome. `refusals` are the requests that the middleware
-    refused, those of guards included, by code; `would_refuse` are those that it would have refused
-    but for `report_only`.
+    - `sent`: verifications that were sent to Clerk.
+    - `paid`: verifications that Clerk answered. Clerk bills these, and perhaps one whose answer was
+      cut off.
+    - `hits`: verifications answered from the cache.
+    - `refused_hits`: hits whose verdict was negative.
+    - `shared`: verifications that waited for a call that another request had started.
+    - `offline`: valid JWTs that were verified without a call.
+    - `refreshes`: verifications that were started before a cached verdict expired.
+    - `stale`: verifications answered with an expired verdict while Clerk was down.
+    - `unavailable`: verifications that failed.
+    - `outcomes`: verifications that were not hits, by source and outcome.
+    - `refusals`: requests that the middleware refused (also for a guard), by code.
+    - `would_refuse`: requests that it would have refused without `report_only`, by code.
     """
 
     hits: int = 0
@@ -35,7 +39,7 @@ class Stats:
     would_refuse: Counter[str] = field(default_factory=Counter)
 
     def verifications(self) -> dict[tuple[str, str], int]:
-        """Give all verifications by source and outcome, the hits among them."""
+        """Return all verifications by source and outcome, including hits."""
         hits = {
             ("cache", "accepted"): self.hits - self.refused_hits,
             ("cache", "refused"): self.refused_hits,
@@ -44,7 +48,7 @@ class Stats:
         return found | {key: count + found.get(key, 0) for key, count in hits.items()}
 
     def as_dict(self) -> dict[str, int]:
-        """Give the counters by name; those of refusals have the code after a dot."""
+        """Return the counters by name; names of refusals end with a dot and the code."""
         named = ((each.name, getattr(self, each.name)) for each in fields(self))
         found = {name: value for name, value in named if isinstance(value, int)}
         for name in ("refusals", "would_refuse"):
@@ -55,10 +59,10 @@ class Stats:
 
 @dataclass(slots=True, kw_only=True)
 class SharedVerdicts:
-    """What came of looking for the verdicts that the processes of a service share.
+    """Results of look-ups of verdicts that the processes of a service share.
 
-    `hits` were found, `misses` were asked of Clerk. `waits` found another process asking Clerk.
-    `refused` are entries that no holder of this service's keys has sealed, or that cannot be read.
+    `hits` were found; for `misses` Clerk was asked. `waits` waited for another process that asked
+    Clerk. `refused` are entries that were not sealed with this service's keys or cannot be read.
     """
 
     hits: int = 0

@@ -1,4 +1,4 @@
-"""What happened, as data: for log records, for spans, and for a function of the user's own."""
+"""`Event`: what happened, as data, for log records, spans and the user's `on_event`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ MAX_TEXT: Final = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """One thing that happened: a refusal, a mint, a call to Clerk, or a change of state.
+    """An event: a refusal, a mint, a call to Clerk, or a change of state.
 
-    `instant` is Unix time in seconds. `fields` are what is known: docs/logs.md lists them by
-    `name`. No field holds a credential, and text from outside is cleaned.
+    `instant` is Unix time in seconds. docs/logs.md lists the `fields` of each `name`. No field
+    holds a credential, and text from outside is cleaned.
     """
 
     name: str
@@ -27,15 +27,15 @@ class Event:
 
 
 OnEvent: TypeAlias = Callable[[Event], None]
-"""The type of `on_event`: a plain function that gets each event. It must not block."""
+"""The type of `on_event`: a plain function that receives each event. It must not block."""
 
 
 def checked_on_event(on_event: OnEvent | None) -> OnEvent | None:
-    """Give a user's function back; raises `ConfigurationError` where it cannot be called here."""
+    """Return a user's `on_event`; raises `ConfigurationError` unless it is a plain function."""
     if on_event is None:
         return None
     if not callable(on_event):
-        raise ConfigurationError("on_event must be a function that takes an Event.")
+        raise ConfigurationError("on_event must be a function that accepts an Event.")
     call = getattr(on_event, "__call__", None)  # noqa: B004  an object whose `__call__` is async
     if inspect.iscoroutinefunction(on_event) or inspect.iscoroutinefunction(call):
         raise ConfigurationError("on_event must be a plain function, not a coroutine function.")
@@ -43,8 +43,11 @@ def checked_on_event(on_event: OnEvent | None) -> OnEvent | None:
 
 
 def cleaned(text: object, limit: int = MAX_TEXT) -> str:
-    """Give text from outside on one line: no control characters, no credential, cut at `limit`."""
-    # Cut first too: what comes may be megabytes.
+    """Return text from outside as one line without control characters and credentials.
+
+    The text is cut after `limit` characters.
+    """
+    # Cut at the start too, because the text may be megabytes long.
     short = without_credentials(str(text)[: 8 * limit])
     shown = "".join(each for each in short if each.isprintable())
     return shown if len(shown) <= limit else f"{shown[: limit - 1]}…"

@@ -1,4 +1,4 @@
-"""Log lines whose number is bounded, whatever comes from outside."""
+"""Limits the number of log lines, so that requests cannot flood the log."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_KEYS: Final = 1000
 
 @dataclass(slots=True)
 class _Line:
-    """When a line of its key may be written again (monotonic s), and how many were left out."""
+    """When the next line of a key may be written (monotonic s), and how many were suppressed."""
 
     next_at: float
     level: int
@@ -22,10 +22,10 @@ class _Line:
 
 
 class Lines:
-    """Writes one line for each key within a pause, and counts those left out.
+    """Writes at most one line per key within a pause, and counts the suppressed lines.
 
     The count is written with the next line of the key, or by `flush`. There is no timer. `now`
-    gives monotonic seconds.
+    returns monotonic seconds.
     """
 
     def __init__(self, now: Callable[[], float]) -> None:
@@ -41,7 +41,7 @@ class Lines:
         *,
         pause: float,
     ) -> None:
-        """Write a line unless one of its key was written within `pause` seconds."""
+        """Write a line, unless one with the same key was written within `pause` seconds."""
         if not logger.isEnabledFor(level):
             return
         now, line = self._now(), self._lines.get(key)
@@ -57,7 +57,7 @@ class Lines:
         _emit(level, f"{text()}{more}", {**fields, "left_out": left_out})
 
     def flush(self) -> None:
-        """Write the counts of what was left out and not told yet."""
+        """Write the counts of suppressed lines that were not written yet."""
         for key, line in list(self._lines.items()):
             if line.left_out:
                 left_out, line.left_out = line.left_out, 0

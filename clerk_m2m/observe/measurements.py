@@ -1,4 +1,4 @@
-"""What is measured, as it stands at one moment. Durations are seconds."""
+"""Measurements at one moment, for exporters. Durations are seconds."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ T_co = TypeVar("T_co", covariant=True)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upstream:
-    """The calls to one upstream: what waits, what is out, what was not sent, and the breakers.
+    """The calls to one upstream: waiting, in progress (`out`) and refused, and the breakers.
 
-    `waiting` is by priority, `refused` by reason (`rate`, `room`), `breakers` gives the state
-    (`closed`, `open`, `silent`) by the calls that it holds for (`known`, `others`). `service_time`
-    is the estimate of the slowest event loop; `unknown_rate` is in calls a second.
+    `waiting` is by priority, `refused` by reason (`rate`, `room`). `breakers` maps each side
+    (`known`, `others`) to the state of its breaker (`closed`, `open`, `silent`). `service_time` is
+    the estimate of the slowest event loop; `unknown_rate` is in calls a second.
     """
 
     waiting: Mapping[str, int]
@@ -30,11 +30,11 @@ class Upstream:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetMeasurements:
-    """How the log of the fleet is followed.
+    """The state of reading the fleet's log.
 
-    `out_of_sync` is for how many seconds it could not be read, 0 while it is. `applied` counts
-    rows, `refused` those without a good signature, and `doubts` how often rows may have been lost.
-    `shared` counts, where verdicts are shared, what came of looking for one.
+    `out_of_sync` is the seconds for which the log could not be read, 0 while it is read. `applied`
+    counts rows, `refused` counts rows without a valid signature, and `doubts` how often rows may
+    have been lost. `shared` counts the look-ups of shared verdicts, if verdicts are shared.
     """
 
     in_sync: bool
@@ -47,12 +47,12 @@ class FleetMeasurements:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurements:
-    """What a verifier has done since construction, and how it stands now.
+    """The counters of a verifier since construction, and its current state.
 
-    `verifications` counts by source and outcome, `refusals` and `would_refuse` by code; `calls`
-    are the histograms by operation and result, `upstreams` the calls by upstream. The ages are the
-    seconds since the last good answer: None where nothing is fetched, or no answer came yet.
-    `clock_skew` is by how many seconds this host's clock is ahead of Clerk's.
+    `verifications` counts by source and outcome, `refusals` and `would_refuse` by code. `calls` are
+    the histograms by operation and result, `upstreams` the calls by upstream. The ages are the
+    seconds since the last good answer; None if nothing is fetched or no answer came yet.
+    `clock_skew` is the seconds by which this host's clock is ahead of Clerk's.
     """
 
     verifications: Mapping[tuple[str, str], int]
@@ -73,9 +73,9 @@ class Measurements:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MintMeasurements:
-    """What a `MachineTokenAuth` has minted, and for how many seconds its token may still be sent.
+    """The mints of a `MachineTokenAuth`, and the remaining life of its token in seconds.
 
-    `remaining` is None while there is no token, and for a token without an end.
+    `remaining` is None if there is no token or the token does not expire.
     """
 
     minted: int
@@ -84,14 +84,14 @@ class MintMeasurements:
 
 
 class Measured(Protocol[T_co]):
-    """What can be measured at any time, from any thread."""
+    """An object that can be measured at any time, from any thread."""
 
     def measure(self) -> T_co:
-        """Give the counters and the state of this moment."""
+        """Return the counters and the current state."""
 
 
 class MeasuredVerifier(Measured[Measurements], Protocol):
-    """What an exporter needs of a verifier; `Verifier` is one."""
+    """The methods of a verifier that an exporter uses; `Verifier` has them."""
 
     def on_call(self, listener: OnCall) -> None:
         """Call `listener(operation, result, seconds)` after each call to Clerk."""

@@ -1,4 +1,4 @@
-"""OpenTelemetry metrics. Takes the extra: `pip install "clerk-m2m[otel]"`, which is the API only.
+"""OpenTelemetry metrics. Needs the extra `pip install "clerk-m2m[otel]"`, which is only the API.
 
 Sole owner of `opentelemetry`.
 """
@@ -30,10 +30,10 @@ def export_metrics(
     *,
     meter_provider: MeterProvider | None = None,
 ) -> None:
-    """Export what a verifier and a `MachineTokenAuth` measure, through the OpenTelemetry API.
+    """Export the metrics of a verifier and a `MachineTokenAuth` through the OpenTelemetry API.
 
-    Call it once for each process. `meter_provider` None takes the global one. The counters and the
-    state are read when the SDK collects; only the duration of calls to Clerk is recorded per call.
+    Call it once in each process. `meter_provider` None means the global one. Counters and state are
+    read when the SDK collects; only the duration of calls to Clerk is recorded per call.
     """
     instruments = _Instruments(meter_provider)
     if verifier is not None:
@@ -52,7 +52,7 @@ class _Instruments:
         self._meter = get_meter("clerk_m2m", meter_provider=meter_provider)
 
     def observe(self, metric: catalog.Metric[M], measured: Measured[M]) -> None:
-        """Make the instrument that reads a counter or a gauge when the SDK collects."""
+        """Create the instrument for a counter or a gauge, which is read when the SDK collects."""
 
         def read(_options: CallbackOptions) -> Iterable[Observation]:
             names = metric.attributes
@@ -67,7 +67,7 @@ class _Instruments:
         create(metric.dotted, [read], unit=metric.unit, description=metric.help)
 
     def call_durations(self) -> Callable[[str, str, float], None]:
-        """Make the histogram, and give what records a call in it."""
+        """Create the histogram and return a function that records a call in it."""
         metric = CALL_DURATION
         histogram = self._meter.create_histogram(
             metric.dotted,

@@ -1,4 +1,4 @@
-"""A Prometheus collector. Takes the extra: `pip install "clerk-m2m[prometheus]"`.
+"""A Prometheus collector. Needs the extra `pip install "clerk-m2m[prometheus]"`.
 
 Sole owner of `prometheus_client`.
 """
@@ -26,10 +26,10 @@ M = TypeVar("M")
 
 
 class MetricsCollector(Collector):
-    """Gives what a verifier and a `MachineTokenAuth` measured, whenever Prometheus asks.
+    """Collects the metrics of a verifier, a `MachineTokenAuth`, or both, when Prometheus scrapes.
 
-    `prometheus_client.REGISTRY.register(MetricsCollector(verifier))`. Give either, or both; a
-    registry takes one collector. Nothing is done per request.
+    `prometheus_client.REGISTRY.register(MetricsCollector(verifier))`. Register only one collector
+    per registry. Nothing is done per request.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class MetricsCollector(Collector):
         self._auth = auth
 
     def collect(self) -> Iterable[Metric]:
-        """Read the counters and the state of this moment."""
+        """Read the counters and the current state."""
         if self._verifier is not None:
             measured = self._verifier.measure()
             for metric in catalog.VERIFIER:

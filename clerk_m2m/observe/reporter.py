@@ -1,7 +1,7 @@
-"""`Reporter`: one method for each thing that happens, and where it is told.
+"""`Reporter`: one method for each kind of event.
 
-Every event goes to the user's `on_event`. Refusals and calls to Clerk go to the current span too.
-What an operator must know is a line in the logger `clerk_m2m`, with the event's fields as `extra`.
+Every event is passed to `on_event`. Refusals and calls to Clerk are added to the current span too.
+Events that an operator must see go to the logger `clerk_m2m`, with their fields as `extra`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ STATE_PAUSE: Final = 60.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """The request that an event is about, as its sender wrote it."""
+    """The request that an event is about, with the values that its sender chose."""
 
     method: str
     path: str
@@ -40,16 +40,16 @@ class Request:
 
 @dataclass(slots=True)
 class _State:
-    """What is failing now, and since when (monotonic s)."""
+    """The sources that fail now, with the start of the failure (monotonic s), and clock skew."""
 
     failing: dict[str, float] = field(default_factory=dict)
     skewed: bool = False
 
 
 class Reporter:
-    """Tells what happened, to the log, to the span and to `on_event`.
+    """Reports events to the log, to the span and to `on_event`.
 
-    `on_event` is called on the event loop. What it raises is logged and goes no further.
+    `on_event` is called on the event loop. Exceptions of it are logged and not raised.
     """
 
     def __init__(self, clock: Clock, *, on_event: OnEvent | None = None) -> None:
@@ -69,7 +69,7 @@ class Reporter:
         identity: Identity | None = None,
         only_reported: bool = False,
     ) -> None:
-        """A request was refused with `status`; or would have been, where `only_reported`."""
+        """A request was refused with `status`, or would have been (`only_reported`)."""
         name = "would_refuse" if only_reported else "refusal"
         fields = _refusal_fields(refusal, request, status, identity)
         add_to_span(name, fields)
@@ -99,12 +99,12 @@ class Reporter:
             exc.code,
             logging.ERROR,
             f"Clerk refused this service's own key, or there is none: {cleaned(exc)} "
-            "(`clerk-m2m doctor` in this environment tells which key it is.)",
+            "(Run `clerk-m2m doctor` in this environment to see which key it is.)",
             {"event_name": "key_refused"} | fields,
         )
 
     def refresh_failed(self, exc: BackendAPIError) -> None:
-        """A cached verdict could not be refreshed ahead of its end."""
+        """A cached verdict could not be refreshed before it expires."""
         self._write(
             f"refresh {exc.code}",
             logging.WARNING,
@@ -113,16 +113,16 @@ class Reporter:
         )
 
     def stale_used(self, exc: Exception) -> None:
-        """A verdict past its lifetime was used, since Clerk cannot be asked."""
+        """An expired verdict was used, because Clerk is down (`stale_if_error`)."""
         self._write(
             "stale verdict",
             logging.WARNING,
-            f"Verdicts past their lifetime are used: {cleaned(exc)}",
+            f"Expired verdicts are used (stale_if_error): {cleaned(exc)}",
             {"event_name": "stale_used", "cause": cleaned(exc)},
         )
 
     def invalidated(self, **names: str | None) -> None:
-        """What was known was invalidated; a token itself is never among `names`."""
+        """Cached verdicts were invalidated; `names` never holds a token itself."""
         self._tell("invalidation", {key: value for key, value in names.items() if value})
 
     # Clerk
@@ -149,18 +149,17 @@ class Reporter:
         self._tell("clerk_call", fields)
 
     def breaker_opened(self, side: str, exc: BackendAPIError) -> None:
-        """The calls of one side stop, because of `exc`."""
+        """The breaker of one side opened because of `exc`."""
         fields = {"side": side, "code": exc.code, "cause": cleaned(exc)}
         self._change(
             "breaker_opened",
             logging.WARNING,
-            f"Clerk is left alone for calls about {side}, with a probe now and then: "
-            f"{cleaned(exc)}",
+            f"Calls to Clerk about {side} are stopped for now: {cleaned(exc)}",
             fields,
         )
 
     def breaker_closed(self, side: str, seconds: float) -> None:
-        """The calls of one side go out again, after `seconds`."""
+        """The breaker of one side closed after `seconds`."""
         self._change(
             "breaker_closed",
             logging.WARNING,
@@ -190,7 +189,7 @@ class Reporter:
         self._change("fetched", logging.WARNING, text, {"source": what, "seconds": seconds})
 
     def skew(self, skew: float) -> None:
-        """This host's clock was `skew` seconds ahead of Clerk's; tells begin and end of a skew."""
+        """This host's clock is `skew` s ahead of Clerk's; reports when a skew starts or ends."""
         was_off, is_off = self._state.skewed, abs(skew) > MAX_SKEW
         fields: dict[str, Any] = {"seconds": skew}
         if is_off != was_off:
@@ -199,8 +198,8 @@ class Reporter:
         if is_off:
             said = (
                 f"This host's clock is {told_skew(skew)}, by the Date of an answer. JWTs are "
-                "judged by this host's clock, so good ones may be refused and expired ones "
-                "accepted. Synchronize it."
+                "checked with this host's clock, so valid ones may be refused and expired ones "
+                "accepted. Synchronize the clock."
             )
             extra = {"event_name": "skew_began"} | fields
             self._write("clock skew", logging.WARNING, said, extra)
@@ -212,29 +211,29 @@ class Reporter:
     # The fleet
 
     def fleet_in_sync(self, seconds: float) -> None:
-        """The fleet's log was read up to its end, after `seconds`."""
-        text = f"The fleet's log is followed, after {seconds:.1f} s without it."
+        """The fleet's log was read up to its end, after `seconds` without it."""
+        text = f"The fleet's log is read again, after {seconds:.1f} s without it."
         self._change("fleet_in_sync", logging.INFO, text, {"seconds": seconds})
 
     def fleet_lost(self, exc: Exception) -> None:
         """The fleet's log cannot be read."""
         fields = {"code": getattr(exc, "code", None), "cause": cleaned(exc)}
         self._tell("fleet_lost", fields)
-        text = f"What other services revoke is not heard of until Redis answers: {cleaned(exc)}"
+        text = f"Revocations by other services are not received until Redis answers: {cleaned(exc)}"
         self._write("fleet lost", logging.WARNING, text, {"event_name": "fleet_lost"} | fields)
 
     def fleet_doubted(self) -> None:
         """Rows of the fleet's log may have been lost."""
         text = (
-            "The fleet's log does not go on where it ended: Redis was emptied, has evicted it, a "
-            "failover lost a part, or this process did not read it for long. Everything is "
-            "verified again."
+            "Rows of the fleet's log may have been lost: Redis was emptied or evicted the log, a "
+            "failover lost a part of it, or this process did not read it for too long. All "
+            "credentials are verified again."
         )
         self._tell("fleet_doubted", {})
         self._write("fleet doubt", logging.ERROR, text, {"event_name": "fleet_doubted"})
 
     def fleet_row_refused(self) -> None:
-        """A row of the fleet's log has no good signature."""
+        """A row of the fleet's log has no valid signature."""
         text = (
             "A row of the fleet's log was ignored: none of this service's fleet keys has signed it."
         )
@@ -243,12 +242,12 @@ class Reporter:
         self._write("fleet row refused", logging.ERROR, text, extra)
 
     def fleet_write_failed(self, exc: BaseException) -> None:
-        """A revocation that `watch()` heard of could not be told to the fleet."""
+        """A revocation that `watch()` received could not be written to the fleet's log."""
         fields = {"code": getattr(exc, "code", None), "cause": cleaned(exc)}
         self._tell("fleet_write_failed", fields)
         text = (
-            "A revocation could not be told to the other services, which may accept what was "
-            f"revoked until their own verdicts end: {cleaned(exc)}"
+            "A revocation could not be sent to the other services. They may accept the revoked "
+            f"credential until their own verdicts expire: {cleaned(exc)}"
         )
         extra = {"event_name": "fleet_write_failed"} | fields
         self._write("fleet write", logging.ERROR, text, extra)
@@ -256,7 +255,7 @@ class Reporter:
     # Tokens that we mint
 
     def minted(self, *, seconds: float, token_id: str, caller: str, token_type: str) -> None:
-        """Clerk gave a token to send."""
+        """A token was minted."""
         fields = {
             "token_id": token_id,
             "caller": caller,
@@ -266,7 +265,7 @@ class Reporter:
         self._tell("mint", fields)
 
     def mint_failed(self, exc: BaseException, text: str) -> None:
-        """No token could be minted; `text` says why, without a secret."""
+        """A mint failed; `text` is the reason, without a secret."""
         code = getattr(exc, "code", type(exc).__name__)
         fields = {"code": code, "cause": cleaned(text)}
         self._tell("mint_failed", fields)
@@ -275,7 +274,7 @@ class Reporter:
         self._write(f"mint {code}", level, said, {"event_name": "mint_failed"} | fields)
 
     def token_rejected(self, callee: str, status: int, *, replaced: bool) -> None:
-        """A callee, told by its origin, answered 401 or 403 to a call with our token."""
+        """A callee, named by its origin, answered 401 or 403 to a call with our token."""
         fields = {"callee": callee, "status": status, "replaced": replaced}
         self._tell("token_rejected", fields)
         did = "It was replaced" if replaced else "It was not replaced"
@@ -288,7 +287,7 @@ class Reporter:
         )
 
     def token_withheld(self, callee: str, first: str) -> None:
-        """A request went out without the token, since its extensions are those of another's."""
+        """A request was sent without the token, because its extensions are another request's."""
         fields = {"callee": callee, "first": first}
         self._tell("token_withheld", fields)
         self._write(
@@ -301,11 +300,11 @@ class Reporter:
         )
 
     def flush(self) -> None:
-        """Write the counts of the lines that were left out."""
+        """Write the counts of suppressed lines."""
         self._lines.flush()
 
     def _change(self, name: str, level: int, text: str, fields: Mapping[str, Any]) -> None:
-        """Tell a change of state. One that comes and goes does not fill the log."""
+        """Report a change of state; the log lines are limited, in case it changes often."""
         self._tell(name, fields)
         key = f"{name} {fields.get('side') or fields.get('source')}"
         extra = {"event_name": name} | dict(fields)
@@ -320,9 +319,9 @@ class Reporter:
         try:
             self._on_event(Event(name=name, instant=self._clock.wall(), fields=dict(fields)))
         except Exception as exc:  # noqa: BLE001  the user's function may raise anything
-            # Its text is not ours to log.
+            # Log only the type: the text of a user's exception may hold a secret.
             kind = type(exc).__name__
-            said = f"on_event raised {kind} at the event {name}. Mend that function."
+            said = f"on_event raised {kind} at the event {name}. Fix that function."
             self._write(f"on_event {kind}", logging.ERROR, said, {"event_name": "on_event_failed"})
 
 

@@ -1,9 +1,9 @@
-"""Events on the OpenTelemetry span of whoever asked, where there is one.
+"""Adds events to the caller's current OpenTelemetry span, if there is one.
 
-A span is current only where somebody has imported `opentelemetry.trace`, so this module never
-imports it. A call to Clerk runs in a task with a context of its own, which has no current span:
-`with_span` takes the caller's along. It is not made the current one there, since that would have
-trace headers sent to Clerk.
+There is a current span only if the application has imported `opentelemetry.trace`, so this module
+never imports it. A call to Clerk runs in a task with its own context, which has no current span:
+`with_span` passes the caller's span on. The span is not made current there, because then trace
+headers would be sent to Clerk.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _span: ContextVar[Any] = ContextVar("span", default=None)
 
 
 def with_span(coroutine: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
-    """Give a coroutine that, in another context, adds its events to the span of now."""
+    """Return a coroutine that adds its events to the span that is current now, in any context."""
     span = _current()
     return coroutine if span is None else _under(span, coroutine)
 

@@ -1,4 +1,4 @@
-"""`MachineTokenAuth`: calls to other services that carry this machine's token by themselves."""
+"""`MachineTokenAuth`: adds this machine's token to calls to other services."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from clerk_m2m.secret import hidden
 
 __all__ = ["MachineTokenAuth"]
 
-# Marks a request that carried the token with the address that it went to first. httpx copies the
-# mark into the request that follows a redirect.
+# The extension of a request that carried the token; its value is the URL it was first sent to.
+# httpx copies it into the request that follows a redirect.
 _FIRST_URL: Final = "clerk_m2m.first_url"
 _REJECTIONS: Final = frozenset({401, 403})
 
-# The steps of a call: a request to send, which is answered, or a mint to wait for.
+# The steps of a call: a request to send (its response is sent back in), or a mint to wait for.
 _Steps: TypeAlias = Generator[httpx.Request | Flight, Any, None]
 
 
@@ -41,29 +41,33 @@ class MachineTokenAuth(httpx.Auth, Httpx2Auth):  # type: ignore[misc]  # both ha
     """Sends this machine's M2M token with every call: `httpx.AsyncClient(auth=MachineTokenAuth())`.
 
     For `AsyncClient` and `Client`, of `httpx` and of `httpx2`. The token is minted at the first
-    call, shared by all event loops and threads, and renewed in the background ahead of its end.
-    `token()` and `token_sync()` give it for anything else.
+    call, shared by all event loops and threads, and renewed in the background before it expires.
+    `token()` and `token_sync()` return it for other clients.
 
-    `machine_secret_key` is the machine's own: text or a `Secret`, a callable that gives it and
-    does not block, an async callable, or the path of a file; None reads `CLERK_MACHINE_SECRET_KEY`,
-    or the file that `CLERK_MACHINE_SECRET_KEY_FILE` names. `token_format`,
-    `seconds_until_expiration` and `claims` describe the token; None leaves the lifetime to the
-    machine's settings. With `min_remaining_ttl_seconds` Clerk may give a token that exists already
-    and lives at least so long (opaque only). `hosts` are the only ones that the token may go to,
-    each `"name"` or `"name:port"`, exactly, and over https only; `"http://name"` or
-    `"http://name:port"` allows plain http there too, which loopback needs no word for. None allows
-    whatever the client calls. A call that `hosts` does not allow is not sent: it raises
-    `ConfigurationError`; `auth=None` on that call sends it without a token.
-    `api_url` None reads `CLERK_API_URL`; it may be plain http on loopback only, unless `allow_http`
-    (None reads `CLERK_M2M_ALLOW_HTTP`). `timeout` is the total of a mint, in seconds, the source of
-    the key included. `transport` replaces the network to Clerk, for a client certificate or a test,
-    and is yours to close; `clock` replaces the time. `on_event` is called with an `Event` for each
-    mint and each call to Clerk. Mints run in a thread of this package; so do `transport`, a
-    callable key and `on_event`.
+    `machine_secret_key` is the machine's own key: text or a `Secret`, a callable that returns it
+    and does not block, an async callable, or the path of a file. None reads
+    `CLERK_MACHINE_SECRET_KEY`, or the file that `CLERK_MACHINE_SECRET_KEY_FILE` names.
 
-    A 401 has the token replaced and the call sent again once, if its body is in memory. A 403 has
-    an opaque token replaced, for later calls. Where no token can be had, a call raises
-    `TokenUnavailableError` and is not sent. Raises `ConfigurationError`.
+    `token_format`, `seconds_until_expiration` and `claims` describe the token. A lifetime of None
+    is the machine's default. With `min_remaining_ttl_seconds` Clerk may return an existing token
+    that lives at least that long (opaque only).
+
+    `hosts` lists the only hosts that the token may be sent to. `"name"` and `"name:port"` match
+    exactly, and over https only. `"http://name"` and `"http://name:port"` allow plain http too;
+    loopback always may use plain http. None allows every host that the client calls. A call to
+    another host raises `ConfigurationError` and is not sent; `auth=None` on that call sends it
+    without a token.
+
+    `api_url` None reads `CLERK_API_URL`. Plain http is allowed on loopback only, unless
+    `allow_http` is set (None reads `CLERK_M2M_ALLOW_HTTP`). `timeout` is the total time of a mint,
+    in seconds, and includes reading the key. `transport` replaces the network to Clerk, for a
+    client certificate or a test; you close it. `clock` replaces the time. `on_event` is called with
+    an `Event` for each mint and each call to Clerk. Mints run in a thread of this package, and that
+    thread also calls `transport`, a callable key and `on_event`.
+
+    After a 401 the token is replaced, and the call is sent again once if its body is in memory.
+    After a 403 an opaque token is replaced, for later calls. If there is no token to send, the call
+    raises `TokenUnavailableError` and is not sent. Raises `ConfigurationError`.
     """
 
     def __init__(
@@ -96,7 +100,7 @@ class MachineTokenAuth(httpx.Auth, Httpx2Auth):  # type: ignore[misc]  # both ha
             api_url=api_url,
             allow_http=allow_http,
             timeout=timeout,
-            # `TokenMint` repeats by itself what costs money to repeat.
+            # `TokenMint` decides when to retry a mint, because each mint costs money.
             retries=1,
             transport=checked_transport(transport),
             clock=clock,
@@ -111,39 +115,42 @@ class MachineTokenAuth(httpx.Auth, Httpx2Auth):  # type: ignore[misc]  # both ha
     # For everything but httpx
 
     async def token(self) -> str:
-        """Give the token as text, for a client other than httpx: `f"Bearer {await auth.token()}"`.
+        """Return the token as text, for clients other than httpx: `f"Bearer {await auth.token()}"`.
 
-        It is the secret itself, in clear, since other libraries take text: do not log it. Ask for
-        each call; it is kept and renewed here. Raises `TokenUnavailableError`.
+        The text is the secret itself, because other libraries take text: do not log it. Call this
+        for each request: this object caches and renews the token. Raises `TokenUnavailableError`.
         """
         _require_asyncio()
         return (await awaited(self._token.obtain())).token.reveal()
 
     def token_sync(self) -> str:
-        """Give the token as text, like `token()`, to code without an event loop; from any thread.
+        """Return the token as text, like `token()`, for code without an event loop; thread-safe.
 
-        It waits for a mint where there is no live token, so it blocks an event loop that calls it.
+        If there is no live token, this blocks until one is minted: do not call it in an event loop.
         """
         return waited(self._token.obtain()).token.reveal()
 
     def forget(self) -> bool:
-        """Drop the token, so that the next call mints another; tells whether it was dropped.
+        """Drop the token and return True; the next call then mints another.
 
-        For a 401 that this object cannot see: of another client than httpx, or of a transport that
-        does not tell a response hook's exception from a lost connection. The token stays where
-        there is none, while mints fail, and for a pause after one was minted because of a rejection
-        (10 s, and up to 600 s where this is called again and again).
+        For a 401 that this object cannot see: from a client other than httpx, or from a transport
+        that has no `trace` extension while a response hook raises. Returns False, and drops
+        nothing, if there is no token, while mints fail, and for a pause after a token was minted
+        because of a rejection (10 s, and up to 600 s if this is called again and again).
         """
         if not self._token.is_there:
             return False
         return self._rejections.may_mint(FORGET, self._now()) and self._token.drop()
 
     def measure(self) -> MintMeasurements:
-        """Give what was minted, for an exporter; from any thread."""
+        """Return the numbers of mints and the token's remaining life; thread-safe."""
         return self._token.measure()
 
     async def aclose(self) -> None:
-        """End the mint under way and close the connections to Clerk; the next call starts anew."""
+        """Cancel the mint in progress and close the connections to Clerk.
+
+        A later call mints a token if there is none, and opens new connections.
+        """
         _require_asyncio()
         await awaited(self._token.close())
         self._reporter.flush()
@@ -164,10 +171,10 @@ class MachineTokenAuth(httpx.Auth, Httpx2Auth):  # type: ignore[misc]  # both ha
     ) -> None:
         await self.aclose()
 
-    # For httpx: the steps of a call are the same for both kinds of clients
+    # For httpx: the steps of a call are the same for synchronous and asynchronous clients
 
     async def async_auth_flow(self, request: Any) -> AsyncGenerator[Any, Any]:
-        """Send the request with a live token, and once more where a callee rejects the token."""
+        """Send the request with a live token, and again once if the callee rejects the token."""
         _require_asyncio()
         steps = self._steps(request, sync=False)
         try:
@@ -184,7 +191,7 @@ class MachineTokenAuth(httpx.Auth, Httpx2Auth):  # type: ignore[misc]  # both ha
             steps.close()
 
     def sync_auth_flow(self, request: Any) -> Generator[Any, Any, None]:
-        """Send the request with a live token, and once more where a callee rejects the token."""
+        """Send the request with a live token, and again once if the callee rejects the token."""
         steps = self._steps(request, sync=True)
         try:
             step = next(steps)
@@ -203,7 +210,7 @@ class MachineTokenAuth(httpx.Auth, Httpx2Auth):  # type: ignore[misc]  # both ha
         url = request.url
         first = request.extensions.get(_FIRST_URL)
         if first is not None and origin_of(first) != origin_of(url):
-            # As httpx does when it follows a redirect by itself.
+            # The redirect leads to another origin. httpx removes the header in that case too.
             request.headers.pop("Authorization", None)
             self._reporter.token_withheld(shown(origin_of(url)), shown(origin_of(first)))
             yield request
@@ -220,7 +227,7 @@ class MachineTokenAuth(httpx.Auth, Httpx2Auth):  # type: ignore[misc]  # both ha
         try:
             other = self._token.live(url) or (yield from self._token.obtain(url))
         except TokenUnavailableError:
-            return  # the callee has answered: its 401 says more than that no token was had
+            return  # the caller gets the callee's 401, which says more than this error
         if other is bearer:
             return
         response = yield from self._send(request, other, sync=sync)
@@ -236,15 +243,16 @@ class MachineTokenAuth(httpx.Auth, Httpx2Auth):  # type: ignore[misc]  # both ha
             try:
                 return (yield request)
             except GeneratorExit:
-                # A response hook raised, or there was no answer: see `trace`.
+                # A response hook raised, or no response came: see `trace`.
                 if trace.status in _REJECTIONS:
                     self._rejected(request.url, bearer, trace.status)
                 raise
 
     def _rejected(self, url: httpx.URL, bearer: Bearer, status: int) -> bool:
-        """Have a rejected token replaced; tells whether another is there or under way.
+        """Replace a rejected token; return True if another exists or is being minted.
 
-        After a 403 only an opaque token: its scopes are those of its mint, and a JWT has none.
+        After a 403 only an opaque token is replaced: its scopes are fixed when it is minted, so a
+        new one may have more. A JWT has no scopes.
         """
         replaced = status == 401 or self._is_opaque
         if replaced and self._token.is_sent(bearer, url):
@@ -259,16 +267,17 @@ def _require_asyncio() -> None:
         asyncio.get_running_loop()
     except RuntimeError:
         raise ConfigurationError(
-            "MachineTokenAuth needs asyncio here, and no event loop of asyncio runs. Under trio, "
-            "await trio.to_thread.run_sync(auth.token_sync) gives the token to send."
+            "MachineTokenAuth needs asyncio here, but no asyncio event loop is running. Under "
+            "trio, get the token with: await trio.to_thread.run_sync(auth.token_sync)"
         ) from None
 
 
 def _carried(response: httpx.Response, bearer: Bearer) -> bool:
-    """Tell whether the request that was answered had the token; a redirect may have lost it."""
+    """Return whether the answered request had the token; httpx may remove it on a redirect."""
     return bool(response.request.headers.get("Authorization") == bearer.header.reveal())
 
 
 def _can_repeat(request: httpx.Request, response: httpx.Response) -> bool:
-    # Only a body in memory is there a second time, and past a redirect something has happened.
+    # A streamed body can be read only once. After a redirect, a server has already acted on the
+    # request.
     return response.request is request and isinstance(request.stream, BODIES_IN_MEMORY)

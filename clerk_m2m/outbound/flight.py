@@ -1,4 +1,4 @@
-"""`Flight`: one mint under way, which every thread and every event loop may wait for."""
+"""`Flight`: one mint in progress, which any thread and any event loop may wait for."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ T = TypeVar("T")
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Flight:
-    """A mint of a token instead of `replaced`; `reuse` lets Clerk give one that exists already.
+    """One mint that replaces the token `replaced`, if any.
 
-    `closed` tells that `aclose()` has ended it. A waiter waits `patience` seconds at most. Whoever
-    stops waiting leaves the mint alone.
+    `reuse` allows Clerk to return an existing token. `closed` is True if `aclose()` ended the mint.
+    A waiter waits at most `patience` seconds. Cancelling a waiter does not cancel the mint.
     """
 
     patience: float
@@ -31,19 +31,19 @@ class Flight:
     _ended: Future[None] = field(default_factory=Future)
 
     def end(self) -> None:
-        """Wake whoever waits; a second time nothing happens."""
+        """Wake all waiters; a second call does nothing."""
         if not self._ended.done():
             self._ended.set_result(None)
 
     def wait(self) -> None:
-        """Wait for its end, in a thread."""
+        """Block this thread until the mint ends, for at most `patience` seconds."""
         try:
             self._ended.result(self.patience)
         except FutureTimeoutError:
-            pass  # whoever waited looks at what there is
+            pass  # the waiter checks `ended`
 
     async def awaited(self) -> None:
-        """Wait for its end, in any event loop of asyncio."""
+        """Wait in an asyncio event loop until the mint ends, for at most `patience` seconds."""
         loop = asyncio.get_running_loop()
         woken = loop.create_future()
 
@@ -58,12 +58,12 @@ class Flight:
 
     @property
     def ended(self) -> bool:
-        """Whether it has ended."""
+        """Whether the mint has ended."""
         return self._ended.done()
 
 
 async def awaited(steps: Generator[Flight, None, T]) -> T:
-    """Go through steps that wait for flights, in an event loop."""
+    """Run a generator that yields flights: wait for each in this event loop; return its result."""
     try:
         flight = next(steps)
         while True:
@@ -77,7 +77,7 @@ async def awaited(steps: Generator[Flight, None, T]) -> T:
 
 
 def waited(steps: Generator[Flight, None, T]) -> T:
-    """Go through steps that wait for flights, in a thread."""
+    """Run a generator that yields flights: wait for each in this thread; return its result."""
     try:
         flight = next(steps)
         while True:

@@ -1,4 +1,4 @@
-"""What differs between the generations of httpx: `httpx`, and `httpx2` where it is installed."""
+"""The classes of `httpx` and, if it is installed, of `httpx2` that `auth` needs."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ else:
     except ImportError:
 
         class Httpx2Auth:
-            """Stands for the class of httpx2 where that is not installed."""
+            """Replaces the class of httpx2 if httpx2 is not installed."""
 
         Httpx2ByteStream = httpx.ByteStream
 
-# A body in memory, which is there a second time.
+# The classes of a body in memory, which can be sent a second time.
 BODIES_IN_MEMORY: Final = (httpx.ByteStream, Httpx2ByteStream)

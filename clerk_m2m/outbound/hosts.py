@@ -1,4 +1,4 @@
-"""`Hosts`: where the token may go."""
+"""`Hosts`: the hosts that the token may be sent to."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from clerk_m2m.errors import ConfigurationError
 
 _DEFAULT_PORTS: Final = {"http": 80, "ws": 80, "https": 443, "wss": 443}
 _ENCRYPTED: Final = frozenset({"https", "wss"})
-# Labels as resolvers take them; `_` is in the names of container networks.
+# Labels that resolvers accept; names in container networks may contain `_`.
 _NAME: Final = re.compile(r"(?!-)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*\.?")
-# Whether the connection is encrypted, the host, and the port; None stands for any port.
+# Whether the connection is encrypted, the host, and the port; None means any port.
 _Place: TypeAlias = tuple[bool, str, int | None]
 
 
 class Hosts:
-    """The hosts of the setting `hosts`; raises `ConfigurationError` for what can never match."""
+    """The setting `hosts`; raises `ConfigurationError` for an entry that can never match."""
 
     def __init__(self, given: Iterable[str]) -> None:
         if isinstance(given, str | bytes) or not isinstance(given, Iterable):
@@ -31,19 +31,19 @@ class Hosts:
             raise _no_list()
 
     def require(self, scheme: str, host: str, port: int | None) -> None:
-        """Raise `ConfigurationError` unless the token may go there; `host` as in the request."""
+        """Raise `ConfigurationError` unless the token may be sent there; `host` is as sent."""
         encrypted = scheme in _ENCRYPTED
         port = port or _DEFAULT_PORTS.get(scheme)
         if self._holds(encrypted, host, port):
             return
         if self._holds(True, host, port):
             raise ConfigurationError(
-                f"hosts lets the token go to {host} over https only. Call it with https, or write "
-                f'"http://{_shown(host)}" in hosts to allow plain http, or pass auth=None to send '
+                f"hosts allows the token to {host} over https only. Call it with https, or add "
+                f'"http://{_shown(host)}" to hosts to allow plain http, or pass auth=None to send '
                 "this call without a token."
             )
         raise ConfigurationError(
-            f"hosts does not let the token go to {host}, port {port}. Add "
+            f"hosts does not allow the token to {host}, port {port}. Add "
             f'"{"" if encrypted or is_loopback(host) else "http://"}{_shown(host)}:{port}" to '
             "hosts, or pass auth=None to send this call without a token."
         )
@@ -72,8 +72,8 @@ def _places(given: object) -> list[_Place]:
     host = url.raw_host.decode("ascii")
     if scheme not in ("http", "https") or not _can_match(name, host, url.port):
         raise ConfigurationError(
-            f'hosts: {given!r} is neither "name" nor "name:port", which mean https, nor either of '
-            'them after "http://", which allows plain http too.'
+            f'hosts: {given!r} is not a host. Write "name" or "name:port" for https only, or '
+            '"http://name" or "http://name:port" to allow plain http too.'
         )
     allows_http = scheme == "http" or is_loopback(host)
     return [(True, host, url.port), *([(False, host, url.port)] if allows_http else [])]

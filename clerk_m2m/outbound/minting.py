@@ -1,7 +1,8 @@
-"""One mint: what Clerk is asked for, and when the token that it gives is due and ends.
+"""One mint: the request to Clerk, and when the new token is due for renewal and expires.
 
-A token's lifetime is fixed once, on the monotonic clock, from before its mint left. A new token's
-lifetime is `expires_at` less `created_at`, both of Clerk's clock, so ours may be wrong.
+A token's lifetime is computed once, on the monotonic clock, from the instant before the request was
+sent. The lifetime of a new token is `expires_at - created_at`. Both come from Clerk's clock, so the
+result is right even if this host's clock is wrong.
 """
 
 from __future__ import annotations
@@ -23,21 +24,21 @@ from clerk_m2m.outbound.options import TokenOptions
 from clerk_m2m.outbound.rejections import Origin
 from clerk_m2m.secret import Secret
 
-# A twelfth of its lifetime before its end a token is renewed, but not earlier than this.
+# A token is renewed this part of its lifetime before it expires, but at most MAX_LEAD seconds.
 LEAD: Final = 1 / 12
 MAX_LEAD: Final = 300.0
-# Before the one repetition, in seconds.
+# The longest pause before the one retry, in seconds.
 MAX_JITTER: Final = 0.1
 PASSING_STATUS: Final = frozenset({502, 503, 504})
 
-# RFC 6750 section 2.1: what can stand in the header.
+# RFC 6750 section 2.1: the characters that a bearer token may have.
 _B64TOKEN = re.compile(r"[A-Za-z0-9\-._~+/]+=*")
 
 
 class Bearer:
-    """A token as it is sent, due for renewal and at its end at two instants (monotonic s).
+    """A token as it is sent. `due_at` (renewal) and `ends_at` (expiry) are monotonic seconds.
 
-    `rejected_by` are the callees that rejected it and for which another is under way.
+    `rejected_by`: the callees that rejected it, while another token is minted for them.
     """
 
     __slots__ = ("due_at", "ends_at", "header", "rejected_by", "token")
@@ -47,12 +48,12 @@ class Bearer:
         self.token = token
         self.header = Secret(f"Bearer {token.reveal()}")
         self.due_at = minted_at + lifetime - lead
-        # The margin is for the way to the callee, and for its clock.
+        # The margin covers the time on the network and a difference of the callee's clock.
         self.ends_at = minted_at + lifetime - min(lead / 2, LEEWAY)
         self.rejected_by: frozenset[Origin] = frozenset()
 
     def betters(self, other: Bearer) -> bool:
-        """Tell whether this is another token, with a later end."""
+        """Return whether this is another token that expires later."""
         return self.header != other.header and self.ends_at > other.ends_at
 
 
@@ -72,9 +73,10 @@ class TokenMint:
         self._clock = clock
 
     async def __call__(self, replaced: Bearer | None, *, reuse: bool, repeat: bool) -> Bearer:
-        """Give a token to send instead of `replaced`.
+        """Return a token to send instead of `replaced`.
 
-        `reuse` lets Clerk give an existing one; `repeat` asks once more after what may pass.
+        `reuse` allows Clerk to return an existing token. `repeat` allows one retry after an error
+        that a retry may cure (`_is_passing`).
         """
         reuse = reuse and self._options.min_remaining_ttl_seconds is not None
         bearer = await self._bearer(reuse=reuse, repeat=repeat)
@@ -83,14 +85,16 @@ class TokenMint:
         return bearer
 
     async def aclose(self) -> None:
-        """Close the connections: mints are minutes apart, too long to keep one for the next."""
+        """Close the connections: the next mint is minutes away, too long to keep one open."""
         await self._client.aclose()
 
     async def _bearer(self, *, reuse: bool, repeat: bool) -> Bearer:
         minted_at, wall = self._clock.monotonic(), self._clock.wall()
         created = await self._create(reuse=reuse, repeat=repeat)
         if not created.live or not _B64TOKEN.fullmatch(created.token.reveal()):
-            raise BackendUnavailableError("createM2MToken: Clerk gave a token that cannot be used.")
+            raise BackendUnavailableError(
+                "createM2MToken: Clerk returned a token that cannot be used."
+            )
         bearer = Bearer(created.token, minted_at, self._lifetime(created, wall, reuse))
         self._reporter.minted(
             seconds=self._clock.monotonic() - minted_at,
@@ -105,12 +109,13 @@ class TokenMint:
             return inf
         lifetime = (created.expires_at - created.created_at).total_seconds()
         if reuse:
-            # It may be an old one: only our own clock tells its age, within what Clerk promised.
+            # Clerk may have returned an existing token. Its age is known only by our own clock, so
+            # the remaining life that Clerk promised is the lower bound.
             left = created.expires_at.timestamp() - wall
             lifetime = min(lifetime, max(left, self._options.min_remaining_ttl_seconds or 0.0))
         if lifetime <= 0:
             raise BackendUnavailableError(
-                "createM2MToken: Clerk gave a token without any lifetime left."
+                "createM2MToken: Clerk returned a token that has already expired."
             )
         return lifetime
 
@@ -120,7 +125,7 @@ class TokenMint:
         except BackendUnavailableError as exc:
             if not repeat or not _is_passing(exc):
                 raise
-        # If the first attempt did mint, that token costs $0.001 and is never used.
+        # If the first attempt did mint a token, that token costs $0.001 and is never used.
         await asyncio.sleep(MAX_JITTER * random.random())  # noqa: S311  it spreads load
         return await self._ask(reuse)
 
@@ -135,10 +140,10 @@ class TokenMint:
 
 
 def _is_passing(exc: BackendUnavailableError) -> bool:
-    """Tell what a second attempt may mend: a gateway's 502 to 504, or a connection that was lost.
+    """Return whether a second attempt may succeed: after 502, 503, 504 or a lost connection.
 
-    Not where Clerk says how long to wait, and not a refused connection, which `transport` has
-    tried twice already.
+    False if the answer has a `Retry-After`, and after a refused connection, which `transport` has
+    already tried twice.
     """
     if exc.status is not None:
         return exc.status in PASSING_STATUS and exc.retry_after is None

@@ -22,7 +22,7 @@ MAX_TIMEOUT: Final = 60.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenOptions:
-    """What to ask Clerk for; durations are seconds, None leaves it to the machine's settings."""
+    """The arguments of a mint; durations are seconds, None means the machine's default."""
 
     token_format: Literal["opaque", "jwt"] = "opaque"
     seconds_until_expiration: float | None = None
@@ -31,33 +31,35 @@ class TokenOptions:
 
 
 def own_key(given: SecretKey | None) -> SecretKey:
-    """Give the machine's own key as it was given, or as the environment has it."""
+    """Return the machine's own key: `given`, or the one in the environment if that is None."""
     given = hidden(given)  # first of all: tracebacks may show the locals of this frame
-    if type(given).__name__ == "Request":  # of httpx or httpx2, which call what is given as auth
+    # httpx and httpx2 call the class with the request if somebody passes the class as `auth`.
+    if type(given).__name__ == "Request":
         raise ConfigurationError(
-            "auth=MachineTokenAuth needs parentheses. Write auth=MachineTokenAuth(), made once for "
-            "the process: each one mints a token of its own."
+            "auth=MachineTokenAuth needs parentheses. Write auth=MachineTokenAuth(), and create it "
+            "once in the process: each one mints its own token."
         )
     key = key_from_env("CLERK_MACHINE_SECRET_KEY") if given is None else given
     if not key:
         raise ConfigurationError(
-            "Set machine_secret_key (CLERK_MACHINE_SECRET_KEY) to this machine's own key, ak_…."
+            "There is no key to mint a token with. Set machine_secret_key "
+            "(CLERK_MACHINE_SECRET_KEY) to this machine's own key, ak_…."
         )
     return key
 
 
 def checked_timeout(value: object) -> float:
-    """Give the deadline of a mint, in seconds, with the bounds of `Settings(timeout=…)`."""
+    """Return the deadline of a mint, in seconds, with the bounds of `Settings(timeout=…)`."""
     return checked_seconds("timeout", value, least=MIN_SECONDS, most=MAX_TIMEOUT)
 
 
 def checked_transport(given: object) -> httpx.AsyncBaseTransport | None:
-    """Give a transport of the user's own, which has to be asynchronous and of httpx."""
+    """Return the user's transport; it must be an `httpx.AsyncBaseTransport`."""
     if given is None or isinstance(given, httpx.AsyncBaseTransport):
         return given
     raise ConfigurationError(
-        "transport must be an httpx.AsyncBaseTransport, such as httpx.AsyncHTTPTransport, for "
-        "synchronous calls and for httpx2 too: mints are asynchronous calls of httpx."
+        "transport must be an httpx.AsyncBaseTransport, such as httpx.AsyncHTTPTransport. This "
+        "also holds for synchronous calls and for httpx2: mints are asynchronous calls of httpx."
     )
 
 
@@ -67,7 +69,7 @@ def token_options(
     claims: Mapping[str, Any] | None,
     min_remaining: int | None,
 ) -> TokenOptions:
-    """Check what a token is to be; raises `ConfigurationError`."""
+    """Check the options of a token and return them; raises `ConfigurationError`."""
     if token_format not in ("opaque", "jwt"):
         raise ConfigurationError('token_format must be "opaque" or "jwt".')
     lifetime = seconds_until_expiration

@@ -1,4 +1,4 @@
-"""Which callees may have a token minted because they rejected one, and when."""
+"""Limits how often a callee that rejects tokens may cause a new mint."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ if TYPE_CHECKING:
 
 Origin: TypeAlias = tuple[str, str, int | None]
 
-# Stands for `MachineTokenAuth.forget()`, which names no callee.
+# The key for `MachineTokenAuth.forget()`, which names no callee.
 FORGET: Final[Origin] = ("forget", "", None)
 
 
 def origin_of(url: httpx.URL) -> Origin:
-    """Give what makes two addresses the same callee: scheme, host and port."""
+    """Return the scheme, host and port of a URL: URLs that agree in them are the same callee."""
     return url.scheme, url.host, url.port
 
 
 def shown(origin: Origin) -> str:
-    """Write an origin as in an address; without user name, path and query, which may be secret."""
+    """Return an origin as text: no user name, path or query, since these may be secret."""
     scheme, host, port = origin
     host = f"[{host}]" if ":" in host else host
     return f"{scheme}://{host}" if port is None else f"{scheme}://{host}:{port}"
 
 
 class Rejections:
-    """Bounds the mints that callees cause; each costs money.
+    """Limits the mints that callees cause, because each mint costs money.
 
-    A callee that rejects new tokens too has nothing against the token: its pause doubles each time,
-    from `PAUSE` to `MAX_PAUSE` seconds. It begins again at `PAUSE` after the callee has accepted a
-    new token in the place of a rejected one, or has caused no mint for `RESET` seconds.
+    If a callee also rejects the new token, the token is not the problem. The pause before the next
+    mint for that callee doubles each time, from `PAUSE` to `MAX_PAUSE` seconds. It starts again at
+    `PAUSE` after the callee has accepted the new token, or has caused no mint for `RESET` seconds.
     """
 
     PAUSE: Final = 10.0
@@ -47,7 +47,7 @@ class Rejections:
         self._by_origin: dict[Origin, tuple[float, float]] = {}
 
     def may_mint(self, origin: Origin, now: float) -> bool:
-        """Tell whether a rejection there may have a token minted now; if so, it is counted."""
+        """Return whether a rejection by `origin` may cause a mint now; if True, count the mint."""
         with self._lock:
             minted_at, pause = self._by_origin.get(origin, (-inf, 0.0))
             if now < max(minted_at + pause, self._last + self.PAUSE):
@@ -61,5 +61,5 @@ class Rejections:
             return True
 
     def accepted(self, origin: Origin) -> None:
-        """Note that a new token was not rejected there."""
+        """Reset the pause of `origin`, because it accepted a new token."""
         self._by_origin.pop(origin, None)

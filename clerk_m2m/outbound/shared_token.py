@@ -1,14 +1,14 @@
-"""`SharedToken`: one live token for every call of a process: minted once, shared, renewed in time.
+"""`SharedToken`: one token for all calls of a process, minted once and renewed before it expires.
 
 Rules of this file:
 
-- One mint at a time, for all event loops and threads. It runs in `background`; whoever waits for it
-  may leave.
-- A live token is read without a lock. Everything that changes is changed under the lock.
-- After a failed mint nothing is asked for a while, which doubles with each further failure; a live
-  token goes on to its end.
-- A token that a callee rejected is held back from that callee while another is minted, and is sent
-  there again where none could be had. Other callees get it meanwhile.
+- One mint at a time, for all event loops and threads. It runs in `background`. Cancelling a waiter
+  does not cancel the mint.
+- A live token is read without a lock. All changes of state are made under the lock.
+- After a failed mint there is a pause before the next one, and it doubles with each further
+  failure. A live token is used until it expires.
+- After a callee rejected the token, it is not sent to that callee while a new one is minted. Other
+  callees still receive it. If minting fails, it is sent to that callee again.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ if TYPE_CHECKING:
 
 RETRY_PAUSE: Final = 1.0
 MAX_RETRY_PAUSE: Final = 30.0
-# Each pause is longer by up to this part of it, so that processes do not come back together.
+# Each pause is longer by a random part of up to this, so that processes do not retry together.
 JITTER: Final = 0.25
-# What ends at the deadline of a mint has this long to say by itself why, in seconds.
+# How long after its deadline a mint is cancelled, in seconds: its own error says more than ours.
 GRACE: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Failure:
-    """Why there is no new token, and when (monotonic s) another attempt is made.
+    """Why the last mint failed, and from when on another is allowed (`retry_at`, monotonic s).
 
-    `count` is how many mints have failed one after the other.
+    `count` is the number of failed mints in a row. `waiting_helps`: the failure may be temporary.
     """
 
     text: str
@@ -65,9 +65,9 @@ class _Failure:
 
 
 class SharedToken:
-    """The token that all calls send, and the mints that keep it live.
+    """The token that all calls send, and the mints that renew it.
 
-    `timeout` is the total of a mint, in seconds; `now` gives monotonic seconds.
+    `timeout` is the total time of a mint, in seconds; `now` returns monotonic seconds.
     """
 
     def __init__(
@@ -81,15 +81,15 @@ class SharedToken:
         self._bearer: Bearer | None = None
         self._failure: _Failure | None = None
         self._flight: Flight | None = None
-        self._may_reuse = True  # False once a token was dropped: Clerk would give it again
+        self._may_reuse = True  # False after `drop()`: Clerk would return the same token again
         self._minted = 0
         self._mints_failed = 0
         tell_of_forks(self)
 
     def live(self, url: httpx.URL | None = None) -> Bearer | None:
-        """Give the token if it may be sent to `url` now, without waiting for anything.
+        """Return the token if it may be sent to `url` now, else None; never waits.
 
-        One that is due is renewed in the background.
+        If the token is due for renewal, a mint starts in the background.
         """
         bearer, now = self._bearer, self._now()
         if bearer is None or not _may_be_sent(bearer, url, now):
@@ -99,7 +99,7 @@ class SharedToken:
         return bearer
 
     def obtain(self, url: httpx.URL | None = None) -> Generator[Flight, None, Bearer]:
-        """Give a token to send to `url`; yields each mint to wait for.
+        """Return a token to send to `url`; yield each mint that must be waited for.
 
         Raises `TokenUnavailableError`.
         """
@@ -109,22 +109,22 @@ class SharedToken:
                 return bearer
             flight = self._join(url)
             if flight is None:
-                continue  # a mint has ended just now
+                continue  # a mint ended between the two checks
             yield flight
             if not flight.ended:
                 self._abandon(flight)
                 raise _unavailable(f"none was minted within {self._timeout:g} s.", RETRY_PAUSE)
             if flight.closed:
-                raise _unavailable("aclose() has ended its minting.", 0.0)
+                raise _unavailable("aclose() cancelled the mint.", 0.0)
 
     def is_sent(self, bearer: Bearer, url: httpx.URL) -> bool:
-        """Tell whether `bearer` is still what is sent to `url`, and no other is under way there."""
+        """Return whether `bearer` is the current token and may still be sent to `url`."""
         return self._bearer is bearer and _may_be_sent(bearer, url, self._now())
 
     def replace(self, rejected: Bearer, hold_from: httpx.URL | None = None) -> bool:
-        """Have another token minted; tells whether there is one, or one under way.
+        """Start a mint that replaces `rejected`; return True if another token exists or is coming.
 
-        The callee at `hold_from` does not get the rejected one meanwhile.
+        The rejected token is not sent to the callee at `hold_from` until that mint ends.
         """
         with self._lock:
             if self._bearer is not rejected:
@@ -139,7 +139,7 @@ class SharedToken:
         return True
 
     def drop(self) -> bool:
-        """Send the token no more; tells whether that was done. While mints fail, it stays."""
+        """Drop the token and return True; False if there is none or mints pause after a failure."""
         with self._lock:
             if self._bearer is None or self._pausing():
                 return False
@@ -152,7 +152,7 @@ class SharedToken:
         return self._bearer is not None
 
     def measure(self) -> MintMeasurements:
-        """Give what was minted, and how long the token may still be sent; for any thread."""
+        """Return the numbers of mints and for how long the token may still be sent; thread-safe."""
         bearer = self._bearer
         left = None if bearer is None else max(0.0, bearer.ends_at - self._now())
         return MintMeasurements(
@@ -162,7 +162,7 @@ class SharedToken:
         )
 
     def close(self) -> Generator[Flight, None, None]:
-        """End the mint under way, and close what it used; yields what to wait for."""
+        """Cancel the mint in progress and close its connections; yield what must be waited for."""
         with self._lock:
             flight, self._flight = self._flight, None
             self._release_holds()
@@ -177,7 +177,7 @@ class SharedToken:
             BACKGROUND.leave(self)
 
     def leave_to_parent(self) -> None:
-        """Leave a mint under way to the parent, in a forked child."""
+        """In a forked child: forget the mint in progress, which runs in the parent."""
         self._flight = None
         self._release_holds()
 
@@ -189,22 +189,24 @@ class SharedToken:
         flight.task = current_task()
         try:
             async with asyncio.timeout(self._timeout + GRACE):
-                # After a failure the next mint is itself the repetition.
+                # After a failed mint this one is already a retry, so it is not retried again.
                 repeat = self._failure is None
                 bearer = await self._mint(flight.replaced, reuse=flight.reuse, repeat=repeat)
             if self._now() >= bearer.ends_at:
-                raise BackendUnavailableError("createM2MToken: it took longer than its lifetime.")
+                raise BackendUnavailableError(
+                    "createM2MToken: the token expired before Clerk's answer arrived."
+                )
         except TimeoutError:
             self._failed(flight, self._too_late())
         except BaseException as exc:  # noqa: BLE001  a user's transport or callable may raise any
-            # Who waits asks again at once after a mint that has neither failed nor given a token.
+            # Record every failure: without one, waiters would start the next mint at once.
             if not flight.closed:
                 self._failed(flight, exc)
         else:
             self._keep(flight, bearer)
         finally:
             with self._lock:
-                self._land(flight)  # where it was cancelled; else it has landed
+                self._land(flight)  # only after a cancellation: `_keep` and `_failed` did it before
             flight.end()
         await self._mint.aclose()
 
@@ -232,7 +234,7 @@ class SharedToken:
         self._reporter.mint_failed(exc, failure.text)
 
     def _abandon(self, flight: Flight) -> None:
-        """Forget a mint that was never begun, as where Ctrl-C came before it."""
+        """Forget a mint that never started, for example because of Ctrl-C."""
         with self._lock:
             if flight.task is None:
                 flight.closed = True
@@ -249,15 +251,15 @@ class SharedToken:
 
     def _too_late(self) -> BackendUnavailableError:
         return BackendUnavailableError(
-            f"createM2MToken: no token came within the deadline of {self._timeout:g} s."
+            f"createM2MToken: Clerk returned no token within the timeout of {self._timeout:g} s."
         )
 
-    # Under way or not
+    # Join a mint or start one
 
     def _join(self, url: httpx.URL | None) -> Flight | None:
-        """Give the mint under way, or a new one; None where a token has just come.
+        """Return the mint in progress, or a new one; None if there is a token to send by now.
 
-        Raises `TokenUnavailableError` while mints pause.
+        Raises `TokenUnavailableError` during the pause after a failed mint.
         """
         with self._lock:
             if self._flight is None:
@@ -282,7 +284,8 @@ class SharedToken:
     def _flight_or_new(self, *, reuse: bool) -> tuple[Flight, bool]:
         if self._flight is not None:
             return self._flight, False
-        # Clerk still takes a rejected token for a good one, and would give it again.
+        # After a rejection `reuse` is False: for Clerk the rejected token is valid, so it would
+        # return the same one.
         self._flight = Flight(
             patience=self._timeout + 2 * GRACE,
             replaced=self._bearer,
@@ -293,7 +296,7 @@ class SharedToken:
     def _begin(self, flight: Flight) -> None:
         try:
             BACKGROUND.start(self, partial(self._fly, flight))
-        except RuntimeError as exc:  # no thread can be started, as at the end of the interpreter
+        except RuntimeError as exc:  # no thread can be started while the interpreter exits
             self._failed(flight, exc)
             flight.end()
         except BaseException:  # Ctrl-C
@@ -301,7 +304,7 @@ class SharedToken:
             raise
 
     def _pausing(self) -> _Failure | None:
-        """Give the failure after which no mint is made yet."""
+        """Return the last failure while its pause lasts, else None."""
         failure = self._failure
         return None if failure is None or self._now() >= failure.retry_at else failure
 
@@ -319,7 +322,7 @@ def _may_be_sent(bearer: Bearer, url: httpx.URL | None, now: float) -> bool:
 
 
 def _unavailable(text: str, retry_after: float | None) -> TokenUnavailableError:
-    return TokenUnavailableError(f"No token to send: {text}", retry_after=retry_after)
+    return TokenUnavailableError(f"There is no token to send: {text}", retry_after=retry_after)
 
 
 def _failure(exc: BaseException, now: float, count: int) -> _Failure:
@@ -327,10 +330,10 @@ def _failure(exc: BaseException, now: float, count: int) -> _Failure:
     if isinstance(exc, RateLimitedError | BackendUnavailableError | KeyUnavailableError):
         helps = True
     elif not isinstance(exc, ClerkM2MError):
-        # Not of this package, so its text may hold a key.
+        # The error is not from this package, so its text may contain a key.
         text, helps = f"minting raised {type(exc).__name__}.", True
     if isinstance(exc, KeyRefusedError | KeyUnavailableError):
-        pause = RETRY_PAUSE  # the source of the key has pauses of its own, until it gives another
+        pause = RETRY_PAUSE  # `KeySource` has longer pauses of its own
     else:
         count += 1
         asked = getattr(exc, "retry_after", None) or 0.0

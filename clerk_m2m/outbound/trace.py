@@ -1,8 +1,9 @@
-"""What httpx tells of a request while it is under way, by its `trace` extension.
+"""Reads the events of a request from httpx's `trace` extension.
 
-The flow of an `httpx.Auth` sees no answer where a response hook raises: httpx closes it then, as it
-does for a lost connection. And httpx follows a redirect from http to https by itself, with the
-token. The transport that comes with httpx tells of both; others may tell nothing.
+The flow of an `httpx.Auth` sees no response if a response hook raises: httpx then closes the flow,
+as it does after a lost connection. And when httpx follows a redirect from http to https, it sends
+the token again without asking the flow. The `trace` extension reports both. httpx's own transport
+supports it; other transports may not.
 
 See "trace" in httpx's documentation of request extensions.
 """
@@ -25,10 +26,10 @@ _ANSWERED: Final = ".receive_response_headers.complete"
 
 
 class Trace:
-    """Notes the `status` of the answer to a request that carries `header`; None before it comes.
+    """Records the `status` of the response to a request that carries `header`; None until then.
 
     Calls the user's own trace function too. Raises `ConfigurationError` before a request with the
-    token goes where `hosts` does not allow it.
+    token is sent to a host that `hosts` does not allow.
     """
 
     def __init__(self, header: Secret, hosts: Hosts | None, user: Any) -> None:
@@ -39,19 +40,20 @@ class Trace:
         self._carries = False
 
     async def note_async(self, name: str, info: Mapping[str, Any]) -> None:
-        """Be told of an event by an asynchronous transport."""
+        """Receive an event from an asynchronous transport."""
         self._note(name, info)
         if self.user is not None:
             await self.user(name, info)
 
     def note(self, name: str, info: Mapping[str, Any]) -> Any:
-        """Be told of an event by a synchronous transport."""
+        """Receive an event from a synchronous transport."""
         self._note(name, info)
         return None if self.user is None else self.user(name, info)
 
     def _note(self, name: str, info: Mapping[str, Any]) -> None:
         if name.endswith(_SENDS):
-            # Of a proxy's CONNECT and of redirects, too: neither has the token.
+            # This event also comes for a proxy's CONNECT and for redirects to another origin,
+            # which do not carry the token.
             request = info.get("request")
             self._carries = self._is_in(getattr(request, "headers", ()))
             if self._carries and self._hosts is not None:
@@ -72,11 +74,11 @@ class Trace:
 def traced(
     request: httpx.Request, header: Secret, hosts: Hosts | None, *, sync: bool
 ) -> Iterator[Trace]:
-    """Trace one sending of `request`; afterwards its extensions are the user's again."""
+    """Trace one sending of `request`; afterwards restore the user's own extensions."""
     user = request.extensions.get(_TRACE)
     owner = getattr(user, "__self__", None)
     if isinstance(owner, Trace):
-        user = owner.user  # copied from a request of ours, such as one that was redirected
+        user = owner.user  # httpx copied our function from an earlier request, e.g. on a redirect
     trace = Trace(header, hosts, user)
     function: Callable[..., Any] = trace.note if sync else trace.note_async
     request.extensions[_TRACE] = function

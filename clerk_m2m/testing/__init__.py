@@ -1,10 +1,11 @@
 """Fixtures for the test suites of services that use this package; a pytest plugin.
 
-Installing the package is enough: pytest finds the fixtures by itself, all named `clerk_…`. pytest
-loads this module at the start of every run, so it imports nothing but pytest; the rest comes when
-a fixture or a name is first used. `emulators` connects a service to an emulator, in process or on a
-port. `callers` tests a handler without one: identities made by hand, and an app that sees them. May
-import the emulator and whatever a service may; only the demo and the command line stand above it.
+Installing the package is enough: pytest finds the fixtures, whose names all start with `clerk_`.
+pytest loads this module at the start of every run, so it imports only pytest; other modules are
+imported when a fixture or a name is first used. `emulators` connects a service to an emulator, in
+process or on a port. `callers` tests a handler without an emulator: it makes identities, and an app
+that receives them. May import the emulator and everything that a service may import; only the demo
+and the command line may import this folder.
 Sole owner of `pytest`.
 """
 
@@ -86,7 +87,7 @@ def __getattr__(name: str) -> Any:
 
 @pytest.fixture(scope="session")
 def clerk_signing_key() -> str:
-    """The RSA key that signs JWTs, as PEM; one for the whole run, since making one takes long."""
+    """The RSA key that signs JWTs, as PEM; one per run, because creating a key is slow."""
     from clerk_m2m.emulator import new_signing_key
 
     return new_signing_key()
@@ -94,7 +95,7 @@ def clerk_signing_key() -> str:
 
 @pytest.fixture
 def clerk_emulator_options() -> dict[str, Any]:
-    """What `clerk_emulator` is made with; override it, for instance with `{"seed": path}`."""
+    """The arguments of `clerk_emulator`; override it, for example with `{"seed": path}`."""
     return {}
 
 
@@ -102,7 +103,7 @@ def clerk_emulator_options() -> dict[str, Any]:
 def clerk_emulator(
     clerk_signing_key: str, clerk_emulator_options: dict[str, Any]
 ) -> Iterator[ClerkEmulator]:
-    """An emulated Clerk instance in process, empty, and what connects a service to it."""
+    """An empty emulated Clerk instance in process, with methods that connect a service to it."""
     from clerk_m2m.testing.emulators import ClerkEmulator
 
     emulator = ClerkEmulator(**({"signing_key": clerk_signing_key} | clerk_emulator_options))
@@ -112,14 +113,14 @@ def clerk_emulator(
 
 @pytest.fixture
 def clerk_emulator_server(clerk_emulator: ClerkEmulator) -> Iterator[ClerkEmulatorServer]:
-    """The same emulator on a free port of loopback, for code that is given `CLERK_API_URL`.
+    """The same emulator on a free port of loopback, for code that reads `CLERK_API_URL`.
 
-    Nothing is set in the environment; `environ(machine)` says what to set.
+    The environment is not changed; `environ(machine)` returns the variables to set.
     """
     from clerk_m2m.testing.emulators import serve
 
     try:
-        import uvicorn  # noqa: F401  only whether it is there
+        import uvicorn  # noqa: F401  to check that it is installed
     except ImportError:
         pytest.fail(
             "clerk_emulator_server needs uvicorn: pip install 'clerk-m2m[cli]'", pytrace=False
@@ -134,8 +135,8 @@ def clerk_environ(
 ) -> ClerkEnviron:
     """Sets the environment for code that reads it: `clerk_environ(billing)`.
 
-    `Settings.from_env()`, `MachineAuthMiddleware` and `MachineTokenAuth()` then are those of
-    `billing` and call `clerk_emulator_server`, until the test ends.
+    Until the test ends, `Settings.from_env()`, `MachineAuthMiddleware` and `MachineTokenAuth()`
+    then act as `billing` and call `clerk_emulator_server`.
     """
     from clerk_m2m.testing.emulators import ClerkEnviron
 

@@ -1,4 +1,4 @@
-"""Tests of handlers without an emulator: identities made by hand, and an app that sees them."""
+"""Tests of handlers without an emulator: makes identities, and an app that receives them."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def machine_identity(
     claims: Mapping[str, Any] | None = None,
     expires_at: float | None = None,
 ) -> MachineIdentity:
-    """Make the identity of a machine, as the middleware would give it to a handler.
+    """Make the identity of a machine, as a handler receives it from the middleware.
 
-    Raises `ValueError` for what is not a machine id, `mch_` and 27 more characters.
+    Raises `ValueError` for anything but a machine id: `mch_` and 27 more characters.
     """
     if not MACHINE_ID.fullmatch(machine_id):
         raise ValueError(f"{machine_id!r} is not a machine id: mch_ and 27 more characters")
@@ -103,58 +103,59 @@ def oauth_identity(
 
 
 def verifier_of(answer: Identity | RefusalError) -> CredentialVerifier:
-    """Make a verifier that finds `answer` for every token, and asks nobody.
+    """Make a verifier that returns `answer` for every token, without any call.
 
-    For code that takes a verifier. A refusal is raised instead: `VerificationUnavailableError()`
-    shows what a service does while Clerk is down.
+    For code that needs a verifier. If `answer` is a refusal, it is raised: with
+    `VerificationUnavailableError()` a test sees what a service does while Clerk is down.
     """
     return _FixedVerifier(answer)
 
 
 def as_caller(app: ASGIApp, caller: Identity | RefusalError | None) -> ASGIApp:
-    """Give an app that is `app` with every request made by `caller`; `app` itself stays as it is.
+    """Return a copy of `app` in which every request is made by `caller`; `app` is not changed.
 
-    `MachineAuthMiddleware` on `app` keeps its options and its place, but neither the environment
-    nor Clerk is asked; where `app` has none, one is put in front. None sends no credential, and a
-    refusal is what the middleware then answers. The middleware is found where it was added with
-    `add_middleware` or is `app` itself; wrap a mounted app that has one of its own by itself.
+    `MachineAuthMiddleware` on `app` keeps its options and its place, but does not read the
+    environment and does not call Clerk. If `app` has no such middleware, one is put in front. With
+    None as `caller`, requests have no credential; with a refusal, the middleware answers with it.
+    The middleware is found if it was added with `add_middleware`, or if it is `app` itself. A
+    mounted app with its own middleware must be passed to this function separately.
     """
     verifier = verifier_of(TokenMissingError() if caller is None else caller)
     return _Calling(_verified_by(verifier, app), None if caller is None else TOKEN)
 
 
 class _FixedVerifier:
-    """A `CredentialVerifier` that asks nobody."""
+    """A `CredentialVerifier` with a fixed answer."""
 
     def __init__(self, answer: Identity | RefusalError) -> None:
         self.settings = Settings(
             machine_id=CALLEE_ID,
             machine_secret_key="ak_made_up",
             secret_key="sk_test_made_up",
-            accepts=TokenType,  # whatever guards want, a caller can be made for them
+            accepts=TokenType,  # all types, so a test can make a caller for any guard
         )
         self._answer = answer
 
     async def verify(
         self, token: str, *, while_waiting: AbstractAsyncContextManager[None] | None = None
     ) -> Identity:
-        """Give the identity that the test has chosen, or refuse as it has."""
+        """Return the identity, or raise the refusal, that the test has chosen."""
         if isinstance(self._answer, RefusalError):
             self._answer.from_verifier = True
-            # One exception serves many requests: without this its traceback would grow.
+            # The same exception is raised for many requests: without this its traceback would grow.
             raise self._answer.with_traceback(None)
         return self._answer
 
     async def verify_headers(self, headers: Headers) -> Identity:
-        """Do the same for the headers of a request, which must hold a credential."""
+        """Do the same for the headers of a request, which must contain a credential."""
         return await self.verify(credential_of(headers, self.settings.api_key_header))
 
     async def aclose(self) -> None:
-        """Do nothing: nothing was opened."""
+        """Do nothing, because nothing was opened."""
 
 
 class _Calling:
-    """Sends every request of `app` with `token`, or with no credential."""
+    """Passes every request to `app` with `token` as its credential, or with none."""
 
     def __init__(self, app: ASGIApp, token: str | None) -> None:
         self._app = app
@@ -178,10 +179,10 @@ def _verified_by(verifier: CredentialVerifier, app: ASGIApp) -> ASGIApp:
         return MachineAuthMiddleware(app, verifier=verifier)
     entries = app.user_middleware
     if not any(map(_is_ours, entries)):
-        # Added, not put around the app: a guard's refusal must come by here before Starlette
-        # makes an internal error of it.
+        # Added to the app, not wrapped around it: the middleware must see a guard's refusal before
+        # Starlette turns it into a 500.
         entries = [Middleware(MachineAuthMiddleware), *entries]
-    # A second stack over the same routes: nothing of the app under test is touched.
+    # A second middleware stack over the same routes: the app under test is not changed.
     stack = copy(app)
     stack.user_middleware = [_entry(verifier, each) if _is_ours(each) else each for each in entries]
     stack.middleware_stack = None
@@ -193,7 +194,7 @@ def _is_ours(entry: Middleware) -> bool:
 
 
 def _entry(verifier: CredentialVerifier, entry: Middleware) -> Middleware:
-    # What is positional there is the settings, which a verifier replaces.
+    # The positional argument is the settings, which the verifier replaces.
     options = {name: value for name, value in entry.kwargs.items() if name != "settings"}
     of_class: Any = entry.cls
     return Middleware(of_class, **(options | {"verifier": verifier}))

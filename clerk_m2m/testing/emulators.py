@@ -1,4 +1,4 @@
-"""The emulator as tests want it: with what connects a service to it, in process or on a port."""
+"""The emulator for tests, with methods that connect a service to it, in process or on a port."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     import uvicorn
 
 IN_PROCESS_URL: Final = "https://clerk.test"
-# Tests verify more new tokens in a second than a service lets strangers send.
+# Tests verify more new tokens in a second than the default `unknown_rate` allows.
 UNKNOWN_RATE: Final = 100_000.0
 STOP_SECONDS: Final = 10.0
 
 
 @dataclass(slots=True, kw_only=True)
 class ReceivedRequest:
-    """A request that an emulator was sent; `body` is what it has read of it."""
+    """A request to an emulator; `body` is the part that the emulator has read."""
 
     method: str
     path: str
@@ -46,14 +46,14 @@ class ReceivedRequest:
 class ClerkEmulator(Emulator):
     """An `Emulator` for tests: `settings`, `verifier` and `client` connect to it in process.
 
-    Its time runs like the real one, moves by `travel` and stops by `freeze`; a verifier made here
-    moves along. `requests` are those that the emulator was sent, oldest first; empty it as you
-    like.
+    Its time runs like the real time; `travel` moves it and `freeze` stops it. Verifiers made here
+    use the same time. `requests` lists the requests to the emulator, oldest first; you may empty
+    it.
     """
 
     def __init__(self, **options: Any) -> None:
-        """Take what `Emulator` takes."""
-        # The host may set its wall clock while a test runs; what a test measures must not jump.
+        """Accept the arguments of `Emulator`."""
+        # Time is measured on the monotonic clock, because the host may set its wall clock.
         offset = time.time() - time.monotonic()
         running = options.pop("clock", lambda: offset + time.monotonic())
         self._stopped_at: float | None = None
@@ -69,7 +69,7 @@ class ClerkEmulator(Emulator):
         self.clock = Clock(monotonic=self.now, wall=self.now)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one ASGI connection, and note it in `requests`."""
+        """Serve one ASGI connection and record it in `requests`."""
         if scope["type"] != "http":
             await super().__call__(scope, receive, send)
             return
@@ -81,18 +81,18 @@ class ClerkEmulator(Emulator):
             request.body += message.get("body", b"")
             return message
 
-        # `send` is passed on as it is: a fault that drops the connection finds the server by it.
+        # `send` is not wrapped: a fault that drops the connection reaches the server through it.
         await super().__call__(scope, noting_receive, send)
 
     def freeze(self) -> None:
-        """Stop the time, which only `travel` moves from now on."""
+        """Stop the time; from now on only `travel` moves it."""
         self._stopped_at = self._stopped_at or self.now() - self._instance.seconds_travelled
 
     def settings(self, machine: EmulatedMachine, **given: Any) -> Settings:
-        """Give the settings of the service that is `machine`; `given` adds or replaces.
+        """Return the settings of the service that is `machine`; `given` adds or replaces settings.
 
-        They hold the machine's own key only. `secret_key=emulator.secret_key` adds the instance's:
-        the live graph, JWTs, API keys and OAuth access tokens need it.
+        They hold only the machine's own key. Add `secret_key=emulator.secret_key` for the live
+        graph, JWTs, API keys and OAuth access tokens, which need the instance's key.
         """
         return _settings(IN_PROCESS_URL, machine, given)
 
@@ -103,13 +103,13 @@ class ClerkEmulator(Emulator):
         settings: Settings | None = None,
         **given: Any,
     ) -> Verifier:
-        """Give a verifier of the service that is `machine`, or that has these `settings`.
+        """Return a verifier of the service that is `machine`, or that has these `settings`.
 
-        `given` are single settings of the `machine`. Raises `TypeError` for both or none of the
-        two.
+        `given` adds or replaces settings of the `machine`. Raises `TypeError` unless exactly one of
+        `machine` and `settings` is passed.
         """
         if (machine is None) == (settings is None) or (settings is not None and given):
-            raise TypeError("verifier() takes a machine and settings of it, or settings=Settings()")
+            raise TypeError("verifier() needs a machine and its settings, or settings=Settings()")
         if machine is not None:
             settings = self.settings(machine, **given)
         verifier = Verifier(settings, transport=self.transport, clock=self.clock)
@@ -117,12 +117,12 @@ class ClerkEmulator(Emulator):
         return verifier
 
     async def aclose(self) -> None:
-        """Close every verifier and client that was made here; the emulator goes on."""
+        """Close every verifier and client that was made here; the emulator stays open."""
         while self._opened:
             await self._opened.pop().aclose()
 
     def auth(self, machine: EmulatedMachine, **given: Any) -> MachineTokenAuth:
-        """Give what calls others as `machine`; `given` are arguments of `MachineTokenAuth`."""
+        """Return a `MachineTokenAuth` of `machine`; `given` are arguments of `MachineTokenAuth`."""
         defaults: dict[str, Any] = {
             "machine_secret_key": machine.secret_key,
             "api_url": IN_PROCESS_URL,
@@ -132,7 +132,7 @@ class ClerkEmulator(Emulator):
         return MachineTokenAuth(**(defaults | given))
 
     def client(self, machine: EmulatedMachine | None = None, **given: Any) -> ClerkClient:
-        """Give a client with the instance's key, and with the key of `machine`."""
+        """Return a client with the instance's key and the key of `machine`, if one is passed."""
         keys = {
             "secret_key": self.secret_key,
             "machine_secret_key": machine.secret_key if machine else None,
@@ -142,9 +142,9 @@ class ClerkEmulator(Emulator):
         return client
 
     def assert_verifications(self, expected: int) -> None:
-        """Assert how many credentials Clerk was asked about: those are billed.
+        """Assert the number of verifications at Clerk, which are billed.
 
-        Counts since the emulator was made or `calls.clear()` was called.
+        Counts since the emulator was created or `calls.clear()` was called.
         """
         __tracebackhide__ = True
         seen = self.verifications
@@ -157,8 +157,8 @@ class ClerkEmulator(Emulator):
     def assert_calls(self, **expected: int) -> None:
         """Assert how often operations were called: `assert_calls(createM2MToken=1)`.
 
-        Counts since the emulator was made or `calls.clear()` was called; what is not named may
-        have been called or not. Raises `ValueError` for an operation that does not exist.
+        Counts since the emulator was created or `calls.clear()` was called. Operations that are not
+        named are not checked. Raises `ValueError` for an operation that does not exist.
         """
         __tracebackhide__ = True
         unknown = expected.keys() - {operation.id for operation in OPERATIONS}
@@ -174,24 +174,24 @@ class ClerkEmulator(Emulator):
 
 
 class ClerkEmulatorServer:
-    """An emulator that is served at `url`; everything else is done to `emulator` itself."""
+    """An emulator that is served at `url`; use `emulator` for everything else."""
 
     def __init__(self, emulator: ClerkEmulator, url: str) -> None:
         self.emulator = emulator
         self.url = url
 
     def settings(self, machine: EmulatedMachine, **given: Any) -> Settings:
-        """Give the settings of the service that is `machine`; `given` adds or replaces."""
+        """Return the settings of the service that is `machine`; `given` adds or replaces some."""
         return _settings(self.url, machine, given)
 
     def environ(
         self, machine: EmulatedMachine | None = None, *, instance_key: bool | None = None
     ) -> dict[str, str]:
-        """Give the environment of the service that is `machine`, or of an operator's tool.
+        """Return the environment of the service that is `machine`, or of an operator's tool.
 
-        `instance_key` says whether the instance's key is in it; None means where there is no
-        `machine`. A variable of Clerk's that does not belong there is empty, which counts as
-        unset, so that no key of a developer's own environment meets the emulator.
+        `instance_key` adds the instance's key; None adds it only if there is no `machine`. Other
+        variables of Clerk's are empty, which counts as unset, so keys of the developer's own
+        environment are never sent to the emulator.
         """
         with_key = machine is None if instance_key is None else instance_key
         return {
@@ -205,7 +205,7 @@ class ClerkEmulatorServer:
 
 
 class ClerkEnviron:
-    """Makes a machine the one that this process is; what `clerk_environ` gives."""
+    """Sets the environment of this process to that of a machine; the value of `clerk_environ`."""
 
     def __init__(self, server: ClerkEmulatorServer, setenv: Callable[[str, str], None]) -> None:
         self._server = server
@@ -221,28 +221,28 @@ class ClerkEnviron:
 @contextmanager
 def serve(emulator: ClerkEmulator) -> Iterator[ClerkEmulatorServer]:
     """Serve an emulator on a free port of loopback, in a thread, until the block ends."""
-    # The emulator sends a Date of its own.
+    # The emulator sends its own Date header.
     with served(emulator, lifespan="off", date_header=False) as url:
         yield ClerkEmulatorServer(emulator, url)
-        emulator.clear_faults()  # lets go of calls that hang
+        emulator.clear_faults()  # ends hanging calls
 
 
 @contextmanager
 def served(app: ASGIApp, **options: Any) -> Iterator[str]:
-    """Serve an app of your own on a free port of loopback until the block ends; gives its URL.
+    """Serve your app on a free port of loopback until the block ends; the value is its URL.
 
-    It runs in a thread of this process, with its lifespan. `options` are those of uvicorn's
-    `Config`. Raises `RuntimeError` where the app does not start.
+    The app runs in a thread of this process, with its lifespan. `options` are those of uvicorn's
+    `Config`. Raises `RuntimeError` if the app does not start.
     """
     import uvicorn
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        # asyncio does this for sockets that it makes itself; without it an answer takes 40 ms more.
+        # asyncio sets this on its own sockets; without it an answer takes 40 ms longer.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         defaults: dict[str, Any] = {
             "loop": "asyncio",
             "http": "h11",
-            "log_config": None,  # the logging of a run is the user's
+            "log_config": None,  # the user configures the logging of a run
             "access_log": False,
             "log_level": "warning",
             "timeout_graceful_shutdown": 1,
@@ -257,15 +257,15 @@ def _running(server: uvicorn.Server, listener: socket.socket) -> Iterator[None]:
         try:
             server.run(sockets=[listener])
         except SystemExit:
-            pass  # what uvicorn raises where the app does not start; `started` tells
+            pass  # uvicorn raises this if the app does not start; `started` is checked below
 
     thread = threading.Thread(target=run, name="clerk_m2m test server", daemon=True)
     thread.start()
     try:
         while not server.started and thread.is_alive():
-            time.sleep(0.002)  # uvicorn tells by a flag only
+            time.sleep(0.002)  # uvicorn has only a flag for this
         if not server.started:
-            raise RuntimeError("The app did not start: its error is in the log of uvicorn.")
+            raise RuntimeError("The app did not start. See its error in the log of uvicorn.")
         yield
     finally:
         server.should_exit = True
@@ -282,7 +282,7 @@ class _InProcess(httpx.AsyncBaseTransport):
         try:
             return await self._app.handle_async_request(request)
         except ConnectionDroppedError as exc:
-            # What httpx raises where a real connection ends without an answer.
+            # httpx raises this if a real connection ends without an answer.
             raise httpx.RemoteProtocolError(str(exc), request=request) from exc
 
 

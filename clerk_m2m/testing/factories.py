@@ -1,4 +1,4 @@
-"""What makes machines and tokens in an emulator, in one call each."""
+"""Factories that create machines and tokens in an emulator."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from clerk_m2m.testing.emulators import ClerkEmulator
 
 
 class MachineFactory:
-    """Makes machines; what `clerk_machine` gives."""
+    """Creates machines; the value of `clerk_machine`."""
 
     def __init__(self, emulator: ClerkEmulator) -> None:
         self.emulator = emulator
@@ -24,7 +24,7 @@ class MachineFactory:
         id: str | None = None,
         default_token_ttl: int = 3600,
     ) -> EmulatedMachine:
-        """Make a machine that may call these; it gets a name unless given one."""
+        """Create a machine that may call the machines of `may_call`; the name is optional."""
         self._made += 1
         return self.emulator.add_machine(
             name or f"machine-{self._made}",
@@ -35,7 +35,7 @@ class MachineFactory:
 
 
 class TokenFactory:
-    """Makes M2M tokens; what `clerk_token` gives."""
+    """Creates M2M tokens; the value of `clerk_token`."""
 
     def __init__(self, machines: MachineFactory) -> None:
         self._machines = machines
@@ -49,7 +49,7 @@ class TokenFactory:
         seconds_until_expiration: float | None = None,
         claims: Mapping[str, Any] | None = None,
     ) -> EmulatedToken:
-        """Mint a token of `machine`, or of a new one, after letting it call `may_call` too."""
+        """Mint a token of `machine`, or of a new one, after adding its edges to `may_call`."""
         emulator = self._machines.emulator
         caller = machine or self._machines()
         for callee in may_call:
@@ -63,7 +63,7 @@ class TokenFactory:
 
 
 def bearer(credential: EmulatedToken | EmulatedApiKey | str) -> dict[str, str]:
-    """Give the header that presents a token or an API key."""
+    """Return the `Authorization` header with a token or an API key."""
     if isinstance(credential, EmulatedApiKey):
         credential = credential.secret
     elif isinstance(credential, EmulatedToken):

@@ -1,9 +1,9 @@
-"""How calls leave this process.
+"""Sends HTTP calls.
 
-`call` is one call and what was received. `http` is one pooled client that sends calls, with
-deadlines; `attempts` sends one call, and again where that is safe. `proxies` reads those of
-the environment. `admission` holds the rules of which call goes out, which waits and which is
-refused, without any I/O; `gate` lets calls wait for their turn in an event loop. `breaker` leaves
-an upstream alone that does not answer. `sockets` keep the deadline of a call. Nothing here knows
-what an answer of Clerk's means. May import the vocabulary.
+`call` is one call and its response. `http` is a pooled client that sends calls with deadlines;
+`attempts` sends one call, and retries it if that is safe. `proxies` reads the proxies of the
+environment. `admission` decides, without any I/O, which call is sent, which waits and which is
+refused; in `gate` calls wait for a slot in an event loop. `breaker` stops calls to an upstream that
+does not answer. `sockets` enforces the deadline of a call. Nothing here interprets Clerk's answers.
+May import the vocabulary.
 """

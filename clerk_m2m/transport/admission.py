@@ -1,20 +1,21 @@
-"""Which call goes out now, which waits, and which is refused: the rules, without any I/O.
+"""Decides which call is sent now, which waits, and which is refused; without any I/O.
 
 Rules of this file:
 
-- At most `slots` calls are out at once. One slot in twenty is for calls about what is known.
-- Calls wait in queues, by priority. Between the queues the order is strict, inside each it is
+- At most `slots` calls are in progress. One slot in twenty is reserved for calls about keys that
+  have a cached value.
+- Calls wait in queues, one per priority. A higher priority always goes first. Inside a queue it is
   first come, first served.
-- How many may wait is a time, not a count: as many as are answered within `patience` seconds, by
-  the service time that was measured last. Where more wait, the newest of the lowest priority are
-  refused. This one rule closes the door when the queue is full, shortens the queue when the
+- The queue limit is a time, not a count: as many calls may wait as are answered within `patience`
+  seconds at the measured service time. If more wait, the newest calls of the lowest priority are
+  refused. This one rule refuses new calls when the queue is full, shortens the queue when the
   upstream gets slower, and makes room for calls of a higher priority.
-- Only answers are measured. A timeout measures our own patience: counted as a service time, it
-  would shorten the queue while the upstream hangs, and refuse calls about what is known.
-- A rate bounds the calls about unknown keys. It is charged when the call enters, before it waits,
-  and given back where the call is not sent.
+- Only answers change the measured service time. If timeouts did, a hanging upstream would shorten
+  the queue, and calls about known keys would be refused.
+- `unknown_rate` limits the calls about unknown keys. A call is charged when it enters, before it
+  waits, and the charge is returned if the call is not sent.
 
-The instants are parameters (monotonic seconds). `gate` puts this to work in an event loop.
+Instants are parameters (monotonic seconds). `gate` applies these rules in an event loop.
 """
 
 from __future__ import annotations
@@ -29,40 +30,40 @@ from typing import Final
 from clerk_m2m.tasks import fork_safe_lock
 
 FIRST_SERVICE_TIME: Final = 0.1
-# What `unknown_rate` is where nobody has set it, in calls a second. The most is nine tenths of the
+# `unknown_rate` if the user has not set it, in calls a second. The maximum is nine tenths of the
 # rate limit of a production instance (1,000 requests in 10 s): known callers need the rest.
 START_RATE: Final = 50.0
 LEAST_RATE: Final = 1.0
 MOST_RATE: Final = 90.0
 RATE_GROWTH: Final = 1.0
 RETURNING_SHARE: Final = 0.25
-LEAST_BURST: Final = 1.5  # a rate below 1/s must let somebody through too
+LEAST_BURST: Final = 1.5  # at least 1, so that calls are sent at a rate below 1/s too
 
 
 def spread(seconds: float) -> float:
-    """Give when to come back, in seconds: a little later each, so that not all come at once."""
+    """Return a `Retry-After` in seconds, with jitter so that clients do not return together."""
     share, more = random.random(), random.random()  # noqa: S311  not secrets: they spread load
     return seconds * (1 + share / 4) + more
 
 
 class Priority(IntEnum):
-    """Whose call goes first; the lower number wins."""
+    """The priority of a call; the lowest number goes first."""
 
-    KEPT = 0  # a value is kept, fresh or stale, and somebody waits
-    REFRESH = 1  # a value is kept and asked for again ahead of time; nobody waits
-    RECENT = 2  # the key was good within the last hour, or the call is not about a credential
-    RETURNING = 3  # nothing is known but that the key was refused here a few seconds ago
-    STRANGER = 4  # nothing is known
+    KEPT = 0  # the key has a cached value, fresh or stale, and a request waits
+    REFRESH = 1  # the key has a cached value, which is refreshed early; no request waits
+    RECENT = 2  # the key was valid within the last hour, or the call is not about a credential
+    RETURNING = 3  # the key is unknown, but was refused here (too much load) some seconds ago
+    STRANGER = 4  # the key is unknown
 
 
-# Calls that `unknown_rate` bounds.
+# Calls that `unknown_rate` limits.
 UNKNOWN: Final = frozenset({Priority.RETURNING, Priority.STRANGER})
-# Calls whose failures must not depend on what strangers send, and the others.
+# Calls with reserved slots and their own breaker: a flood of unknown tokens cannot make them fail.
 KNOWN: Final = frozenset({Priority.KEPT, Priority.REFRESH})
 
 
 class State(Enum):
-    """Where a ticket stands."""
+    """The state of a ticket."""
 
     WAITING = "waiting"
     OUT = "out"
@@ -72,7 +73,7 @@ class State(Enum):
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """One call that wants to go out."""
+    """One call that asks for a slot."""
 
     priority: Priority
     state: State = State.WAITING
@@ -81,11 +82,11 @@ class Ticket:
 
 
 class UnknownRate:
-    """Bounds the calls about unknown keys, for all event loops together.
+    """Limits the rate of calls about unknown keys, for all event loops together (a token bucket).
 
-    `fixed` is in calls a second. None adapts: the rate is halved by each 429 and grows by 1/s each
-    second without one. One second's worth may go out at once; a quarter of it is left to those who
-    come back after they were refused.
+    `fixed` is in calls a second. None adapts: each 429 halves the rate, and it grows by 1/s in each
+    second without one. The bucket holds the calls of one second. A quarter of it is reserved for
+    keys that return after a refusal.
     """
 
     def __init__(self, fixed: float | None = None) -> None:
@@ -96,12 +97,12 @@ class UnknownRate:
         self._lock = fork_safe_lock()
 
     def rate(self, now: float) -> float:
-        """Give the calls that are allowed in a second; changes nothing, for any thread."""
+        """Return the calls that are allowed in a second; changes nothing, thread-safe."""
         counted_at = self._counted_at
         return self._rate if counted_at is None else self._grown(now - counted_at)
 
     def take(self, now: float, *, returning: bool = False) -> bool:
-        """Charge one call; False where there is nothing left for it."""
+        """Charge one call; return False if the rate is used up."""
         with self._lock:
             self._count(now)
             if self._left < 1.0 + (0.0 if returning else self._rate * RETURNING_SHARE):
@@ -110,12 +111,12 @@ class UnknownRate:
             return True
 
     def give_back(self) -> None:
-        """Take back the charge of a call that was not sent."""
+        """Return the charge of a call that was not sent."""
         with self._lock:
             self._left += 1.0
 
     def slow_down(self, now: float) -> None:
-        """Clerk answered 429."""
+        """Halve the rate, if it adapts, because Clerk answered 429."""
         with self._lock:
             self._count(now)
             if self._fixed is None:
@@ -135,11 +136,11 @@ class UnknownRate:
 
 
 class Admission:
-    """The calls of one event loop: who is out, who waits.
+    """The calls of one event loop: those in progress and those that wait.
 
-    Without an `unknown_rate` there are no strangers, and no slot is kept from anybody. `enter` sets
-    the state of the ticket; each method gives the tickets whose state has changed since they wait.
-    `refused` counts refusals by reason: `rate` (above `unknown_rate`) or `room` (too many wait).
+    Without an `unknown_rate` no slot is reserved. `enter` sets the state of its ticket. `enter`,
+    `change` and `done` return the waiting tickets whose state has changed. `refused` counts
+    refusals by reason: `rate` (above `unknown_rate`) or `room` (too many calls wait).
     """
 
     def __init__(
@@ -155,14 +156,14 @@ class Admission:
         self._patience = patience
         self._unknown_rate = unknown_rate
         self._refused: Counter[str] = Counter() if refused is None else refused
-        # Dictionaries as queues: a ticket in the middle leaves in constant time.
+        # Dictionaries as queues: removing a ticket from the middle takes constant time.
         self._queues: tuple[dict[Ticket, None], ...] = tuple({} for _ in Priority)
         self.service_time = FIRST_SERVICE_TIME
         self.out = 0
         self.waiting = 0
 
     def enter(self, ticket: Ticket, now: float) -> Iterable[Ticket]:
-        """A call wants to go out: it goes, waits or is refused."""
+        """Send a new call, queue it, or refuse it: set the state of its ticket."""
         if ticket.priority in UNKNOWN and self._unknown_rate is not None:
             returning = ticket.priority is Priority.RETURNING
             if not self._unknown_rate.take(now, returning=returning):
@@ -180,19 +181,19 @@ class Admission:
         return self._settle()
 
     def change(self, ticket: Ticket, priority: Priority) -> Iterable[Ticket]:
-        """A call that waits has another priority from now on: it is the last in that queue."""
+        """Move a waiting call to the end of the queue of another priority."""
         del self._queues[ticket.priority][ticket]
         ticket.priority = priority
         self._queues[priority][ticket] = None
         return self._settle()
 
     def leave(self, ticket: Ticket) -> None:
-        """Nobody wants a call any longer that waits: it gives its place back."""
+        """Remove a waiting call that has no waiters left."""
         del self._queues[ticket.priority][ticket]
         self._end_unsent(ticket, State.LEFT)
 
     def done(self, ticket: Ticket, *, service_time: float | None) -> Iterable[Ticket]:
-        """A call that was out has ended; `service_time` is None where no answer came."""
+        """Free the slot of a call that has ended; `service_time` is None if no answer came."""
         ticket.state = State.LEFT
         self.out -= 1
         if service_time is not None:
@@ -200,11 +201,11 @@ class Admission:
         return self._settle() if self.waiting else ()
 
     def queued(self) -> Mapping[str, int]:
-        """Give how many calls wait, by priority."""
+        """Return the number of waiting calls by priority."""
         return {each.name.lower(): len(self._queues[each]) for each in Priority}
 
     def _settle(self) -> Iterable[Ticket]:
-        """Send what may go out now, then refuse the newest of the lowest where too many wait."""
+        """Send the calls that have a slot, then refuse the newest of the lowest priorities."""
         changed = []
         for priority, queue in zip(Priority, self._queues, strict=True):
             while queue and self.out < self._slots_for(priority):
@@ -214,7 +215,7 @@ class Admission:
                 self.out += 1
                 self.waiting -= 1
                 changed.append(ticket)
-        # As many as are answered within the patience of a waiter.
+        # The number of calls that are answered within `patience`.
         room = self._patience * self._slots / max(self.service_time, 1e-6)
         for queue in reversed(self._queues):
             while queue and self.waiting > room:

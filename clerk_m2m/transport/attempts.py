@@ -1,12 +1,13 @@
-"""One call is sent, and sent again where that is safe.
+"""Sends one call, and retries it if that is safe.
 
 Rules of this file:
 
-- What changes something is repeated only where it was not done: nothing was sent, or Clerk answered
-  429. What only reads is repeated too after a dropped connection and after 502, 503 or 504.
-- Pauses grow with each retry, and differ from call to call. A `Retry-After` is waited for.
-- A retry happens within the deadline or not at all. A call keeps its slot during a pause.
-- A call that nobody waits for any longer is not sent, nor sent again.
+- A call that changes something is retried only if it was not carried out: nothing was sent, or
+  Clerk answered 429. A call that only reads is also retried after a dropped connection and after
+  502, 503 or 504.
+- The pauses grow with each retry and are random. A `Retry-After` is waited for.
+- There is no retry after the deadline. A call keeps its slot during a pause.
+- A call without waiters is not sent and not retried.
 """
 
 from __future__ import annotations
@@ -31,17 +32,17 @@ from clerk_m2m.transport.gate import CallDemand, Gate
 from clerk_m2m.transport.sockets import set_deadline
 
 RETRIED_STATUS: Final = frozenset({502, 503, 504})
-# The longest pause before the first retry, in seconds; it doubles with each further one.
+# The longest pause before the first retry, in seconds. It doubles with each further retry.
 FIRST_PAUSE: Final = 0.1
 MAX_PAUSE: Final = 5.0
 GRACE: Final = 0.25
 
 
 class Attempts:
-    """Sends the calls of one event loop; `gate` lets them wait before they are repeated.
+    """Sends the calls of one event loop; they wait in `gate` before a retry.
 
-    A transport that is not ours knows no deadline: with `cut_off` a call is cancelled soon after.
-    `on_sent`, `on_ended` and `reporter` are told of each attempt.
+    A user's transport has no support for the deadline: with `cut_off`, a call is cancelled `GRACE`
+    seconds after it. `on_sent`, `on_ended` and `reporter` are called for each attempt.
     """
 
     def __init__(
@@ -70,9 +71,9 @@ class Attempts:
         retries: int,
         breaker: Breaker | None,
     ) -> Received:
-        """Send a call until it has an answer to keep; raises `BackendUnavailableError` for none.
+        """Send a call, with retries; raises `BackendUnavailableError` if no answer came.
 
-        With a `breaker` no call waits for a `Retry-After`.
+        With a `breaker`, a call does not wait for a `Retry-After`.
         """
         for retry in range(retries):
             try:
@@ -92,8 +93,8 @@ class Attempts:
     async def _may_repeat(
         self, pause: float, demand: CallDemand, deadline: float, breaker: Breaker | None
     ) -> bool:
-        """Wait for `pause` seconds where a call may be sent again after them."""
-        # While the breaker is open a probe is one call.
+        """Wait for `pause` seconds and return True, or return False if there must be no retry."""
+        # After a failure known to the breaker, a call is a probe, and a probe is sent once.
         if _now() + pause >= deadline or (breaker and breaker.last_call_failed):
             return False
         return await self._gate.pause(demand, pause)
@@ -118,14 +119,14 @@ class Attempts:
 
     async def _exchange(self, call: Call, deadline: float) -> Received:
         set_deadline(deadline)
-        # Ours is never cut off.
+        # Our own transport keeps the deadline itself and is never cancelled.
         end = deadline + GRACE if self._cut_off else None
         try:
             async with asyncio.timeout_at(end):
                 return await _send_and_read(self._client, call, deadline)
         except TimeoutError as exc:
             raise BackendUnavailableError(
-                f"{call.operation}: the transport outlived the deadline."
+                f"{call.operation}: the transport did not return by the deadline."
             ) from exc
 
     def _tell(
@@ -177,11 +178,11 @@ async def _send_and_read(client: httpx.AsyncClient, call: Call, deadline: float)
 
 
 def _address(client: httpx.AsyncClient, call: Call) -> str:
-    """Give where a call goes to: the Backend API, or a key set of another address."""
+    """Return the address that a call is sent to: the Backend API, or the URL of a key set."""
     return str(client.base_url).rstrip("/") if call.url.startswith("/") else call.url
 
 
-# Pauses: seconds to wait before a retry, infinite where there is none
+# Pauses: seconds to wait before a retry, infinite for no retry
 
 
 def _pause_after_failure(call: Call, exc: BackendUnavailableError, retry: int) -> float:
@@ -193,7 +194,7 @@ def _pause_after_answer(call: Call, received: Received, retry: int, *, waits: bo
     asks_for_a_pause = received.status == 429 or (
         received.status == 503 and "retry-after" in received.headers
     )
-    # Clerk has done nothing where it answers 429, so that this is safe for every call.
+    # If Clerk answers 429, it has not carried out the call, so a retry is safe for every call.
     if not (call.repeatable or received.status == 429):
         return inf
     if asks_for_a_pause:
@@ -202,7 +203,7 @@ def _pause_after_answer(call: Call, received: Received, retry: int, *, waits: bo
 
 
 def backoff(retry: int) -> float:
-    """Give a pause before a retry; `retry` counts from 0."""
+    """Return a random pause before a retry, in seconds; `retry` counts from 0."""
     longest = min(MAX_PAUSE, FIRST_PAUSE * 2.0 ** min(retry, 10))
     return longest * random.random()  # noqa: S311  not a secret: it spreads load
 

@@ -1,4 +1,4 @@
-"""The body of an answer: bounded in size and in time, and in no traceback."""
+"""Reads the body of an answer, with limits for size and time, and keeps it out of tracebacks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class _Body(bytearray):
-    """What has been read of an answer; hidden, since it may hold a key."""
+    """The part of an answer read so far; its repr hides it, because it may hold a key."""
 
     def __repr__(self) -> str:
         return f"<{len(self)} bytes of an answer>"

@@ -1,8 +1,8 @@
-"""When to leave an upstream alone: after failures in a row, or because it asked for it.
+"""Circuit breakers: stop calls after failures in a row, or because the upstream asked for a pause.
 
-There are two breakers, one for the calls about what is known and one for the others: what strangers
-send must not decide whether a kept value may go stale. An answer to one side says nothing of the
-other.
+There are two, one for calls about keys with a cached value and one for other calls. Otherwise
+unknown tokens could decide whether stale values are used. A result on one side does not change the
+other side.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ MAX_BACK_OFF: Final = 30.0
 
 
 class Breaker:
-    """Lets calls through while the upstream answers, and one probe a second while it does not.
+    """Allows calls while the upstream answers, and one probe a second while it does not.
 
-    `now` gives monotonic seconds. Event loops and threads share it: each step is one assignment.
-    `reporter` is told when it opens and closes; `side` says for which calls.
+    `now` returns monotonic seconds. Event loops and threads share a breaker: each step is a single
+    assignment. `reporter` is called when it opens and closes; `side` names the calls under it.
     """
 
     __slots__ = (
@@ -53,18 +53,18 @@ class Breaker:
 
     @property
     def last_call_failed(self) -> bool:
-        """Whether the last call that ended got no answer, or was asked to come back later."""
+        """Whether the last call that ended got no answer, or Clerk's pause is not over."""
         return self._failures > 0 or self._now() < self._silent_until
 
     @property
     def state(self) -> str:
-        """What it does now: `closed`, `open` (only probes) or `silent` (Clerk asked for it)."""
+        """The state: `closed`, `open` (only probes) or `silent` (a pause that Clerk asked for)."""
         if self._now() < self._silent_until:
             return "silent"
         return "open" if self._failures >= FAILURES_TO_OPEN else "closed"
 
     def check(self) -> None:
-        """Raise `RateLimitedError` or `BackendUnavailableError` where no call may go out now."""
+        """Raise `RateLimitedError` or `BackendUnavailableError` if no call may be sent now."""
         now = self._now()
         if now < self._silent_until:
             raise self._asked_by(
@@ -73,18 +73,18 @@ class Breaker:
             )
         if self._failures >= FAILURES_TO_OPEN and now < self._next_probe:
             raise BackendUnavailableError(
-                f"Not sent, after failures in a row. The last: {self._last_failure}",
+                f"Not sent, because the last calls failed. The last error: {self._last_failure}",
                 retry_after=PROBE_EVERY,
             )
 
     def enter(self) -> None:
-        """Like `check`, for a call that goes out now: it is the probe where one is due."""
+        """Like `check`, for a call that is sent now; if a probe is due, this call is the probe."""
         self.check()
         if self._failures >= FAILURES_TO_OPEN:
             self._next_probe = self._now() + PROBE_EVERY
 
     def ended(self, exc: BackendAPIError | None) -> None:
-        """Record what came of a call that went out. A 4xx counts as a success."""
+        """Record the result of a call. A 4xx counts as a success: the upstream is up."""
         if isinstance(exc, BackendUnavailableError):
             self._last_failure = str(exc)
             self.failed()
@@ -109,15 +109,16 @@ class Breaker:
                 self._reporter.breaker_closed(self._side, now - opened_at)
 
     def failed(self) -> None:
-        """No answer came, or none that makes sense."""
+        """Count a failure: no answer came, or an unreadable one."""
         self._failures += 1
         if self._failures == FAILURES_TO_OPEN:
             self._next_probe = self._now() + PROBE_EVERY
 
     def back_off(self, exc: RateLimitedError | BackendUnavailableError) -> None:
-        """The upstream asked to be left alone for the `retry_after` of `exc`, which is corrected.
+        """Pause for the `retry_after` of `exc`, because the upstream asked for it.
 
-        Calls that were out together may be told different times: the longest holds.
+        Concurrent calls may receive different times: the longest counts, and `retry_after` is set
+        to it.
         """
         now = self._now()
         seconds = min(max(exc.retry_after or 0.0, 0.0), MAX_BACK_OFF)
@@ -127,7 +128,7 @@ class Breaker:
 
 
 class Breakers:
-    """The two breakers of one upstream; `upstream` names it where they open and close."""
+    """The two breakers of one upstream; `upstream` names it in events and log lines."""
 
     __slots__ = ("known", "others")
 
@@ -142,9 +143,9 @@ class Breakers:
         self.others = Breaker(now, side=f"other {upstream}", reporter=reporter)
 
     def states(self) -> dict[str, str]:
-        """Give the state of each by the calls that run under it."""
+        """Return the state of each breaker, by the side it is for."""
         return {"known": self.known.state, "others": self.others.state}
 
     def of(self, priority: Priority) -> Breaker:
-        """Give the breaker that a call of this priority runs under."""
+        """Return the breaker that a call of this priority runs under."""
         return self.known if priority in KNOWN else self.others

@@ -1,4 +1,4 @@
-"""One call as it is sent, and what was received."""
+"""One call as it is sent, and its response."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ from typing import Any, Final
 from clerk_m2m.secret import Secret
 
 MAX_ANSWER: Final = 64 * 1024
-# How often a call is sent again, where nothing else is said.
+# The default number of retries.
 RETRIES: Final = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One call of an operation. `repeatable` marks that doing it twice changes nothing more,
-    `billed` that Clerk bills it.
+    """One call of an operation. A credential in `body` is a `Secret` until the request is built.
 
-    A credential in `body` is a `Secret` until the request is built.
+    `repeatable`: the call is idempotent. `billed`: Clerk bills it.
     """
 
     operation: str
@@ -36,7 +35,7 @@ class Call:
     max_bytes: int = MAX_ANSWER
 
     def secrets(self) -> Iterable[str]:
-        """Give what must not come back in an error: the key, and the credential in the body."""
+        """Return the texts that an error must not contain: the key and a credential in the body."""
         if self.key:
             yield self.key.reveal()
         yield from (
@@ -44,7 +43,7 @@ class Call:
         )
 
     def content(self) -> Mapping[str, Any] | None:
-        """Give the body as it is sent, its credential in clear."""
+        """Return the body as it is sent, with its credential in clear."""
         if self.body is None:
             return None
         return {k: v.reveal() if isinstance(v, Secret) else v for k, v in self.body.items()}
@@ -52,9 +51,9 @@ class Call:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """What one call may take: `timeout` seconds in all, and `retries` after the first attempt.
+    """The limits of one call: `timeout` seconds in total, and `retries` after the first attempt.
 
-    The time ends at `ends_at`, on the clock of the event loop.
+    The deadline is `ends_at`, on the clock of the event loop.
     """
 
     timeout: float
@@ -63,18 +62,18 @@ class Budget:
 
     @classmethod
     def from_now(cls, timeout: float, retries: int = RETRIES) -> Budget:
-        """Give the budget of a call that begins now."""
+        """Return the budget of a call that starts now."""
         ends_at = asyncio.get_running_loop().time() + timeout
         return cls(timeout=timeout, retries=retries, ends_at=ends_at)
 
     def left(self) -> float:
-        """Give the seconds that are left, below 0 where the time is over."""
+        """Return the remaining seconds; negative after the deadline."""
         return self.ends_at - asyncio.get_running_loop().time()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Received:
-    """What was answered to a call. Headers and body are hidden: they may hold a key."""
+    """The response to a call. Its repr hides headers and body, because they may hold a key."""
 
     status: int
     headers: Mapping[str, str] = field(repr=False)
@@ -82,7 +81,7 @@ class Received:
 
 
 def retry_after(headers: Mapping[str, str]) -> float:
-    """Read `Retry-After` in seconds (RFC 9110 section 10.2.3); 1 where there is none to read."""
+    """Read `Retry-After` in seconds (RFC 9110 section 10.2.3); 1 if it is missing or invalid."""
     text = headers.get("retry-after", "")
     if re.fullmatch(r"[0-9]{1,9}", text):
         return float(text)

@@ -1,4 +1,4 @@
-"""The httpx client of one event loop: what every call is sent with, and nothing else."""
+"""Creates the httpx client of one event loop, with the headers and certificates of all calls."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def open_client(
     transport: httpx.AsyncBaseTransport,
     proxies: Mapping[str, httpx.AsyncBaseTransport | None],
 ) -> httpx.AsyncClient:
-    """Open a client; headers that others put on its requests (tracing) are taken off again.
+    """Open a client; headers that others (tracing) add to its requests are removed.
 
-    `proxies` are transports by a pattern of addresses; None is `transport`. Each request gets a
-    timeout of its own.
+    `proxies` maps URL patterns to transports; None means `transport`. Each request has its own
+    timeout.
     """
     return httpx.AsyncClient(
         base_url=api_url,
@@ -40,9 +40,9 @@ def open_client(
 
 
 def trusted_certificates() -> ssl.SSLContext:
-    """Read the certificates to trust: `SSL_CERT_FILE`, else `SSL_CERT_DIR`, else httpx's own.
+    """Read the trusted certificates: `SSL_CERT_FILE`, else `SSL_CERT_DIR`, else httpx's default.
 
-    Raises `BackendUnavailableError` where they cannot be read: then nothing can be asked.
+    Raises `BackendUnavailableError` if they cannot be read, because no call can be sent then.
     """
     try:
         return httpx.create_ssl_context()
@@ -58,22 +58,22 @@ async def _keep_own_headers(request: httpx.Request) -> None:
 
 
 class DeadlineTransport(httpx.AsyncHTTPTransport):
-    """httpx's own transport, over sockets that keep the deadline."""
+    """httpx's own transport, with sockets that enforce the deadline."""
 
     def __init__(
         self, ssl_context: ssl.SSLContext, max_connections: int, proxy: httpx.Proxy | None = None
     ) -> None:
         super().__init__(verify=ssl_context)
-        # httpx has no parameter for the pool; a test over a slow socket watches this.
+        # httpx has no parameter for the pool; a test with a slow socket checks that this works.
         self._pool = deadline_pool(ssl_context, max_connections, proxy)
 
 
 class LentTransport(httpx.AsyncBaseTransport):
-    """A transport of the user's own, which only the user closes."""
+    """A user's transport, which only the user closes."""
 
     def __init__(self, transport: httpx.AsyncBaseTransport) -> None:
         self._transport = transport
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Hand the request on."""
+        """Pass the request to the user's transport."""
         return await self._transport.handle_async_request(request)

@@ -1,4 +1,4 @@
-"""What went wrong on the way to Clerk, in words that tell what to look at."""
+"""Describes connection errors in words that say what to check."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import httpx
 from clerk_m2m.errors import BackendUnavailableError
 from clerk_m2m.observe.call_times import CallResult
 
-# The kinds of time-out, by what did not end in time.
+# The timeouts, and what each of them limits.
 _TIMEOUTS: Final[tuple[tuple[type[httpx.TimeoutException], str], ...]] = (
     (httpx.ConnectTimeout, "connecting timed out"),
     (httpx.ReadTimeout, "reading the answer timed out"),
     (httpx.WriteTimeout, "writing the request timed out"),
     (httpx.PoolTimeout, "waiting for a free connection timed out"),
 )
-# A proxy's error is about the connection that it was asked for (CONNECT, SOCKS).
+# Errors before anything was sent. A proxy's error comes while it connects (CONNECT, SOCKS).
 _NEVER_SENT: Final = (
     httpx.ConnectError,
     httpx.ConnectTimeout,
@@ -32,12 +32,12 @@ _OTHER_NAME: Final = frozenset({62, 64})
 
 
 def reason_of(exc: Exception) -> str:
-    """Say why no answer came: which time-out, which fault of TLS, or the kind of the error."""
+    """Return why no answer came: which timeout, which TLS error, or the type of the error."""
     for kind, reason in _TIMEOUTS:
         if isinstance(exc, kind):
             return f"{reason}: {kind.__name__}"
     if isinstance(exc, httpx.ProxyError):
-        # httpx begins its text with the status of the proxy's answer, where there is one.
+        # If the proxy answered, httpx begins its text with the status of that answer.
         status = str(exc)[:3]
         return f"ProxyError: the proxy answered {status if status.isdigit() else 'with an error'}"
     for each in _chain(exc):
@@ -49,17 +49,17 @@ def reason_of(exc: Exception) -> str:
 
 
 def never_sent(exc: BaseException | None) -> bool:
-    """Tell whether a call failed before anything of it was sent."""
+    """Return whether a call failed before anything of it was sent."""
     return isinstance(exc, _NEVER_SENT)
 
 
 def was_dropped(exc: BaseException | None) -> bool:
-    """Tell whether the connection ended under a call: whether it was carried out is not known."""
+    """Return whether the connection was lost during a call, which may have been carried out."""
     return isinstance(exc, httpx.NetworkError | httpx.RemoteProtocolError)
 
 
 def result_of_failure(exc: BackendUnavailableError) -> CallResult:
-    """Tell how a call that got no answer is counted."""
+    """Return the result to count for a call that got no answer."""
     match exc.__cause__:
         case httpx.TimeoutException() | TimeoutError():
             return CallResult.TIMEOUT

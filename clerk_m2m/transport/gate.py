@@ -1,4 +1,4 @@
-"""The thin gate around `admission`: a call waits here, in its event loop, for its turn."""
+"""`Gate`: calls wait here, in their event loop, until `admission` gives them a slot."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ from typing import Final, Protocol
 from clerk_m2m.errors import BackendUnavailableError, OverloadedError
 from clerk_m2m.transport.admission import Admission, Priority, State, Ticket
 
-# Whoever comes back within 15 s goes before those who come for the first time.
+# In seconds. A key that returns within 15 s has a higher priority than a key seen first.
 RETRY_AFTER: Final = 1.0
 
 
 class CallDemand(Protocol):
-    """Who wants a call. It stays up to date while the call waits for its turn.
+    """The waiters of a call: a live object that may change while the call waits for a slot.
 
-    `on_change` is set while the call waits, for its turn or before it is repeated. It is called
-    when `priority` or `given_up` changes.
-    `given_up` says that nobody wants the answer any longer.
+    `on_change` is set while the call waits for a slot or for a retry. It is called when `priority`
+    or `given_up` changes. `given_up` is True when no waiter is left.
     """
 
     on_change: Callable[[], None] | None
@@ -31,7 +30,7 @@ class CallDemand(Protocol):
 
 
 class Alone:
-    """The demand of one caller who asks for one thing, as the users of a client do."""
+    """The demand of a single waiter, as for a call of `ClerkClient`."""
 
     def __init__(self) -> None:
         self.priority = Priority.RECENT
@@ -39,24 +38,24 @@ class Alone:
         self.on_change: Callable[[], None] | None = None
 
     def leave(self) -> None:
-        """The caller has the answer, or has gone."""
+        """Set `given_up`: the waiter has its answer or was cancelled."""
         self.given_up = True
         if self.on_change is not None:
             self.on_change()
 
 
 def nobody_waits(operation: str) -> OverloadedError:
-    """Give the error of a call that is not sent, since whoever wanted it has gone."""
+    """Return the error of a call that is not sent, because it has no waiters left."""
     return OverloadedError(f"{operation}: not sent, because nobody waits for the answer any more.")
 
 
 def client_closed(operation: str) -> BackendUnavailableError:
-    """Give the error of a call that is not sent, since the client was closed."""
+    """Return the error of a call that is not sent, because the client was closed."""
     return BackendUnavailableError(f"{operation}: not sent, because the client was closed.")
 
 
 class Gate:
-    """Lets the calls of one event loop out, as `admission` decides."""
+    """Makes the calls of one event loop wait until `admission` gives them a slot."""
 
     def __init__(self, admission: Admission) -> None:
         self.admission = admission
@@ -65,10 +64,10 @@ class Gate:
         self._closed = False
 
     async def enter(self, operation: str, demand: CallDemand) -> Ticket:
-        """Wait for a turn; raises `OverloadedError` where the call must not be sent.
+        """Wait for a slot and return its ticket; call `done` with the ticket afterwards.
 
-        Where the client was closed meanwhile, raises `BackendUnavailableError`. Whoever is let in
-        calls `done` with the ticket afterwards.
+        Raises `OverloadedError` if the call must not be sent, and `BackendUnavailableError` if the
+        client is closed during the wait.
         """
         ticket = Ticket(demand.priority)
         others = self.admission.enter(ticket, asyncio.get_running_loop().time())
@@ -84,22 +83,22 @@ class Gate:
             case State.LEFT:
                 raise nobody_waits(operation)
         reason = (
-            "more unknown credentials come than unknown_rate allows"
+            "more unknown credentials arrive than unknown_rate allows"
             if ticket.refused_by_rate
             else "more calls wait than Clerk answers in time"
         )
         raise OverloadedError(f"{operation}: not sent, because {reason}.", retry_after=RETRY_AFTER)
 
     def done(self, ticket: Ticket, *, service_time: float | None) -> None:
-        """Give the place of a call back; `service_time` (s) is None where no answer came."""
+        """Free the slot of a call; `service_time` (seconds) is None if no answer came."""
         others = self.admission.done(ticket, service_time=service_time)
         if others:
             self._tell(others)
 
     async def pause(self, demand: CallDemand, seconds: float) -> bool:
-        """Wait before a call is repeated; False where it must not be.
+        """Wait before a retry; return False if the call must not be repeated.
 
-        That is as soon as nobody waits for the answer any longer, or the client is closed.
+        Returns False as soon as the call has no waiters left, or the client is closed.
         """
         changed = asyncio.Event()
         self._pauses.add(changed)
@@ -117,7 +116,7 @@ class Gate:
         return not (demand.given_up or self._closed)
 
     def close(self) -> None:
-        """Refuse all that wait for their turn; what is out is not repeated any more."""
+        """Refuse all calls that wait for a slot, and all further retries."""
         self._closed = True
         for ticket in list(self._turns):
             self._leave(ticket)
@@ -133,7 +132,7 @@ class Gate:
         try:
             await turn
         except asyncio.CancelledError:
-            if ticket.state is State.OUT:  # it was let out and cancelled in one step
+            if ticket.state is State.OUT:  # it got a slot and was cancelled in the same step
                 self.done(ticket, service_time=None)
             else:
                 self._leave(ticket)

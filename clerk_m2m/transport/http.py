@@ -2,15 +2,17 @@
 
 Rules of this file:
 
-- A call is a task of its own that nobody cancels: httpx loses pool slots for good when a request
-  in flight is cancelled (encode/httpcore#1093). Whoever waits may leave; a call that is out goes
-  on to its deadline, and one that waits for its turn, or to be repeated, is not sent.
-- The deadline is total. Every socket operation gets what is left of it, so one byte a second cannot
-  hold a connection for longer. (An injected transport knows no deadline: it is cut off soon after.)
-- Redirects are not followed, compressed answers are refused, sizes are bounded.
-- One client per event loop, opened on its first call.
-- A traceback may show the locals of our frames: no key, no credential and no part of an answer is
-  in them. (The locals of httpx's own frames are not ours to keep.)
+- A call runs in its own task, which is not cancelled: if a request in progress is cancelled, httpx
+  loses its pool slot for good (encode/httpcore#1093). Cancelling a waiter does not cancel a call
+  that was sent; it runs until its deadline. A call that still waits for a slot or for a retry, and
+  has no waiters left, is dropped.
+- The deadline covers the whole call. Each socket operation gets the remaining time as its timeout,
+  so a server that sends one byte per second cannot keep a connection open. A user's transport has
+  no such support: it is cancelled 0.25 s after the deadline.
+- Redirects are not followed, compressed answers are rejected, sizes are limited.
+- One client per event loop, opened at its first call.
+- A traceback may show the locals of our frames: they hold no key, no credential and no part of an
+  answer. (The locals of httpx's own frames are out of our control.)
 
 Sole owner of `httpx` (with `outbound`).
 """
@@ -52,13 +54,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# The part of `timeout` that a call may wait for its turn; the other part is for the call itself.
+# The part of `timeout` that a call may wait for a slot; the other part is for the call itself.
 WAITING_SHARE: Final = 0.25
 
 
 @dataclass(slots=True)
 class _LoopState:
-    """What belongs to one event loop."""
+    """The objects of one event loop."""
 
     client: httpx.AsyncClient
     gate: Gate
@@ -70,17 +72,17 @@ class _LoopState:
 class HTTPClient:
     """Sends calls to `api_url`, at most `max_inflight` at once in each event loop.
 
-    Without `breakers`, the timeout of a call is its total deadline, in seconds: it waits for its
-    turn, and for a `Retry-After`, as long as its deadline allows. With them, a call
-    has three quarters of `timeout` from the moment that it goes out, and only as many calls wait
-    for their turn as go out within the other quarter: whoever starts a call sees its end.
+    Without `breakers`, the timeout of a call is its total deadline, in seconds. The call may wait
+    that long for a slot and for a `Retry-After`. With `breakers`, a call has three quarters of
+    `timeout` from the moment it gets a slot, and only as many calls may wait as get a slot within
+    the other quarter. So the request that starts a call is still there when the call ends.
 
-    `unknown_rate` bounds the calls about unknown credentials. `server_clock` is told the `Date` of
-    each good answer from `api_url`, `on_sent` of each call that goes out, `on_ended` and `reporter`
-    of what came of it. Headers that were put on a request by others (tracing) are not sent.
+    `unknown_rate` limits the calls about unknown credentials. `server_clock` receives the `Date` of
+    each good answer from `api_url`. `on_sent` is called for each call that is sent, `on_ended` and
+    `reporter` with its result. Headers that others (tracing) add to a request are not sent.
 
-    Proxies and certificates are those of the environment (`transport.proxies`), unless `transport`
-    replaces the network; whoever gives one closes it. Raises `ConfigurationError` for a proxy
+    Proxies and certificates come from the environment (`transport.proxies`), unless the user's
+    `transport` replaces the network; the user closes it. Raises `ConfigurationError` for a proxy
     that cannot be used.
     """
 
@@ -120,11 +122,11 @@ class HTTPClient:
         demand: CallDemand | None = None,
         budget: Budget | None = None,
     ) -> T:
-        """Send a call and give what `read` makes of the answer.
+        """Send a call and return the result of `read` for its answer.
 
-        `read` raises the `BackendAPIError` that an answer means; no answer raises one here. With a
-        `demand`, the caller of this method is a task that nobody cancels. Without a `budget`, the
-        call has the timeout of this client.
+        `read` raises a `BackendAPIError` for an error answer; if no answer comes, this method
+        raises one. With a `demand`, this method must run in a task that is not cancelled. Without a
+        `budget`, the call has the timeout of this client.
         """
         state = self._loops.get()
         budget = budget or Budget.from_now(self._timeout)
@@ -132,7 +134,8 @@ class HTTPClient:
             return await self._run(state, call, read, demand, budget)
         if budget.left() <= 0:
             raise BackendUnavailableError(
-                f"{call.operation}: not sent, because its timeout of {budget.timeout:g} s was over."
+                f"{call.operation}: not sent, because the timeout of {budget.timeout:g} s had "
+                "already passed."
             )
         caller = Alone()
         task: asyncio.Task[T] = detached(with_span(self._run(state, call, read, caller, budget)))
@@ -152,21 +155,21 @@ class HTTPClient:
                 "Clerk may have carried out the call, or not."
             )
         if task.cancelled():
-            return "the call was cancelled before the answer came, as its event loop stopped."
+            return "the call was cancelled before the answer came, because its event loop stopped."
         if task in state.out:
             return f"no answer came within the timeout of {budget.timeout:g} s."
         return (
-            f"not sent, because {self._max_inflight} other calls were out (max_inflight) during "
-            f"the whole timeout of {budget.timeout:g} s."
+            f"not sent, because {self._max_inflight} other calls (max_inflight) were in progress "
+            f"during the whole timeout of {budget.timeout:g} s."
         )
 
     @property
     def last_known_call_failed(self) -> bool:
-        """Whether the last call about what is known that ended got no answer, or a 429."""
+        """Whether the last finished call about a key with a cached value got no answer or a 429."""
         return self._breakers is not None and self._breakers.known.last_call_failed
 
     def measure(self) -> Upstream:
-        """Tell how the calls of all event loops stand now; for any thread."""
+        """Return the current state of the calls of all event loops; thread-safe."""
         gates = [state.gate.admission for state in self._loops.values()]
         rate, breakers, waiting = self._unknown_rate, self._breakers, Counter[str]()
         for gate in gates:
@@ -183,8 +186,8 @@ class HTTPClient:
     async def aclose(self) -> None:
         """Close the client of this event loop; the next call opens another.
 
-        Calls that wait for their turn are refused. Those that are out have `timeout` to end: they
-        may be billed, and may change something.
+        Calls that wait for a slot are refused. Calls that were sent have `timeout` seconds to end,
+        because they may be billed or change something.
         """
         state = self._loops.pop()
         if state is None:
@@ -229,7 +232,7 @@ class HTTPClient:
 
     @cached_property
     def _certificates(self) -> ssl.SSLContext:
-        # Reading them takes some 30 ms: once per process, not once per event loop.
+        # Reading the certificates takes about 30 ms, so it is done once for all event loops.
         return trusted_certificates()
 
     # One call, in its own task
@@ -244,7 +247,7 @@ class HTTPClient:
     ) -> T:
         breakers = self._breakers
         if breakers is not None:
-            breakers.of(demand.priority).check()  # at once, not after a wait for a turn
+            breakers.of(demand.priority).check()  # fail at once, not after waiting for a slot
         ticket = await state.gate.enter(call.operation, demand)
         now, service_time = asyncio.get_running_loop().time, None
         began_at, deadline = now(), budget.ends_at
@@ -252,7 +255,7 @@ class HTTPClient:
         # The priority may have changed while the call waited.
         breaker = None if breakers is None else breakers.of(ticket.priority)
         try:
-            # Much may have happened since the turn was given.
+            # The task runs some time after it got its slot, so check again.
             if state.closed:
                 raise client_closed(call.operation)
             if demand.given_up:
@@ -275,7 +278,7 @@ class HTTPClient:
                 raise
             if breaker is not None:
                 breaker.ended(None)
-            # The address of a public key set is absolute: another host's clock is not Clerk's.
+            # Absolute URLs are those of public key sets, and another host's clock is not Clerk's.
             if self._server_clock is not None and call.url.startswith("/"):
                 headers = received.headers
                 self._server_clock.note(headers.get("date", ""), headers.get("age", ""))

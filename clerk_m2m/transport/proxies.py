@@ -1,4 +1,4 @@
-"""The proxies that the environment names, read by httpx itself."""
+"""Reads the proxies of the environment, with httpx's own function."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-# httpx offers no public name for this, and what it does by itself would skip our own sockets.
+# httpx has no public name for this. If httpx used the proxies itself, it would not use our sockets.
 from httpx._utils import get_environment_proxies
 
 from clerk_m2m.environment import is_loopback
@@ -20,12 +20,12 @@ _SOCKS: Final = frozenset({"socks5", "socks5h"})
 
 
 def environment_proxies(api_url: str) -> Mapping[str, httpx.Proxy | None]:
-    """Give the proxy for each pattern of addresses (httpx's `mounts`); None connects directly.
+    """Return the proxy for each URL pattern (httpx's `mounts`); None connects directly.
 
-    Read as httpx reads it, from `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`, but for
-    one thing: what is on loopback never goes through a proxy. Plain http is allowed there because
-    it does not leave this machine. Raises `ConfigurationError`, which quotes no address, since a
-    proxy's may hold a password.
+    Reads `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` as httpx does, with one exception:
+    calls to loopback never use a proxy. Plain http is allowed on loopback because it does not leave
+    this machine. Raises `ConfigurationError`, which quotes no URL, because a proxy's URL may
+    contain a password.
     """
     proxies = {pattern: _proxy(pattern, url) for pattern, url in get_environment_proxies().items()}
     return proxies | {f"all://{host}": None for host in _loopback_hosts(api_url)}
@@ -37,12 +37,12 @@ def _proxy(pattern: str, url: str | None) -> httpx.Proxy | None:
         httpx.URL(pattern)
         proxy = None if url is None else httpx.Proxy(url)
     except (httpx.InvalidURL, ValueError):
-        fault = "is not understood"
+        fault = "is not a valid URL or pattern"
     else:
         if proxy is not None and proxy.url.scheme in _SOCKS and find_spec("socksio") is None:
-            fault = "is a SOCKS proxy, which takes the package socksio (httpx[socks])"
+            fault = "is a SOCKS proxy, which needs the package socksio (httpx[socks])"
     if fault:
-        # Not chained: the cause quotes the address.
+        # Raised outside of `except`, so not chained: the original error quotes the URL.
         name = f"{pattern.partition(':')[0].upper()}_PROXY" if url is not None else "NO_PROXY"
         raise ConfigurationError(f"The proxy in the environment ({name}) {fault}.")
     return proxy

@@ -1,8 +1,8 @@
-"""Sockets that know the deadline of the call that uses them.
+"""Sockets that enforce the deadline of the call that uses them.
 
-httpx bounds each socket operation, not their sum: an upstream that sends one byte a second would
-hold a connection for hours. Here every operation gets what is left of the call's deadline, so the
-call ends by an ordinary timeout and its connection is given back.
+httpx limits each socket operation, not their sum: a server that sends one byte per second could
+hold a connection for hours. Here each operation gets the time until the call's deadline as its
+timeout. So the call ends with an ordinary timeout, and its connection returns to the pool.
 
 Sole owner of `httpcore`, the engine of httpx.
 """
@@ -21,8 +21,8 @@ import httpcore
 if TYPE_CHECKING:
     import httpx
 
-# What a call to Clerk is sent with. Tracing puts more on every request of httpx (`traceparent`,
-# `baggage` with whatever the service keeps in it), which is nobody's business outside.
+# The headers of a call to Clerk. Tracing adds others to every request of httpx (`traceparent`, and
+# `baggage` with data of the service), which must not be sent to third parties.
 OWN_HEADERS: Final = frozenset(
     {b"accept", b"accept-encoding", b"authorization", b"clerk-api-version", b"connection"}
     | {b"content-length", b"content-type", b"host", b"transfer-encoding", b"user-agent"}
@@ -32,21 +32,21 @@ _deadline: ContextVar[float] = ContextVar("deadline", default=inf)
 
 
 def set_deadline(instant: float) -> None:
-    """Bound every socket operation of the current task; `instant` is on the loop's clock."""
+    """Set the deadline for all socket operations of this task; `instant` is on the loop's clock."""
     _deadline.set(instant)
 
 
 def own_headers(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """Give the headers that this package has put on a call, and none of others."""
+    """Return only the headers that this package sets."""
     return [each for each in headers if each[0].lower() in OWN_HEADERS]
 
 
 def deadline_pool(
     ssl_context: ssl.SSLContext, max_connections: int, proxy: httpx.Proxy | None = None
 ) -> httpcore.AsyncConnectionPool:
-    """Open a connection pool whose sockets keep the deadline, through a proxy where there is one.
+    """Open a connection pool whose sockets enforce the deadline, through `proxy` if that is set.
 
-    A proxy that is reached over TLS is checked against the same certificates as Clerk.
+    A proxy that is reached over TLS is verified with the same certificates as Clerk.
     """
     return _Pool(
         ssl_context=ssl_context,
@@ -72,7 +72,7 @@ def _httpcore_proxy(proxy: httpx.Proxy, ssl_context: ssl.SSLContext) -> httpcore
 
 
 class _Pool(httpcore.AsyncConnectionPool):
-    """Sends our own headers only. Below httpx, where its instrumentation has added its own."""
+    """Removes headers that are not ours, here because instrumentation adds them above httpcore."""
 
     async def handle_async_request(self, request: httpcore.Request) -> httpcore.Response:
         request.headers = own_headers(request.headers)

@@ -13,7 +13,7 @@ from harness import World
 
 @pytest_asyncio.fixture
 async def clerk(world: World) -> AsyncIterator[ClerkClient]:
-    """A client that holds the instance's key and the caller's."""
+    """A client with the instance's key and the caller's key."""
     async with open_client(
         world,
         secret_key=world.emulator.secret_key,

@@ -50,7 +50,7 @@ API_KEYS = {
 }
 OTHERS = {"verifyOAuthAccessToken", "RevokeOAuthApplicationToken", "GetJWKS"}
 
-# What the contract calls them.
+# The operations by their names in the contract.
 THEIR_NAMES = {
     "expires_at": "expiration",
     "caller": "from_machine_id",
@@ -59,14 +59,14 @@ THEIR_NAMES = {
 
 
 class Witness:
-    """The emulator, and which client performed which operation there; calls come one by one."""
+    """The emulator, and a record of which client called which operation; calls are sequential."""
 
     def __init__(self, emulator: Emulator) -> None:
         self._emulator = emulator
         self.performed: set[tuple[str, str]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection and note who called what."""
+        """Serve one connection and record who called which operation."""
         before = Counter(self._emulator.calls)
         await self._emulator(scope, receive, send)
         agent = dict(scope.get("headers", ())).get(b"user-agent", b"").decode()
@@ -76,7 +76,7 @@ class Witness:
 
 @dataclass(frozen=True)
 class Both:
-    """The two clients, with the instance's key each."""
+    """The two clients, each with the instance's key."""
 
     world: World
     witness: Witness
@@ -86,7 +86,7 @@ class Both:
 
     @asynccontextmanager
     async def with_key(self, key: str) -> AsyncIterator[tuple[ClerkClient, Clerk]]:
-        """The two clients with a machine's key."""
+        """The two clients, each with a machine's key."""
         async with (
             ClerkClient(machine_secret_key=key, api_url=self.origin) as ours,
             generated(self.origin, key) as theirs,
@@ -101,7 +101,7 @@ class Both:
 
 @asynccontextmanager
 async def generated(origin: str, key: str) -> AsyncIterator[Clerk]:
-    """The generated client; it makes clients of its own and leaves them open unless given them."""
+    """The generated client, with our HTTP clients: it does not close those that it makes."""
     async with httpx.AsyncClient() as client:
         with httpx.Client() as unused:
             yield Clerk(
@@ -109,7 +109,7 @@ async def generated(origin: str, key: str) -> AsyncIterator[Clerk]:
                 server_url=f"{origin}/v1",
                 client=unused,
                 async_client=client,
-                retry_config=None,  # its default repeats a call that got a 500 for an hour
+                retry_config=None,  # by default it retries a call that got a 500 for an hour
             )
 
 
@@ -126,7 +126,7 @@ async def both(world: World) -> AsyncIterator[Both]:
 
 
 def plain(value: Any) -> Any:
-    """Give a value of ours as the contract's JSON has it."""
+    """Return a value of ours as it is in the contract's JSON."""
     if isinstance(value, datetime):
         return round(value.timestamp() * 1000)
     if isinstance(value, Secret):
@@ -144,30 +144,30 @@ def plain(value: Any) -> Any:
 
 
 def as_we_say(ours: Any, theirs: Any) -> Any:
-    """Give what they say, cut to what we say."""
+    """Return their value, reduced to the members that ours has."""
     if isinstance(ours, dict) and isinstance(theirs, dict) and ours:
         return {name: as_we_say(ours[name], theirs.get(name)) for name in ours}
     if isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
         return [as_we_say(*pair) for pair in zip(ours, theirs, strict=True)]
-    # No claims are a mapping to us, and null in the contract.
+    # Without claims, ours is an empty mapping and the contract's is null.
     return {} if ours == {} and theirs is None else theirs
 
 
 def assert_agree(ours: Any, theirs: Any) -> None:
-    """Every field of a record of ours has the same value in a model of theirs."""
+    """Assert that every field of our record has the same value in their model."""
     mine = plain(ours)
     assert mine == as_we_say(mine, theirs.model_dump(mode="json"))
 
 
 def assert_pages_agree(ours: Any, items: Any, total_count: int) -> None:
-    """Two pages hold the same, in the same order."""
+    """Assert that two pages hold the same items in the same order."""
     assert ours.total_count == total_count
     assert len(ours) == len(items)
     for mine, yours in zip(ours, items, strict=True):
         assert_agree(mine, yours)
 
 
-def test_the_operations_compared_here_are_all_that_the_contract_has() -> None:
+def test_every_operation_of_the_contract_is_compared_here() -> None:
     contract = set(re.findall(r"operationId: (\w+)", CONTRACT.read_text("utf-8")))
     assert contract == MACHINES | EDGES | SECRET_KEYS | M2M_TOKENS | API_KEYS | OTHERS
 
@@ -325,7 +325,7 @@ async def test_they_agree_on_oauth_access_tokens_and_the_key_set(both: Both) -> 
     token = emulator.add_oauth_token(subject=USER_ID, scopes=["orders:read"])
     verified = await theirs.oauth_access_tokens.verify_async(access_token=token.token)
     mine, yours = plain(await ours.oauth_access_tokens.verify(token.token)), verified.model_dump()
-    # Their model has neither, since the contract has not.
+    # Their model has neither, because the contract has neither.
     assert (mine.pop("audience"), mine.pop("actor")) == ([], None)
     for name in ("expiration", "created_at", "updated_at"):  # seconds, unlike all other instants
         yours[name] *= 1000
@@ -366,7 +366,7 @@ async def failure_of_ours(call: Any, kind: type[BackendAPIError]) -> tuple[int, 
     return failed.value.status, failed.value.errors[0].code, failed.value.clerk_trace_id
 
 
-async def test_they_agree_on_what_is_refused(both: Both) -> None:
+async def test_they_agree_on_errors(both: Both) -> None:
     ours, theirs, world = both.ours, both.theirs, both.world
     unknown = "mch_" + "0" * 27
     caller, callee = world.caller.id, world.callee.id
@@ -410,7 +410,7 @@ def system(machines: int, edges: int) -> dict[str, Any]:
 
 
 async def walk_whole_list(machines: int, edges: int) -> list[int]:
-    """Walk all machines, each once and with all its edges; gives the page sizes asked for."""
+    """Read all machines, check each and its edges; return the requested page sizes."""
     emulator = ClerkEmulator(seed=system(machines, edges))
     emulator.transport = upstream = Upstream(emulator.transport)
     walked: set[str] = set()
@@ -425,11 +425,11 @@ async def walk_whole_list(machines: int, edges: int) -> list[int]:
     return [int(request.url.params["limit"]) for request in upstream.requests[:-1]]
 
 
-async def test_a_list_of_machines_with_many_edges_is_walked_in_pages_of_500() -> None:
+async def test_machines_with_many_edges_are_read_in_pages_of_500() -> None:
     assert await walk_whole_list(machines=300, edges=150) == [500]
 
 
 @pytest.mark.soak
-async def test_ten_thousand_machines_with_150_edges_each_are_walked() -> None:
+async def test_ten_thousand_machines_with_150_edges_each_are_read() -> None:
     limits = await walk_whole_list(machines=10_000, edges=150)
     assert limits == [500] * 21  # the last one says that is all

@@ -1,4 +1,4 @@
-"""Calls that fail: the error tree, what an error shows, what is repeated."""
+"""Calls that fail: the exceptions, their texts, and the retries."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from clerk_m2m import (
         (500, BackendUnavailableError, "backend_unavailable"),
     ],
 )
-async def test_a_status_becomes_the_error_of_its_meaning(
+async def test_each_error_status_raises_its_exception(
     status: int, kind: type[BackendAPIError], code: str
 ) -> None:
     clerk, _ = answering(failing(status))
@@ -51,7 +51,7 @@ async def test_a_status_becomes_the_error_of_its_meaning(
     assert str(error) == f"createM2MToken: Clerk answered {status} (clerk_trace_id trace_1). no"
 
 
-async def test_the_fields_at_fault_are_named(clerk: ClerkClient) -> None:
+async def test_an_invalid_request_error_names_the_fields(clerk: ClerkClient) -> None:
     with pytest.raises(InvalidRequestError) as failed:
         await clerk.machines.create("")
 
@@ -60,20 +60,20 @@ async def test_the_fields_at_fault_are_named(clerk: ClerkClient) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 422])
-async def test_an_answer_that_is_not_clerks_decides_nothing(status: int) -> None:
+async def test_an_error_without_clerks_error_body_is_an_outage(status: int) -> None:
     clerk, asked = answering(httpx.Response(status, text="<html>gateway</html>"))
-    with pytest.raises(BackendUnavailableError, match="a gateway or proxy answered") as failed:
+    with pytest.raises(BackendUnavailableError, match="gateway or proxy sent it") as failed:
         await clerk.m2m_tokens.create()
 
     assert (failed.value.code, failed.value.status) == ("backend_unavailable", status)
-    assert f"answered {status}, not in Clerk's form" in str(failed.value)
+    assert f"status {status} but not Clerk's error format" in str(failed.value)
     assert len(asked) == 1
 
 
 @pytest.mark.parametrize(
     ("headers", "seconds"), [({}, None), ({"Retry-After": "7"}, 7.0), ({"Retry-After": "0"}, 0.0)]
 )
-async def test_a_503_asks_for_a_wait_only_where_it_has_a_retry_after(
+async def test_a_503_has_a_retry_after_only_if_the_answer_has_one(
     headers: dict[str, str], seconds: float | None
 ) -> None:
     clerk, _ = answering(failing(503, headers=headers))
@@ -100,7 +100,7 @@ async def test_a_503_asks_for_a_wait_only_where_it_has_a_retry_after(
         pytest.param(httpx.Response(200, json={}), id="an object of another shape"),
     ],
 )
-async def test_an_answer_that_makes_no_sense_is_no_answer(answer: httpx.Response) -> None:
+async def test_an_unreadable_answer_is_an_outage(answer: httpx.Response) -> None:
     clerk, asked = answering(answer)
     with pytest.raises(BackendUnavailableError) as failed:
         await clerk.m2m_tokens.create()
@@ -109,7 +109,7 @@ async def test_an_answer_that_makes_no_sense_is_no_answer(answer: httpx.Response
     assert len(asked) == 1
 
 
-async def test_a_compressed_answer_is_refused_unread() -> None:
+async def test_a_compressed_answer_is_rejected_unread() -> None:
     answer = httpx.Response(200, headers={"Content-Encoding": "gzip"}, content=b"")
     clerk, _ = answering(answer)
     with pytest.raises(BackendUnavailableError, match="compressed") as failed:
@@ -118,7 +118,7 @@ async def test_a_compressed_answer_is_refused_unread() -> None:
     assert failed.value.code == "backend_unavailable"
 
 
-async def test_an_address_where_nobody_answers_is_named() -> None:
+async def test_the_error_names_the_address_that_does_not_answer() -> None:
     clerk, _ = answering(*[httpx.ConnectError("")] * 9)
     with pytest.raises(BackendUnavailableError) as failed:
         await clerk.machines.list()
@@ -129,7 +129,7 @@ async def test_an_address_where_nobody_answers_is_named() -> None:
 
 
 @pytest.mark.parametrize("size", [64 * 1024, 64 * 1024 + 1])
-async def test_an_answer_is_read_up_to_64_kib_and_a_list_further(size: int) -> None:
+async def test_answers_are_limited_to_64_kib_plus_64_kib_per_list_item(size: int) -> None:
     body = b"[" + b" " * (size - 2) + b"]"
     clerk, _ = answering(httpx.Response(200, content=body), httpx.Response(200, content=body))
     with pytest.raises(BackendUnavailableError) as one:
@@ -163,14 +163,14 @@ async def test_no_error_text_repeats_a_secret_that_the_upstream_echoes() -> None
 
 
 @pytest.mark.parametrize("status", [502, 503, 504])
-async def test_a_read_is_repeated_once_after_a_gateways_error(status: int) -> None:
+async def test_a_read_is_retried_after_502_503_and_504(status: int) -> None:
     clerk, asked = answering(failing(status), httpx.Response(200, json={"keys": []}))
 
     assert await clerk.jwks.get() == {"keys": []}
     assert len(asked) == 2
 
 
-async def test_a_verification_is_repeated_twice_and_no_more() -> None:
+async def test_a_verification_is_retried_at_most_twice() -> None:
     clerk, asked = answering(failing(503), failing(502), failing(503))
     with pytest.raises(BackendUnavailableError) as failed:
         await clerk.m2m_tokens.verify("mt_1")
@@ -180,7 +180,7 @@ async def test_a_verification_is_repeated_twice_and_no_more() -> None:
 
 
 @pytest.mark.parametrize("answer", [failing(500), httpx.ReadTimeout("")])
-async def test_a_read_is_not_repeated_where_that_does_not_help(
+async def test_a_read_is_not_retried_after_an_error_that_a_retry_would_not_cure(
     answer: httpx.Response | Exception,
 ) -> None:
     clerk, asked = answering(answer)
@@ -205,7 +205,7 @@ Change = Callable[[ClerkClient], Awaitable[object]]
     ],
 )
 @pytest.mark.parametrize("answer", [failing(503), httpx.ReadTimeout(""), httpx.ReadError("")])
-async def test_what_changes_something_is_never_sent_twice(
+async def test_a_write_is_not_retried_after_it_was_sent(
     change: Change, answer: httpx.Response | Exception
 ) -> None:
     clerk, asked = answering(answer)
@@ -216,7 +216,7 @@ async def test_what_changes_something_is_never_sent_twice(
 
 
 @pytest.mark.parametrize("error", [httpx.ConnectError(""), httpx.ConnectTimeout("")])
-async def test_what_was_never_sent_may_be_sent_again(error: Exception) -> None:
+async def test_a_write_is_retried_if_nothing_was_sent(error: Exception) -> None:
     clerk, asked = answering(error, failing(404))
     with pytest.raises(NotFoundError):
         await clerk.machines.delete(UNKNOWN_MACHINE)
@@ -225,7 +225,7 @@ async def test_what_was_never_sent_may_be_sent_again(error: Exception) -> None:
 
 
 @pytest.mark.parametrize("retry_after", ["0", "Wed, 21 Oct 2015 07:28:00 GMT"])
-async def test_a_client_waits_for_retry_after_where_that_fits_the_deadline(
+async def test_a_client_waits_for_retry_after_within_its_deadline(
     retry_after: str,
 ) -> None:
     limited = failing(429, headers={"Retry-After": retry_after})
@@ -252,7 +252,9 @@ async def test_a_client_waits_for_retry_after_where_that_fits_the_deadline(
         ({}, 1.0),
     ],
 )
-async def test_a_rate_limit_says_when_to_come_back(headers: dict[str, str], seconds: float) -> None:
+async def test_retry_after_of_a_429_is_read_in_all_forms(
+    headers: dict[str, str], seconds: float
+) -> None:
     clerk, _ = answering(failing(429, headers=headers))
     with pytest.raises(RateLimitedError) as failed:
         await clerk.with_options(retries=0).m2m_tokens.create()
@@ -260,7 +262,7 @@ async def test_a_rate_limit_says_when_to_come_back(headers: dict[str, str], seco
     assert failed.value.retry_after == seconds
 
 
-async def test_a_retry_after_past_the_deadline_is_not_waited_for() -> None:
+async def test_a_retry_after_beyond_the_deadline_raises_at_once() -> None:
     clerk, asked = answering(failing(429, headers={"Retry-After": "6"}))
     with pytest.raises(RateLimitedError) as failed:
         await clerk.jwks.get()

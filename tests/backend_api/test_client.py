@@ -1,4 +1,4 @@
-"""`ClerkClient` itself: its keys, who is told of a revocation, opening and closing."""
+"""`ClerkClient`: its keys, listeners for revocations, opening and closing."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from harness import API_URL, USER_ID, World
 async def test_with_both_keys_an_admin_lists_and_revokes_and_a_machine_mints_and_verifies(
     world: World, clerk: ClerkClient
 ) -> None:
-    """The tokens are another machine's: the client's own machine could not reach them."""
+    """The tokens are another machine's, which the machine's key could not list or revoke."""
     other = world.emulator.mint_m2m_token(world.stranger)
     minted = await clerk.m2m_tokens.create()
     with pytest.raises(NotFoundError):
@@ -52,25 +52,23 @@ async def test_with_its_own_key_alone_a_machine_lists_and_revokes_its_own(world:
         assert (await machine.m2m_tokens.revoke(minted.id)).revoked
 
 
-async def test_an_operation_without_its_key_says_which_to_give(world: World) -> None:
+async def test_an_operation_without_its_key_names_the_missing_setting(world: World) -> None:
     async with (
         open_client(world, machine_secret_key=world.caller.secret_key) as machine,
         open_client(world, secret_key=world.emulator.secret_key) as instance,
         open_client(world) as none,
     ):
-        with pytest.raises(ConfigurationError, match="give secret_key"):
+        with pytest.raises(ConfigurationError, match="set secret_key"):
             await machine.machines.list()
-        with pytest.raises(ConfigurationError, match="give machine_secret_key"):
+        with pytest.raises(ConfigurationError, match="set machine_secret_key"):
             await instance.m2m_tokens.create()
-        with pytest.raises(ConfigurationError, match="give secret_key"):
+        with pytest.raises(ConfigurationError, match="set secret_key"):
             await none.m2m_tokens.verify("mt_1")
     assert not world.emulator.calls
 
 
 @pytest.mark.parametrize("key", ["sk_canary_é", "ak_canary"])
-async def test_a_key_that_could_not_be_sent_is_refused_and_not_shown(
-    world: World, key: str
-) -> None:
+async def test_an_invalid_key_is_rejected_and_not_quoted(world: World, key: str) -> None:
     with pytest.raises(ConfigurationError, match="secret_key") as refused:
         open_client(world, secret_key=key)
     assert "canary" not in repr(refused.value)
@@ -119,14 +117,14 @@ async def test_an_id_cannot_change_the_path(
     ],
     ids=str,
 )
-async def test_settings_that_cannot_work_are_refused_at_construction(given: Any) -> None:
+async def test_invalid_settings_are_rejected_at_construction(given: Any) -> None:
     (name,) = given
     with pytest.raises(ConfigurationError, match=name):
         ClerkClient(secret_key="sk_test_hidden", **given)
 
 
 def endless() -> dict[str, object]:
-    """Claims that hold themselves."""
+    """Claims that contain themselves."""
     claims: dict[str, object] = {}
     claims["claims"] = claims
     return claims
@@ -153,11 +151,11 @@ def endless() -> dict[str, object]:
         (lambda clerk: anext(clerk.machines.iter(page_size=None)), "ListMachines: limit"),
         (lambda clerk: clerk.machines.create("orders", scoped_machines=None), "scoped_machines"),
         (lambda clerk: clerk.jwks.get_public("http://keys.test:port"), "GetJWKS: the address"),
-        (lambda clerk: clerk.jwks.get_public("https://["), "GetJWKS: the address"),
-        (lambda clerk: clerk.jwks.get_public(5), "GetJWKS: the address"),
+        (lambda clerk: clerk.jwks.get_public("https://["), "GetJWKS: the argument"),
+        (lambda clerk: clerk.jwks.get_public(5), "GetJWKS: the argument"),
     ],
 )
-async def test_an_argument_that_cannot_be_sent_is_told_of_with_the_operation(
+async def test_an_argument_that_cannot_be_sent_raises_an_error_that_names_the_operation(
     world: World,
     clerk: ClerkClient,
     call: Callable[[Any], Awaitable[object]],
@@ -171,7 +169,7 @@ async def test_an_argument_that_cannot_be_sent_is_told_of_with_the_operation(
 
 
 @pytest.mark.parametrize("end", ["/v1", "/v1/", "/"])
-async def test_an_address_may_end_in_v1(world: World, end: str) -> None:
+async def test_v1_at_the_end_of_api_url_is_removed(world: World, end: str) -> None:
     async with ClerkClient(
         secret_key=world.emulator.secret_key, api_url=f"{API_URL}{end}", transport=world.upstream
     ) as clerk:
@@ -202,7 +200,7 @@ async def test_a_client_with_other_options_shares_keys_slots_and_listeners(world
     assert world.emulator.calls == {"ListMachines": 1, "DeleteMachine": 1}
 
 
-async def test_options_are_changed_one_by_one_and_leave_the_first_client_as_it_is(
+async def test_with_options_changes_only_the_given_options_and_not_the_first_client(
     world: World, clerk: ClerkClient
 ) -> None:
     world.emulator.fail("ListMachines", status=503)
@@ -241,7 +239,7 @@ async def test_waiting_for_the_key_counts_against_the_timeout(world: World) -> N
 # Revocations
 
 
-async def test_whoever_listens_is_told_of_every_revocation_once_it_is_done(
+async def test_listeners_are_notified_after_every_revocation(
     world: World, clerk: ClerkClient
 ) -> None:
     told: list[Revocation] = []
@@ -270,12 +268,12 @@ async def test_whoever_listens_is_told_of_every_revocation_once_it_is_done(
         ({"status": 401}, False),
         ({"status": 409}, False),
         ({"status": 429, "retry_after": 60}, False),
-        ({"status": 404}, True),  # gone already, maybe by a call whose answer was lost
-        ({"status": 504}, True),  # carried out, or not: nobody knows
+        ({"status": 404}, True),  # deleted already, perhaps by a call whose answer was lost
+        ({"status": 504}, True),  # the call may have been carried out
         ({"kind": "malformed_json", "performed": True}, True),
     ],
 )
-async def test_a_revocation_is_told_of_unless_clerk_has_clearly_refused_it(
+async def test_listeners_are_notified_unless_clerk_clearly_rejected_the_call(
     world: World, clerk: ClerkClient, fault: dict[str, Any], told: bool
 ) -> None:
     heard: list[Revocation] = []
@@ -288,7 +286,7 @@ async def test_a_revocation_is_told_of_unless_clerk_has_clearly_refused_it(
     assert heard == ([Revocation(token_id=UNKNOWN_KEY)] if told else [])
 
 
-async def test_a_listener_that_raises_changes_no_result_and_the_others_are_told(
+async def test_a_listener_that_raises_changes_no_result_and_skips_no_other_listener(
     world: World, clerk: ClerkClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     told: list[Revocation] = []
@@ -308,7 +306,7 @@ async def test_a_listener_that_raises_changes_no_result_and_the_others_are_told(
     assert "canary" not in caplog.text
 
 
-async def test_a_listener_can_be_taken_off_again(world: World, clerk: ClerkClient) -> None:
+async def test_a_listener_can_be_removed(world: World, clerk: ClerkClient) -> None:
     told: list[Revocation] = []
     kept, remove = clerk.on_revocation(told.append), clerk.on_revocation(told.append)
     remove()
@@ -320,13 +318,13 @@ async def test_a_listener_can_be_taken_off_again(world: World, clerk: ClerkClien
     assert told == [Revocation(machine_id=world.stranger.id)]
 
 
-async def test_a_listener_that_nobody_would_await_is_refused(clerk: ClerkClient) -> None:
+async def test_a_coroutine_function_as_listener_is_rejected(clerk: ClerkClient) -> None:
     async def forget(revocation: Revocation) -> None:
         """Never called."""
 
     given: list[Any] = [forget, functools.partial(forget), None]
     for listener in given:
-        with pytest.raises(ConfigurationError, match="on_revocation takes a") as refused:
+        with pytest.raises(ConfigurationError, match="on_revocation needs a") as refused:
             clerk.on_revocation(listener)
         assert refused.value.code == "configuration_invalid"
 
@@ -345,7 +343,7 @@ async def test_a_closed_client_opens_again_at_the_next_call(
     assert (await clerk.machines.list()).total_count == 3
 
 
-def test_one_client_serves_one_event_loop_after_the_other() -> None:
+def test_one_client_works_in_several_event_loops_in_turn() -> None:
     clerk, asked = answering(*[httpx.Response(200, json={"keys": []}) for _ in range(3)])
     for _ in range(3):
         assert asyncio.run(clerk.jwks.get()) == {"keys": []}
@@ -353,7 +351,7 @@ def test_one_client_serves_one_event_loop_after_the_other() -> None:
     assert len(asked) == 3
 
 
-async def test_a_transport_of_the_users_own_is_left_open(world: World) -> None:
+async def test_aclose_does_not_close_a_users_transport(world: World) -> None:
     closed = []
 
     class Own(httpx.ASGITransport):
@@ -371,7 +369,7 @@ async def test_a_transport_of_the_users_own_is_left_open(world: World) -> None:
 # Secrets and pages
 
 
-def test_a_secret_is_equal_by_its_text_and_wraps_once() -> None:
+def test_secrets_are_equal_by_text_and_wrapping_twice_changes_nothing() -> None:
     secret = Secret(Secret("ak_hidden"))
 
     assert secret == Secret("ak_hidden")

@@ -1,4 +1,4 @@
-"""How long a key that Clerk has refused is left alone, by an injected clock."""
+"""Pauses of a key that Clerk refused, with an injected clock."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_pause_doubles_from_one_second_to_thirty(time: FakeTime, pauses: KeyPa
     assert seconds == [1, 2, 4, 8, 16, 30, 30]
 
 
-def test_a_pause_starts_anew_once_the_key_was_taken(time: FakeTime, pauses: KeyPauses) -> None:
+def test_a_pause_is_reset_when_clerk_accepts_the_key(time: FakeTime, pauses: KeyPauses) -> None:
     for _ in range(3):
         time.advance(10)
         refuse(pauses, time)
@@ -49,7 +49,7 @@ def test_a_pause_starts_anew_once_the_key_was_taken(time: FakeTime, pauses: KeyP
     assert pauses.left("get", KEY) == 1
 
 
-def test_calls_that_were_refused_together_count_once(time: FakeTime, pauses: KeyPauses) -> None:
+def test_concurrent_refusals_double_the_pause_once(time: FakeTime, pauses: KeyPauses) -> None:
     sent_at = time.monotonic
     time.advance(0.2)
     for _ in range(20):
@@ -58,17 +58,17 @@ def test_calls_that_were_refused_together_count_once(time: FakeTime, pauses: Key
     assert pauses.left("get", KEY) == 1
 
 
-def test_after_a_pause_one_call_is_let_through_at_a_time(time: FakeTime, pauses: KeyPauses) -> None:
+def test_after_a_pause_one_call_at_a_time_tries_the_key(time: FakeTime, pauses: KeyPauses) -> None:
     refuse(pauses, time)
     time.advance(1)
     assert [pauses.admits("get", KEY) for _ in range(5)] == [True, False, False, False, False]
 
-    time.advance(1)  # nothing was heard of that call
+    time.advance(1)  # that call has not ended
 
     assert [pauses.admits("get", KEY) for _ in range(2)] == [True, False]
 
 
-def test_another_key_and_another_operation_do_not_pause(time: FakeTime, pauses: KeyPauses) -> None:
+def test_a_pause_applies_to_one_key_and_one_operation(time: FakeTime, pauses: KeyPauses) -> None:
     refuse(pauses, time)
 
     assert not pauses.admits("get", KEY)
@@ -76,7 +76,7 @@ def test_another_key_and_another_operation_do_not_pause(time: FakeTime, pauses: 
     assert pauses.admits("list", KEY)
 
 
-def test_the_refusal_is_given_again_with_what_is_left_of_the_pause_that_ends_first(
+def test_the_repeated_refusal_has_the_shortest_remaining_pause(
     time: FakeTime, pauses: KeyPauses
 ) -> None:
     refuse(pauses, time)
@@ -91,7 +91,7 @@ def test_the_refusal_is_given_again_with_what_is_left_of_the_pause_that_ends_fir
     assert pauses.refusal("list", [KEY, OTHER]) is None
 
 
-def test_the_pauses_of_keys_that_are_gone_are_forgotten(time: FakeTime, pauses: KeyPauses) -> None:
+def test_the_pauses_of_other_keys_are_deleted(time: FakeTime, pauses: KeyPauses) -> None:
     refuse(pauses, time)
     refuse(pauses, time, OTHER)
 

@@ -1,4 +1,4 @@
-"""Our own key: the forms that it is given in, its rotation, and what a refusal of it leads to."""
+"""Our own key: its forms, its rotation, and what happens when Clerk refuses it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ LIVE_KEY = "sk_live_" + "abcdefghij" * 4
 
 
 class Store:
-    """A store of keys that is asked through a callable; counts how often."""
+    """A store of keys that is read through a callable, with a count of the reads."""
 
     def __init__(self, key: str) -> None:
         self.key: str | Exception = key
@@ -57,7 +57,7 @@ class Store:
 
 
 class AsyncObject:
-    """An object whose call is a coroutine."""
+    """An object whose `__call__` is a coroutine function."""
 
     def __init__(self, key: str) -> None:
         self.key = key
@@ -101,7 +101,7 @@ def client(world: World, key: SecretKey, **given: Any) -> ClerkClient:
 
 
 def sent(world: World) -> list[str]:
-    """The keys that were sent, in turn."""
+    """The keys that were sent, in order."""
     return [
         request.headers["authorization"].removeprefix("Bearer ")
         for request in world.upstream.requests
@@ -109,7 +109,7 @@ def sent(world: World) -> list[str]:
 
 
 def take_only(world: World, *keys: str, status: int = 401) -> None:
-    """Let Clerk refuse every key but these, which stand for the machine's own."""
+    """Make Clerk refuse every key but these; it treats them as the machine's own key."""
 
     async def check(request: httpx.Request) -> httpx.Response | None:
         if request.headers["authorization"].removeprefix("Bearer ") not in keys:
@@ -129,7 +129,7 @@ async def verify(clerk: ClerkClient) -> None:
 async def until(condition: Callable[[], bool]) -> None:
     """Let the loop run until the condition holds."""
     async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110  a file is read in a thread, which no event tells of
+        while not condition():  # noqa: ASYNC110  a file is read in a thread, which sets no event
             await asyncio.sleep(0.001)
 
 
@@ -180,7 +180,7 @@ CONTENTS = {
 
 @pytest.mark.parametrize("make", MAKERS)
 @pytest.mark.parametrize("content", CONTENTS)
-def test_a_file_that_holds_no_key_is_named_at_construction_and_not_quoted(
+def test_a_file_without_a_key_is_named_but_not_quoted(
     make: str, content: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "machine.key"
@@ -195,7 +195,7 @@ def test_a_file_that_holds_no_key_is_named_at_construction_and_not_quoted(
 
 
 @pytest.mark.parametrize("make", MAKERS)
-def test_a_file_that_is_not_there_is_named_at_construction(make: str, tmp_path: Path) -> None:
+def test_a_missing_key_file_is_named_at_construction(make: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"nowhere: No such file") as refused:
         MAKERS[make](tmp_path / "nowhere")
 
@@ -204,7 +204,7 @@ def test_a_file_that_is_not_there_is_named_at_construction(make: str, tmp_path: 
 
 @pytest.mark.parametrize("make", MAKERS)
 @pytest.mark.parametrize("given", [7, b"ak_bytes", ["ak_list"]])
-def test_something_else_than_a_key_is_refused(make: str, given: Any) -> None:
+def test_a_key_of_the_wrong_type_is_rejected(make: str, given: Any) -> None:
     with pytest.raises(ConfigurationError, match="machine_secret_key must be text") as refused:
         MAKERS[make](given)
 
@@ -230,7 +230,7 @@ def test_the_environment_may_name_files_that_hold_the_keys(tmp_path: Path) -> No
     assert settings.graph == "live"
 
 
-async def test_the_callers_side_reads_the_file_that_the_environment_names(
+async def test_machine_token_auth_reads_the_key_file_from_the_environment(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = in_file(tmp_path / "caller", world.caller.secret_key)
@@ -245,7 +245,7 @@ async def test_the_callers_side_reads_the_file_that_the_environment_names(
 
 
 @pytest.mark.parametrize("variable", ["CLERK_MACHINE_SECRET_KEY", "CLERK_SECRET_KEY"])
-def test_a_key_and_the_name_of_its_file_are_not_both_set(variable: str) -> None:
+def test_setting_both_a_key_and_its_file_is_an_error(variable: str) -> None:
     environ = {"CLERK_MACHINE_ID": MACHINE_ID, variable: OLD, f"{variable}_FILE": "/nowhere"}
 
     with pytest.raises(ConfigurationError) as refused:
@@ -258,7 +258,7 @@ def test_a_key_and_the_name_of_its_file_are_not_both_set(variable: str) -> None:
     assert Settings.from_env(environ, **given).machine_id == MACHINE_ID
 
 
-def test_a_file_of_the_environment_that_is_not_there_is_named_with_its_variable() -> None:
+def test_a_missing_key_file_is_named_with_its_variable() -> None:
     environ = {"CLERK_MACHINE_ID": MACHINE_ID, "CLERK_MACHINE_SECRET_KEY_FILE": "/nowhere/key"}
 
     with pytest.raises(ConfigurationError, match=r"^CLERK_MACHINE_SECRET_KEY_FILE: .*/nowhere"):
@@ -268,7 +268,7 @@ def test_a_file_of_the_environment_that_is_not_there_is_named_with_its_variable(
 # Plain http
 
 
-def test_a_live_key_in_a_file_never_goes_with_plain_http(tmp_path: Path) -> None:
+def test_a_live_key_from_a_file_is_rejected_with_plain_http(tmp_path: Path) -> None:
     path = in_file(tmp_path / "key", LIVE_KEY)
 
     for made in (
@@ -287,7 +287,7 @@ def test_a_live_key_in_a_file_never_goes_with_plain_http(tmp_path: Path) -> None
         assert refused.value.code == "configuration_invalid"
 
 
-async def test_a_live_key_that_a_callable_gives_is_not_sent_over_plain_http() -> None:
+async def test_a_live_key_from_a_callable_is_not_sent_over_plain_http() -> None:
     clerk = ClerkClient(
         secret_key=lambda: LIVE_KEY, api_url="http://clerk.internal", allow_http=True
     )
@@ -325,7 +325,7 @@ async def test_an_async_callable_is_called_at_first_use_and_then_once_a_minute(
             world.time.advance(1)
 
 
-async def test_a_new_key_of_a_file_is_sent_within_a_minute(world: World, tmp_path: Path) -> None:
+async def test_a_new_key_in_a_file_is_used_within_a_minute(world: World, tmp_path: Path) -> None:
     path = in_file(tmp_path / "key", OLD)
     take_only(world, OLD, NEW)
     async with client(world, path) as clerk:
@@ -334,7 +334,7 @@ async def test_a_new_key_of_a_file_is_sent_within_a_minute(world: World, tmp_pat
         world.time.advance(59.9)
         await verify(clerk)
         world.time.advance(0.1)
-        await verify(clerk)  # begins the read, and does not wait for it
+        await verify(clerk)  # starts the read and does not wait for it
         source = clerk._api.machine_key()
         await until(lambda: source._keys[0] == Secret(NEW))
         await verify(clerk)
@@ -366,11 +366,11 @@ async def test_a_slow_source_does_not_delay_calls_that_have_a_key(world: World) 
     assert store.asked == 2
 
 
-async def test_a_source_that_never_answers_costs_a_call_its_timeout(world: World) -> None:
+async def test_a_call_fails_after_its_timeout_if_the_key_source_hangs(world: World) -> None:
     store = Store(OLD)
     store.answers = asyncio.Event()
     async with client(world, store.fetch, timeout=0.05) as clerk:
-        with pytest.raises(KeyUnavailableError, match="no key in time") as failed:
+        with pytest.raises(KeyUnavailableError, match="not returned a key in time") as failed:
             await verify(clerk)
         store.answers.set()
 
@@ -384,11 +384,11 @@ async def test_a_source_that_never_answers_costs_a_call_its_timeout(world: World
         (LookupError(f"cannot decrypt {OLD}"), "its callable raised LookupError"),
         (LIVE_KEY, r"machine_secret_key .* does not look like one: it starts with ak_"),
         ("", "machine_secret_key is empty"),
-        (None, "its callable gave NoneType instead of text"),
+        (None, "its callable returned NoneType instead of text"),
     ],
 )
 @pytest.mark.parametrize("form", ["get", "fetch"])
-async def test_a_callable_that_gives_no_key_is_told_of_and_asked_again(
+async def test_an_error_names_a_callable_that_returns_no_key_and_it_is_called_again(
     world: World, answer: Any, said: str, form: str
 ) -> None:
     store = Store(OLD)
@@ -408,7 +408,7 @@ async def test_a_callable_that_gives_no_key_is_told_of_and_asked_again(
     assert sent(world) == [OLD]
 
 
-async def test_nothing_is_told_of_a_revocation_that_had_no_key(world: World) -> None:
+async def test_listeners_are_not_notified_of_a_revocation_that_had_no_key(world: World) -> None:
     store, told = Store(OLD), list[Revocation]()
     store.key = LookupError()
     async with client(world, store.get) as clerk:
@@ -420,7 +420,7 @@ async def test_nothing_is_told_of_a_revocation_that_had_no_key(world: World) -> 
     assert told == []
 
 
-async def test_a_service_whose_key_cannot_be_had_answers_503_and_recovers(
+async def test_a_service_without_its_key_answers_503_and_recovers(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = Store(world.callee.secret_key)
@@ -440,7 +440,7 @@ async def test_a_service_whose_key_cannot_be_had_answers_503_and_recovers(
 
 
 @pytest.mark.parametrize("form", ["file", "get", "fetch"])
-async def test_a_source_that_fails_later_leaves_the_last_key_in_use_and_says_so_once_a_minute(
+async def test_if_a_source_fails_the_last_key_stays_in_use_and_one_warning_a_minute_is_logged(
     world: World, form: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     store, path = Store(OLD), in_file(tmp_path / "key", OLD)
@@ -465,7 +465,7 @@ async def test_a_source_that_fails_later_leaves_the_last_key_in_use_and_says_so_
 # Rotation
 
 
-async def test_a_rotated_key_loses_no_caller_and_empties_no_cache(
+async def test_rotating_a_key_fails_no_request_and_empties_no_cache(
     world: World, tmp_path: Path
 ) -> None:
     path = in_file(tmp_path / "key", world.callee.secret_key)
@@ -495,7 +495,7 @@ async def test_a_rotated_key_loses_no_caller_and_empties_no_cache(
 
 
 @pytest.mark.parametrize("form", ["file", "get", "fetch"])
-async def test_a_key_that_has_ended_already_is_replaced_at_its_refusal_by_one_read(
+async def test_an_expired_key_is_replaced_by_one_read_after_its_refusal(
     world: World, form: str, tmp_path: Path
 ) -> None:
     store, path = Store(world.callee.secret_key), in_file(tmp_path / "key", world.callee.secret_key)
@@ -518,7 +518,7 @@ async def test_a_key_that_has_ended_already_is_replaced_at_its_refusal_by_one_re
 
 
 @pytest.mark.parametrize("status", [401, 403])
-async def test_a_write_that_was_refused_for_its_key_is_sent_once_more_with_the_new_one(
+async def test_a_write_whose_key_was_refused_is_sent_again_with_the_new_key(
     world: World, status: int
 ) -> None:
     store = Store(OLD)
@@ -542,7 +542,7 @@ async def _later_secret(key: Secret) -> str:
     return key.reveal()
 
 
-async def test_a_gateways_403_sends_no_key_again(world: World) -> None:
+async def test_a_403_from_a_gateway_causes_no_second_attempt(world: World) -> None:
     store = Store(OLD)
 
     async def gateway(_request: httpx.Request) -> httpx.Response:
@@ -559,10 +559,10 @@ async def test_a_gateways_403_sends_no_key_again(world: World) -> None:
     assert sent(world) == [OLD, NEW]
 
 
-async def test_the_key_that_clerk_took_last_is_sent_where_the_newest_is_refused(
+async def test_the_last_accepted_key_is_sent_if_the_newest_is_refused(
     world: World, tmp_path: Path
 ) -> None:
-    """The file is ahead of Clerk, or holds a mistake: the old key goes on while Clerk takes it."""
+    """The file is ahead of Clerk, or is wrong: the old key is used while Clerk accepts it."""
     path = in_file(tmp_path / "key", OLD)
     take_only(world, OLD)
     async with client(world, path) as clerk:
@@ -573,7 +573,7 @@ async def test_the_key_that_clerk_took_last_is_sent_where_the_newest_is_refused(
         await verify(clerk)
         await until(lambda: source._keys[0] == Secret(NEW))
         await verify(clerk)
-        await verify(clerk)  # while NEW pauses, OLD goes out at once
+        await verify(clerk)  # while NEW is in a pause, OLD is sent at once
         assert sent(world) == [OLD, OLD, NEW, OLD, OLD]
         world.upstream.requests.clear()
         take_only(world, NEW)
@@ -584,7 +584,7 @@ async def test_the_key_that_clerk_took_last_is_sent_where_the_newest_is_refused(
     assert sent(world) == [NEW, NEW]
 
 
-async def test_a_mistake_in_the_file_does_not_displace_the_key_that_clerk_takes(
+async def test_a_wrong_key_in_the_file_does_not_replace_the_accepted_key(
     world: World,
 ) -> None:
     store = Store(OLD)
@@ -599,7 +599,7 @@ async def test_a_mistake_in_the_file_does_not_displace_the_key_that_clerk_takes(
     assert sent(world) == [OLD, NEW, OLD, NEWEST, OLD]
 
 
-async def test_a_key_that_the_source_gives_again_after_others_is_sent_at_once(world: World) -> None:
+async def test_a_key_that_the_source_returns_again_later_is_sent_at_once(world: World) -> None:
     store = Store(OLD)
     take_only(world)
     async with client(world, store.get) as clerk:
@@ -617,7 +617,7 @@ async def test_a_key_that_the_source_gives_again_after_others_is_sent_at_once(wo
     assert sent(world) == [OLD, OLD, OLD, NEW, NEWEST, NEW, OLD]
 
 
-async def test_a_read_that_began_before_the_refusal_is_not_the_one_that_decides(
+async def test_a_read_that_began_before_the_refusal_is_followed_by_another(
     world: World,
 ) -> None:
     store = Store(OLD)
@@ -628,7 +628,7 @@ async def test_a_read_that_began_before_the_refusal_is_not_the_one_that_decides(
         world.time.advance(60)
         call = asyncio.create_task(verify(clerk))
         await until(lambda: len(sent(world)) == 1 and store.asked == 2)
-        store.key = NEW  # after the read of the minute was answered OLD
+        store.key = NEW  # after the read that is due each minute returned OLD
         store.answers.set()
         await call
 
@@ -636,7 +636,7 @@ async def test_a_read_that_began_before_the_refusal_is_not_the_one_that_decides(
     assert store.asked == 3
 
 
-async def test_a_repeated_call_keeps_to_the_deadline_of_the_first(world: World) -> None:
+async def test_a_call_repeated_with_another_key_keeps_the_first_deadline(world: World) -> None:
     keys = iter([OLD, NEW])
 
     async def check(request: httpx.Request) -> httpx.Response | None:
@@ -689,10 +689,10 @@ def test_event_loops_and_threads_share_a_source(tmp_path: Path) -> None:
     assert statuses == [200] * 21
 
 
-# A refusal that counts
+# Refusals
 
 
-async def test_a_refused_key_is_sent_ever_more_seldom_and_the_answer_tells_the_pause(
+async def test_a_refused_key_is_sent_after_growing_pauses_and_the_error_has_the_pause(
     world: World,
 ) -> None:
     verifier, began_at = world.verifier(), world.time.monotonic
@@ -719,7 +719,7 @@ async def test_a_refused_key_is_sent_ever_more_seldom_and_the_answer_tells_the_p
     assert [answer.status_code for answer in answers] == [200] * 3
 
 
-async def test_a_refused_machine_key_does_not_silence_the_instances(world: World) -> None:
+async def test_a_pause_of_the_machine_key_does_not_affect_the_instance_key(world: World) -> None:
     verifier = world.verifier(world.live_settings())
     world.emulator.fail("verifyM2MToken", status=401)
     api_key = world.emulator.add_api_key("key", subject=USER_ID).secret
@@ -733,7 +733,7 @@ async def test_a_refused_machine_key_does_not_silence_the_instances(world: World
     assert statuses == [503, 200, 503, 200, 200]
 
 
-async def test_a_403_of_one_operation_does_not_silence_the_others_with_that_key(
+async def test_a_403_of_one_operation_does_not_pause_other_operations_with_that_key(
     world: World,
 ) -> None:
     async with client(world, world.caller.secret_key) as clerk:
@@ -774,7 +774,7 @@ async def test_after_the_pause_one_call_tries_the_key_and_the_others_are_refused
     take_only(world)
     async with client(world, OLD) as clerk:
         await asyncio.gather(*(verify(clerk) for _ in range(10)), return_exceptions=True)
-        assert len(sent(world)) == 10  # all of them were out before the first was refused
+        assert len(sent(world)) == 10  # all of them were sent before the first was refused
         world.time.advance(1)
         await asyncio.gather(*(verify(clerk) for _ in range(10)), return_exceptions=True)
 
@@ -782,7 +782,7 @@ async def test_after_the_pause_one_call_tries_the_key_and_the_others_are_refused
 
 
 @pytest.mark.parametrize("form", ["file", "get", "fetch"])
-async def test_while_the_key_pauses_the_source_is_looked_at_once_a_second(
+async def test_during_a_pause_the_source_is_read_once_a_second(
     world: World, form: str, tmp_path: Path
 ) -> None:
     store, path = Store(OLD), in_file(tmp_path / "key", OLD)

@@ -1,4 +1,4 @@
-"""Every operation, typed in and out."""
+"""Every operation, with typed arguments and results."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ from harness import API_URL, USER_ID, World
 # Machines and edges
 
 
-async def test_a_machine_lives_from_creation_to_deletion(world: World, clerk: ClerkClient) -> None:
+async def test_a_machine_is_created_read_updated_and_deleted(
+    world: World, clerk: ClerkClient
+) -> None:
     created = await clerk.machines.create(
         "orders", scoped_machines=[world.callee.id], default_token_ttl=600
     )
@@ -54,7 +56,7 @@ async def test_instants_are_aware_datetimes(world: World, clerk: ClerkClient) ->
     assert machine.updated_at == machine.created_at
 
 
-async def test_a_machine_secret_is_read_and_rotated_and_hides_itself(
+async def test_a_machine_secret_is_read_and_rotated_and_hidden(
     world: World, clerk: ClerkClient
 ) -> None:
     secret = await clerk.machines.get_secret_key(world.callee.id)
@@ -65,7 +67,7 @@ async def test_a_machine_secret_is_read_and_rotated_and_hides_itself(
     assert secret.reveal() not in f"{secret!r} {secret}"
 
 
-async def test_an_edge_is_added_and_cut(world: World, clerk: ClerkClient) -> None:
+async def test_an_edge_is_added_and_removed(world: World, clerk: ClerkClient) -> None:
     added = await clerk.machines.create_scope(world.stranger.id, world.callee.id)
     cut = await clerk.machines.delete_scope(world.stranger.id, world.callee.id)
 
@@ -95,16 +97,18 @@ async def test_machines_are_listed_by_page_query_and_order(clerk: ClerkClient) -
     assert [machine.name for machine in found] == ["stranger"]
 
 
-async def test_all_machines_are_walked_page_by_page(world: World, clerk: ClerkClient) -> None:
+async def test_iter_reads_all_machines_page_by_page(world: World, clerk: ClerkClient) -> None:
     names = [machine.name async for machine in clerk.machines.iter(page_size=2, order_by="+name")]
     found = [machine.name async for machine in clerk.machines.iter(query="call")]
 
     assert names == ["callee", "caller", "stranger"]
     assert sorted(found) == ["callee", "caller"]
-    assert world.emulator.calls["ListMachines"] == 3  # two pages, and one that was enough
+    assert (
+        world.emulator.calls["ListMachines"] == 3
+    )  # two pages, then one page that held everything
 
 
-async def test_a_walk_takes_500_machines_with_many_edges_in_one_page(
+async def test_iter_reads_500_machines_with_many_edges_in_one_page(
     world: World, clerk: ClerkClient
 ) -> None:
     for number in range(20):
@@ -124,23 +128,19 @@ async def test_a_walk_takes_500_machines_with_many_edges_in_one_page(
     assert len(walked) == 23 + 108
 
 
-async def test_a_walk_gives_up_where_one_item_alone_is_too_large(
-    world: World, clerk: ClerkClient
-) -> None:
+async def test_iter_raises_if_a_single_item_is_too_large(world: World, clerk: ClerkClient) -> None:
     world.emulator.fail("ListMachines", body=b" " * (33 * 1024 * 1024))
 
     with pytest.raises(AnswerTooLargeError) as failed:
         _ = [machine async for machine in clerk.machines.iter()]
 
     assert failed.value.code == "answer_too_large"
-    assert world.emulator.calls["ListMachines"] == 5  # 500, 125, 31, 7, 1 and no less
+    assert world.emulator.calls["ListMachines"] == 5  # page sizes 500, 125, 31, 7 and 1
     assert isinstance(failed.value, BackendUnavailableError)
 
 
-async def test_a_machine_is_found_by_its_whole_name_or_created(
-    world: World, clerk: ClerkClient
-) -> None:
-    world.emulator.add_machine("orders-eu")  # has the name in its own
+async def test_find_or_create_matches_the_whole_name(world: World, clerk: ClerkClient) -> None:
+    world.emulator.add_machine("orders-eu")  # its name contains the other name
     created, is_new = await clerk.machines.find_or_create(
         "orders", scoped_machines=[world.callee.id], default_token_ttl=60
     )
@@ -153,7 +153,7 @@ async def test_a_machine_is_found_by_its_whole_name_or_created(
     assert [callee.id for callee in found.scoped_machines] == [world.callee.id]
 
 
-async def test_two_machines_of_one_name_are_an_error_that_names_both(
+async def test_find_or_create_raises_if_two_machines_have_the_name(
     world: World, clerk: ClerkClient
 ) -> None:
     first, second = world.emulator.add_machine("orders"), world.emulator.add_machine("orders")
@@ -191,7 +191,7 @@ async def test_a_token_is_minted_verified_listed_and_revoked(
     assert (revoked.live, revoked.revocation_reason) == (False, "leaked")
 
 
-async def test_a_token_may_live_forever_or_be_a_jwt(world: World, clerk: ClerkClient) -> None:
+async def test_a_token_may_have_no_expiry_or_be_a_jwt(world: World, clerk: ClerkClient) -> None:
     endless = await clerk.m2m_tokens.create(seconds_until_expiration=None)
     jwt = await clerk.m2m_tokens.create(token_format="jwt", claims={"scopes": ["*"]})
     forever = world.emulator.mint_m2m_token(world.caller, seconds_until_expiration=math.inf)
@@ -202,7 +202,7 @@ async def test_a_token_may_live_forever_or_be_a_jwt(world: World, clerk: ClerkCl
     assert (kept.id, kept.expires_at) == (forever.id, None)
 
 
-async def test_a_live_token_is_given_again_where_enough_of_its_life_is_left(
+async def test_min_remaining_ttl_seconds_reuses_a_token_with_enough_life_left(
     clerk: ClerkClient,
 ) -> None:
     first = await clerk.m2m_tokens.create(seconds_until_expiration=600)
@@ -221,7 +221,7 @@ async def test_a_token_is_minted_with_the_key_of_another_machine(
     assert minted.subject == world.stranger.id
 
 
-async def test_dead_tokens_are_walked_only_where_asked_for(
+async def test_iter_skips_revoked_and_expired_tokens_unless_requested(
     world: World, clerk: ClerkClient
 ) -> None:
     revoked = world.emulator.mint_m2m_token(world.caller)
@@ -251,7 +251,7 @@ async def test_dead_tokens_are_walked_only_where_asked_for(
         (lambda c: c.machines.create("orders", scoped_machines=UNKNOWN_MACHINE), "scoped_machines"),
     ],
 )
-async def test_one_string_is_no_list_and_nothing_is_sent(
+async def test_one_string_instead_of_a_list_is_rejected(
     world: World, clerk: ClerkClient, call: Callable[[ClerkClient], Awaitable[Any]], name: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=f"{name} must be a list") as refused:
@@ -261,7 +261,7 @@ async def test_one_string_is_no_list_and_nothing_is_sent(
     assert world.upstream.requests == []
 
 
-async def test_an_api_key_lives_from_creation_to_deletion(clerk: ClerkClient) -> None:
+async def test_an_api_key_is_created_read_revoked_and_deleted(clerk: ClerkClient) -> None:
     created = await clerk.api_keys.create(
         "reports",
         subject=USER_ID,
@@ -290,7 +290,7 @@ async def test_an_api_key_lives_from_creation_to_deletion(clerk: ClerkClient) ->
     assert missing.value.code == "not_found"
 
 
-async def test_an_update_of_an_api_key_changes_what_is_given_and_clears_with_none(
+async def test_updating_an_api_key_changes_given_values_and_clears_with_none(
     world: World, clerk: ClerkClient
 ) -> None:
     key = await clerk.api_keys.create(
@@ -311,7 +311,7 @@ async def test_an_update_of_an_api_key_changes_what_is_given_and_clears_with_non
 @pytest.mark.parametrize(
     "claims", [{"a": [1, {"b": None}]}, {}, [1, "x"], "text", 0, 0.5, False, None], ids=repr
 )
-async def test_the_claims_of_an_api_key_are_any_json_and_are_written_back_as_they_were(
+async def test_claims_of_an_api_key_are_any_json_and_can_be_written_back(
     world: World, clerk: ClerkClient, claims: Any
 ) -> None:
     created = await clerk.api_keys.create("reports", subject=USER_ID, claims=claims)
@@ -323,8 +323,10 @@ async def test_the_claims_of_an_api_key_are_any_json_and_are_written_back_as_the
     assert (type(read.claims), read.claims, written.claims) == (type(claims), claims, claims)
 
 
-async def test_the_claims_of_an_identity_can_be_passed_on(world: World, clerk: ClerkClient) -> None:
-    """They are read-only, at every depth."""
+async def test_the_claims_of_an_identity_can_be_sent_again(
+    world: World, clerk: ClerkClient
+) -> None:
+    """The claims are read-only, at every depth."""
     claims = {"tenant": {"ids": [1, {"a": 2}]}}
     key = world.emulator.add_api_key("reports", subject=USER_ID, claims=claims)
     identity = await world.verifier(world.live_settings()).verify(key.secret)
@@ -335,7 +337,7 @@ async def test_the_claims_of_an_identity_can_be_passed_on(world: World, clerk: C
     assert copied.claims == minted.claims == claims
 
 
-async def test_api_keys_have_a_type_by_which_they_are_listed_and_walked(
+async def test_api_keys_are_listed_by_type(
     clerk: ClerkClient,
 ) -> None:
     plain = await clerk.api_keys.create("plain reports", subject=USER_ID)
@@ -422,7 +424,7 @@ async def test_an_oauth_token_is_revoked_by_its_text(world: World, clerk: ClerkC
 async def test_a_public_key_set_is_read_over_https(
     url: str, allow_http: bool, refused: bool
 ) -> None:
-    """Whoever is on the way could put their own keys in it, and forge tokens."""
+    """Over plain http an attacker on the network could replace its keys and forge tokens."""
     async with ClerkClient(api_url=API_URL, allow_http=allow_http, timeout=0.2) as clerk:
         with pytest.raises(ConfigurationError if refused else BackendUnavailableError) as failed:
             await clerk.jwks.get_public(url)

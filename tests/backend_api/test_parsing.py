@@ -1,4 +1,4 @@
-"""JSON of the Backend API to values: strict where a decision hangs on it, lenient elsewhere."""
+"""Reading JSON of the Backend API: strict for properties that decide, lenient for others."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ OAUTH_TOKEN = M2M_TOKEN | {
     "scopes": ["read"],
     "client_id": "client_1",
 }
-NOTHING = object()  # stands for a property that is left out
+NOTHING = object()  # marks a property that is missing
 SCOPE = {"from_machine_id": CALLER, "to_machine_id": CALLEE, "created_at": NOW_MS}
 
 
@@ -64,7 +64,7 @@ def changed(whole: dict[str, Any], name: str, value: object) -> dict[str, Any]:
     return rest if value is NOTHING else rest | {name: value}
 
 
-def test_a_machine_is_read_with_those_that_it_may_call() -> None:
+def test_a_machine_is_read_with_the_machines_that_it_may_call() -> None:
     machine = wire.read_machine(MACHINE | {"scoped_machines": [MACHINE | {"id": CALLEE}]})
 
     assert (machine.id, machine.name, machine.default_token_ttl) == (CALLER, "caller", 600)
@@ -106,9 +106,7 @@ def test_an_instant_of_an_oauth_token_is_read_in_seconds_and_in_milliseconds(
 
 @pytest.mark.parametrize("value", [None, NOTHING, "yesterday", True, -1, 10**400, float("nan"), {}])
 @pytest.mark.parametrize("name", ["created_at", "updated_at", "last_used_at"])
-def test_an_instant_that_decides_nothing_is_none_where_it_is_wrong(
-    name: str, value: object
-) -> None:
+def test_an_invalid_instant_that_decides_nothing_is_none(name: str, value: object) -> None:
     token = wire.read_m2m_token(changed(M2M_TOKEN, name, value))
     key = wire.read_created_api_key(changed(API_KEY, name, value) | {"secret": "ak_x"})
     assert getattr(token, name) is getattr(key, name) is None
@@ -117,7 +115,7 @@ def test_an_instant_that_decides_nothing_is_none_where_it_is_wrong(
         assert getattr(machine, name) is None
 
 
-def test_an_edge_with_a_wrong_instant_is_still_an_edge() -> None:
+def test_an_edge_with_an_invalid_instant_is_read() -> None:
     assert wire.read_scope(SCOPE | {"created_at": "now"}).created_at is None
 
 
@@ -174,14 +172,14 @@ def test_an_edge_is_read_from_its_creation_and_from_its_deletion() -> None:
     )
 
 
-def test_a_page_is_walked_and_counted() -> None:
+def test_a_page_is_iterated_and_counted() -> None:
     page = wire.read_page({"data": [MACHINE, MACHINE], "total_count": 7}, "data", wire.read_machine)
 
     assert (len(page), page.total_count) == (2, 7)
     assert [machine.id for machine in page] == [CALLER, CALLER]
 
 
-def test_a_deletion_gives_the_id_of_what_is_gone() -> None:
+def test_a_deletion_returns_the_id_of_the_deleted_resource() -> None:
     assert wire.read_deleted({"id": CALLER, "object": "machine", "deleted": True}) == CALLER
 
 
@@ -189,7 +187,7 @@ def test_a_key_set_is_an_object_with_a_list_of_keys() -> None:
     assert wire.read_jwks({"keys": [{"kty": "RSA"}]}) == {"keys": [{"kty": "RSA"}]}
 
 
-def test_secrets_are_read_as_what_hides_itself() -> None:
+def test_secrets_are_read_as_secret_objects() -> None:
     machine = wire.read_created_machine(MACHINE | {"secret_key": "ak_hidden"})
     token = wire.read_created_m2m_token(M2M_TOKEN | {"token": "mt_hidden"})
     key = wire.read_created_api_key(API_KEY | {"secret": "ak_hidden"})
@@ -273,7 +271,7 @@ UNREADABLE: list[tuple[Callable[[Any], Any], dict[str, Any], str, object]] = [
 
 
 @pytest.mark.parametrize(("read", "whole", "name", "value"), UNREADABLE)
-def test_a_property_that_decides_is_not_guessed_and_not_repeated(
+def test_an_invalid_decisive_property_is_rejected_and_not_quoted(
     read: Callable[[Any], Any], whole: dict[str, Any], name: str, value: object
 ) -> None:
     read(whole)
@@ -286,7 +284,7 @@ def test_a_property_that_decides_is_not_guessed_and_not_repeated(
 
 
 @pytest.mark.parametrize("value", [None, [], "text", 7, True])
-def test_what_is_no_object_makes_no_sense(value: object) -> None:
+def test_an_answer_that_is_not_an_object_is_rejected(value: object) -> None:
     with pytest.raises(BackendUnavailableError) as failed:
         wire.read_m2m_token(value)
 
@@ -321,18 +319,18 @@ def test_an_error_answer_is_read_field_by_field() -> None:
 
 
 @pytest.mark.parametrize("value", [None, [], {}, {"errors": {}}, {"error": "other"}, "text"])
-def test_an_error_answer_in_another_shape_is_not_clerks(value: object) -> None:
+def test_an_error_answer_in_another_form_is_not_clerks(value: object) -> None:
     assert read_problem(value) is None
 
 
-def test_a_trace_id_that_is_no_text_is_left_out() -> None:
+def test_a_trace_id_that_is_not_text_is_ignored() -> None:
     problem = read_problem({"errors": [], "clerk_trace_id": 7})
 
     assert problem is not None
     assert problem.clerk_trace_id is None
 
 
-def test_a_machine_that_many_may_call_is_one_object_in_a_page_unless_it_is_told_otherwise() -> None:
+def test_equal_scoped_machines_in_a_page_are_one_object() -> None:
     callee = {key: value for key, value in MACHINE.items() if key != "scoped_machines"}
     renamed = callee | {"name": "renamed"}
     data = [MACHINE | {"scoped_machines": [dict(each)]} for each in (callee, callee, renamed)]
@@ -343,7 +341,7 @@ def test_a_machine_that_many_may_call_is_one_object_in_a_page_unless_it_is_told_
 
 
 @pytest.mark.parametrize("wrong", [{"id": []}, {"id": None}, {"id": 1}, {"name": 1}])
-def test_a_scoped_machine_of_a_page_is_read_strictly_also_after_a_valid_one(wrong: Any) -> None:
+def test_every_scoped_machine_of_a_page_is_checked(wrong: Any) -> None:
     broken = MACHINE | {"scoped_machines": [MACHINE, MACHINE | wrong]}
     with pytest.raises(BackendUnavailableError, match=f"a valid '{next(iter(wrong))}'"):
         wire.read_machines({"data": [broken], "total_count": 1})

@@ -1,4 +1,4 @@
-"""What the client gives can be taken apart, copied, and put into an answer, without its secrets."""
+"""Results of the client: converting, copying and serializing them without their secrets."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CLAIMS = {"tenant": {"ids": [1, None]}}
 
 
 class Results:
-    """One of each kind of result, by its type, and the secrets that are in them."""
+    """One result of each type, by type, and the secrets in them."""
 
     def __init__(self) -> None:
         self.by_type: list[tuple[Any, Any]] = []
@@ -59,7 +59,7 @@ async def results(world: World, clerk: ClerkClient) -> AsyncIterator[Results]:
     yield results
 
 
-async def test_every_result_can_be_taken_apart_and_copied(results: Results) -> None:
+async def test_every_result_works_with_asdict_and_deepcopy(results: Results) -> None:
     for kind, result in results.by_type:
         assert deepcopy(result) == result
         apart = asdict(result)
@@ -81,8 +81,8 @@ def giving(value: Any) -> Callable[[], Any]:
     return lambda: value
 
 
-async def test_an_answer_of_fastapi_shows_no_secret(results: Results) -> None:
-    """It is written as `…`; whoever means to give it away says `reveal()`."""
+async def test_fastapi_does_not_serialize_secrets(results: Results) -> None:
+    """A secret is serialized as `…`; a route that must return it calls `reveal()`."""
     app = FastAPI()
     for number, (kind, result) in enumerate(results.by_type):
         app.add_api_route(f"/{number}", giving(result), response_model=kind)
@@ -98,11 +98,11 @@ async def test_an_answer_of_fastapi_shows_no_secret(results: Results) -> None:
     assert said[1].json()["claims"] == CLAIMS
     for answer in (*said, untyped):
         assert not any(secret in answer.text for secret in results.secrets)
-    # Without a type FastAPI does not know what to make of a secret: an error, and no leak.
+    # Without a response type FastAPI cannot serialize a secret: an error, not a leak.
     assert untyped.status_code == 500
 
 
-def test_pydantic_reads_a_secret_from_text_and_from_nothing_else() -> None:
+def test_pydantic_reads_a_secret_only_from_text() -> None:
     adapter = TypeAdapter(Secret)
 
     assert adapter.validate_python("ak_1") == adapter.validate_json('"ak_1"') == Secret("ak_1")

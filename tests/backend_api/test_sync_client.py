@@ -37,7 +37,7 @@ TOO_MANY = {"errors": [{"code": "too_many_requests", "message": "slow down"}]}
 
 @pytest.fixture
 def emulator() -> Iterator[ClerkEmulator]:
-    """An instance on the real time."""
+    """An instance that uses the real time."""
     emulator = ClerkEmulator(secret_key=KEY)
     yield emulator
     emulator.close()
@@ -70,7 +70,7 @@ def public(value: object) -> set[str]:
     return {name for name in dir(value) if not name.startswith("_")}
 
 
-def test_every_method_of_the_client_has_its_synchronous_form() -> None:
+def test_every_method_of_the_client_has_a_synchronous_counterpart() -> None:
     """Fails until a new method of a resource, or a new resource, has one."""
     client, sync = ClerkClient(secret_key=KEY), SyncClerkClient(secret_key=KEY)
     resources = {name for name in vars(client) if not name.startswith("_")}
@@ -90,7 +90,7 @@ def test_every_method_of_the_client_has_its_synchronous_form() -> None:
 def test_a_script_reads_its_keys_and_its_address_from_the_environment(
     instance: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
-    """Over a real socket: `CLERK_API_URL` leads to the emulator and not to Clerk."""
+    """Over a real socket: `CLERK_API_URL` is the emulator's address."""
     file = tmp_path / "key"
     file.write_text(f"{instance.emulator.secret_key}\n")
     monkeypatch.delenv("CLERK_SECRET_KEY", raising=False)
@@ -105,7 +105,7 @@ def test_a_script_reads_its_keys_and_its_address_from_the_environment(
     assert instance.emulator.calls["ListMachines"] == 1
 
 
-async def test_what_is_given_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_arguments_override_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
     async def answer(request: httpx.Request) -> httpx.Response:
@@ -123,7 +123,7 @@ async def test_what_is_given_wins_over_the_environment(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("make", [ClerkClient.from_env, SyncClerkClient.from_env])
-def test_no_key_at_all_is_an_error_that_names_the_variables(
+def test_an_error_names_the_variables_if_there_is_no_key(
     monkeypatch: pytest.MonkeyPatch, make: Callable[[], object]
 ) -> None:
     for name in ("CLERK_SECRET_KEY", "CLERK_MACHINE_SECRET_KEY"):
@@ -134,7 +134,7 @@ def test_no_key_at_all_is_an_error_that_names_the_variables(
         make()
 
 
-def test_plain_http_needs_the_flag_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plain_http_needs_allow_http_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLERK_API_URL", "http://emulator.test")
     with pytest.raises(ConfigurationError, match="api_url must be https"):
         SyncClerkClient(secret_key=KEY)
@@ -143,7 +143,7 @@ def test_plain_http_needs_the_flag_of_the_environment(monkeypatch: pytest.Monkey
     SyncClerkClient(secret_key=KEY)
 
 
-def test_it_finds_or_creates_walks_and_raises_as_the_other_does(clerk: SyncClerkClient) -> None:
+def test_it_behaves_like_the_asynchronous_client(clerk: SyncClerkClient) -> None:
     machine, created = clerk.machines.find_or_create("orders", default_token_ttl=60)
     again, created_again = clerk.machines.find_or_create("orders")
     walk = clerk.machines.iter()
@@ -157,7 +157,7 @@ def test_it_finds_or_creates_walks_and_raises_as_the_other_does(clerk: SyncClerk
     assert missing.value.code == "not_found"
 
 
-def test_one_client_serves_many_threads_from_one_of_its_own(
+def test_many_threads_share_one_client_with_one_thread(
     emulator: ClerkEmulator, clerk: SyncClerkClient
 ) -> None:
     with ThreadPoolExecutor(8) as pool:
@@ -168,13 +168,13 @@ def test_one_client_serves_many_threads_from_one_of_its_own(
     assert len(threads()) == 1
 
 
-async def test_inside_of_a_running_loop_it_works_and_blocks(clerk: SyncClerkClient) -> None:
+async def test_inside_a_running_event_loop_it_works_and_blocks(clerk: SyncClerkClient) -> None:
     assert clerk.machines.list().total_count == 0
     assert (await asyncio.to_thread(clerk.machines.list)).total_count == 0
 
 
-def test_ctrl_c_ends_the_wait_and_the_client_at_once(emulator: ClerkEmulator) -> None:
-    """The network never answers; the deadline is far away."""
+def test_ctrl_c_interrupts_a_call_and_closes_the_client_at_once(emulator: ClerkEmulator) -> None:
+    """The network never answers, and the deadline is long."""
 
     async def hang(request: httpx.Request) -> httpx.Response:
         os.kill(os.getpid(), signal.SIGINT)
@@ -194,7 +194,7 @@ def test_ctrl_c_ends_the_wait_and_the_client_at_once(emulator: ClerkEmulator) ->
     assert time.monotonic() - began_at < 30
 
 
-def test_a_closed_client_opens_again_and_one_that_nobody_closed_ends_with_its_last_reference(
+def test_a_closed_client_reopens_and_an_unclosed_one_is_closed_when_collected(
     emulator: ClerkEmulator,
 ) -> None:
     clerk = SyncClerkClient(secret_key=KEY, api_url=API_URL, transport=emulator.transport)
@@ -210,7 +210,7 @@ def test_a_closed_client_opens_again_and_one_that_nobody_closed_ends_with_its_la
     assert threads() == []
 
 
-def test_a_script_that_closes_nothing_ends_without_a_word(instance: Any) -> None:
+def test_a_script_that_closes_nothing_exits_without_output(instance: Any) -> None:
     script = (
         "from clerk_m2m import SyncClerkClient; clerk = SyncClerkClient.from_env();"
         f"print(clerk.m2m_tokens.list('{instance.callee.id}').total_count)"
@@ -226,7 +226,7 @@ def test_a_script_that_closes_nothing_ends_without_a_word(instance: Any) -> None
     assert (done.returncode, done.stdout, done.stderr) == (0, "0\n", "")
 
 
-def test_another_thread_that_closes_the_client_leaves_nobody_waiting() -> None:
+def test_closing_the_client_from_another_thread_ends_all_waits() -> None:
     asked, failed = threading.Event(), list[BaseException]()
 
     async def hang(request: httpx.Request) -> httpx.Response:
@@ -239,7 +239,7 @@ def test_another_thread_that_closes_the_client_leaves_nobody_waiting() -> None:
     def call() -> None:
         try:
             clerk.machines.list()
-        except Exception as exc:  # noqa: BLE001  whatever it is, the thread has ended
+        except Exception as exc:  # noqa: BLE001  any exception shows that the wait has ended
             failed.append(exc)
 
     caller = threading.Thread(target=call)
@@ -249,11 +249,11 @@ def test_another_thread_that_closes_the_client_leaves_nobody_waiting() -> None:
     caller.join(10)
 
     assert not caller.is_alive()
-    assert [type(each) for each in failed] == [BackendUnavailableError]  # its deadline
+    assert [type(each) for each in failed] == [BackendUnavailableError]  # the call's deadline
 
 
-def test_a_walk_in_a_client_that_another_thread_closes_says_so(emulator: ClerkEmulator) -> None:
-    """Its next page is not asked for."""
+def test_closing_the_client_during_an_iteration_raises(emulator: ClerkEmulator) -> None:
+    """The next page is not requested."""
     for number in range(5):
         emulator.add_machine(f"machine {number}")
     asked, go = threading.Event(), threading.Event()
@@ -273,7 +273,7 @@ def test_a_walk_in_a_client_that_another_thread_closes_says_so(emulator: ClerkEm
             walk.result(10)
 
 
-def test_ctrl_c_ends_a_walk_too_while_the_client_stays_open(emulator: ClerkEmulator) -> None:
+def test_ctrl_c_interrupts_an_iteration_and_the_client_stays_open(emulator: ClerkEmulator) -> None:
     for number in range(9):
         emulator.add_machine(f"machine {number}")
     go = threading.Event()
@@ -294,7 +294,7 @@ def test_ctrl_c_ends_a_walk_too_while_the_client_stays_open(emulator: ClerkEmula
     assert emulator.calls["ListMachines"] == 2 + 5
 
 
-def test_a_listener_is_called_in_the_clients_thread_and_cannot_call_the_client(
+def test_a_listener_runs_in_the_clients_thread_and_cannot_call_the_client(
     emulator: ClerkEmulator, clerk: SyncClerkClient
 ) -> None:
     key = emulator.add_api_key("reports", subject=USER_ID)
@@ -318,8 +318,10 @@ def test_a_listener_is_called_in_the_clients_thread_and_cannot_call_the_client(
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes fork on POSIX only")
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of forks beside threads
-def test_a_forked_child_starts_a_thread_of_its_own(
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning"
+)  # the warning about a fork with several threads
+def test_a_forked_child_starts_its_own_thread(
     emulator: ClerkEmulator, clerk: SyncClerkClient
 ) -> None:
     clerk.machines.create("orders")
@@ -336,7 +338,7 @@ def _list_once(clerk: SyncClerkClient) -> None:
     os._exit(0 if clerk.machines.list().total_count == 1 else 1)
 
 
-def test_a_key_is_in_no_local_of_a_frame_when_a_call_fails(clerk: SyncClerkClient) -> None:
+def test_no_frame_holds_a_key_in_its_locals_when_a_call_fails(clerk: SyncClerkClient) -> None:
     with pytest.raises(NotFoundError) as failed:
         clerk.api_keys.verify("ak_canary")
 
@@ -351,10 +353,10 @@ def test_a_key_is_in_no_local_of_a_frame_when_a_call_fails(clerk: SyncClerkClien
 
 
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
-def test_a_callable_that_ends_its_thread_ends_one_call_only(
+def test_sys_exit_in_a_key_callable_fails_only_its_call(
     emulator: ClerkEmulator, kind: type[BaseException]
 ) -> None:
-    """`sys.exit()` in a key callable would end the thread, and every call that is out."""
+    """Otherwise `sys.exit()` in a key callable would stop the thread and every call in progress."""
     answers: list[BaseException | str] = [KEY, kind(), KEY]
 
     def key() -> str:

@@ -1,4 +1,4 @@
-"""Walks of whole lists: what the loop body, other clients and the server do to them."""
+"""Reading whole lists while the loop body, other clients or the server change them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harness import USER_ID, World
 
 
 def cut_pages(world: World, size: int) -> None:
-    """Have the server give at most `size` items a page, whatever it is asked for."""
+    """Make the server return at most `size` items a page, whatever the limit is."""
 
     async def cut(request: httpx.Request) -> httpx.Response | None:
         if "limit" in (asked := request.url.params) and int(asked["limit"]) > size:
@@ -28,7 +28,7 @@ def cut_pages(world: World, size: int) -> None:
 
 
 def between_pages(world: World, act: Callable[[int], object]) -> None:
-    """Act before each page but the first: `act(number)`."""
+    """Call `act(number)` before each page but the first."""
     pages = iter(range(1_000))
 
     async def before(request: httpx.Request) -> None:
@@ -38,7 +38,7 @@ def between_pages(world: World, act: Callable[[int], object]) -> None:
     world.upstream.intercept = before
 
 
-async def test_all_of_450_tokens_that_are_revoked_while_they_are_walked_are_gone(
+async def test_revoking_450_tokens_while_iterating_misses_none(
     world: World, clerk: ClerkClient
 ) -> None:
     for _ in range(450):
@@ -51,7 +51,7 @@ async def test_all_of_450_tokens_that_are_revoked_while_they_are_walked_are_gone
     assert world.emulator.calls["revokeM2MToken"] == 450
 
 
-async def test_all_machines_and_keys_that_are_ended_while_they_are_walked_are_gone(
+async def test_deleting_machines_and_keys_while_iterating_misses_none(
     world: World, clerk: ClerkClient
 ) -> None:
     for number in range(20):
@@ -79,25 +79,25 @@ async def test_a_short_page_is_not_the_end(world: World, clerk: ClerkClient, mos
     assert len(walked) == len(set(walked)) == count
 
 
-async def test_machines_are_walked_from_the_oldest_on(world: World, clerk: ClerkClient) -> None:
+async def test_machines_are_iterated_oldest_first(world: World, clerk: ClerkClient) -> None:
     world.time.advance(1)
     youngest = world.emulator.add_machine("a youngest one")
     between_pages(world, lambda number: number < 3 and world.emulator.add_machine("new"))
 
     walked = [machine.id async for machine in clerk.machines.iter(page_size=2)]
 
-    # Those that are created meanwhile come last, where they shift nothing.
+    # Machines that are created during the reading come last, where they move nothing.
     assert walked[:4] == [world.callee.id, world.caller.id, world.stranger.id, youngest.id]
     assert world.upstream.requests[0].url.params["order_by"] == "created_at"
 
 
 @pytest.mark.parametrize("revoked", [{1: 1, 2: 1, 3: 1}, {3: 20}])
-async def test_what_others_revoke_meanwhile_hides_nothing_that_is_left(
+async def test_revocations_by_others_during_the_reading_hide_no_item(
     world: World, clerk: ClerkClient, revoked: dict[int, int]
 ) -> None:
-    """The newest come first, so each one revoked moves the rest over the edge of the page.
+    """The newest come first, so each revocation moves an item to the page before.
 
-    `revoked` is how many are, before which page.
+    `revoked` is the number of revocations by page number.
     """
     minted = [world.emulator.mint_m2m_token(world.caller).id for _ in range(40)]
 
@@ -112,7 +112,7 @@ async def test_what_others_revoke_meanwhile_hides_nothing_that_is_left(
     assert set(minted) <= set(walked)
 
 
-async def test_what_is_minted_meanwhile_gives_nothing_twice(
+async def test_mints_by_others_during_the_reading_duplicate_no_item(
     world: World, clerk: ClerkClient
 ) -> None:
     minted = [world.emulator.mint_m2m_token(world.caller).id for _ in range(12)]
@@ -144,7 +144,7 @@ def page_of(*names: str, total_count: int) -> httpx.Response:
 
 
 async def answer_with(world: World, pages: AsyncIterator[httpx.Response]) -> None:
-    """Answer the requests with these pages in turn."""
+    """Answer the requests with these pages, in order."""
 
     async def answer(request: httpx.Request) -> httpx.Response:
         return await anext(pages)
@@ -152,10 +152,10 @@ async def answer_with(world: World, pages: AsyncIterator[httpx.Response]) -> Non
     world.upstream.intercept = answer
 
 
-async def test_items_that_change_places_between_pages_are_looked_for_again(
+async def test_the_list_is_read_again_if_items_change_places_between_pages(
     world: World, clerk: ClerkClient
 ) -> None:
-    """Clerk does not say how items of one instant are ordered."""
+    """Clerk does not document the order of items with the same instant."""
 
     async def pages() -> AsyncIterator[httpx.Response]:
         yield page_of("a", "b", total_count=3)
@@ -170,7 +170,7 @@ async def test_items_that_change_places_between_pages_are_looked_for_again(
     assert len(world.upstream.requests) == 4
 
 
-async def test_an_empty_page_is_the_end_whatever_the_count_says(
+async def test_an_empty_page_ends_the_list_whatever_total_count_says(
     world: World, clerk: ClerkClient
 ) -> None:
     async def pages() -> AsyncIterator[httpx.Response]:
@@ -182,7 +182,7 @@ async def test_an_empty_page_is_the_end_whatever_the_count_says(
     assert [key.id[-1] async for key in clerk.api_keys.iter(USER_ID)] == ["a", "b"]
 
 
-async def test_a_list_that_never_stands_still_is_an_error_not_a_part(
+async def test_a_list_that_keeps_changing_raises_instead_of_a_partial_result(
     world: World, clerk: ClerkClient
 ) -> None:
     async def pages() -> AsyncIterator[httpx.Response]:
@@ -195,8 +195,8 @@ async def test_a_list_that_never_stands_still_is_an_error_not_a_part(
     assert len(world.upstream.requests) == MAX_RETURNS + 1
 
 
-async def test_a_walk_waits_by_itself_where_clerk_asks_to(world: World, clerk: ClerkClient) -> None:
-    """One call waits once; the walk goes on waiting, for a minute at a time at most."""
+async def test_iter_waits_for_the_retry_after_of_a_429(world: World, clerk: ClerkClient) -> None:
+    """A call waits once; a walk waits several times, each time at most a minute."""
     for number in range(4):
         world.emulator.add_machine(f"machine {number}")
     given: dict[str, Any] = {"status": 429, "headers": {"retry-after": "0"}}

@@ -1,4 +1,4 @@
-"""A served shop of three machines, and somebody who runs commands in the environment of one."""
+"""A served emulator with three machines, and commands that run in the environment of one."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from harness import SIGNING_KEY
 
 @dataclass
 class Shop:
-    """`billing` may call `orders`, whose environment this is; `audit` may call nobody.
+    """`billing` may call `orders`; `audit` has no edges. The environment is that of `orders`.
 
-    No run may print a secret, whole or in part, but one that was asked for.
+    No run may print a secret or part of one, unless the test requested it.
     """
 
     emulator: ClerkEmulator
@@ -31,7 +31,7 @@ class Shop:
     secrets: list[str] = field(default_factory=list)
 
     def run(self, *arguments: object, stdin: str = "", **environ: str) -> Ended:
-        """Run a command in process; what is given on standard input is a secret, too."""
+        """Run a command in process; the standard input counts as a secret, too."""
         if stdin:
             self.secrets += [word for word in stdin.split() if len(word) > WINDOW + 3]
         ended = run_command(*arguments, stdin=stdin, environ=self.environ | environ)
@@ -39,7 +39,7 @@ class Shop:
         return ended
 
     def assert_silent(self, text: str) -> None:
-        """Fail where a part of a secret is in the text."""
+        """Fail if a part of a secret is in the text."""
         for secret in self.secrets:
             for start in range(3, len(secret) - WINDOW + 1):
                 assert secret[start : start + WINDOW] not in text, "a secret leaked"

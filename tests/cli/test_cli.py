@@ -1,4 +1,4 @@
-"""The command line: what it serves, what it prints, and how it fails."""
+"""The command line: the emulator command, output and errors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ may_call = ["stock"]
 
 @pytest.fixture(autouse=True)
 def ctrl_c() -> Iterator[None]:
-    """Have started processes receive Ctrl-C; what a shell runs in the background ignores it."""
+    """Make started processes receive Ctrl-C, which background processes of a shell ignore."""
     inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, inherited)
@@ -40,7 +40,7 @@ def ctrl_c() -> Iterator[None]:
 
 @contextmanager
 def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """`clerk-m2m` in a process of its own."""
+    """`clerk-m2m` in its own process."""
     with subprocess.Popen(
         [sys.executable, "-m", "clerk_m2m", *arguments],
         stdout=subprocess.PIPE,
@@ -54,7 +54,7 @@ def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def lines_until(process: subprocess.Popen[str], mark: str) -> list[str]:
-    """What the process prints, to the first line with `mark`."""
+    """Return what the process prints, up to the first line with `mark`."""
     assert process.stdout is not None
     lines = []
     for line in process.stdout:
@@ -65,14 +65,14 @@ def lines_until(process: subprocess.Popen[str], mark: str) -> list[str]:
 
 
 def interrupted(process: subprocess.Popen[str]) -> tuple[int, str]:
-    """The exit code and the errors of a process that is sent Ctrl-C."""
+    """Send Ctrl-C to a process; return its exit code and its errors."""
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=10)
     return process.returncode, errors
 
 
 def exported(lines: Sequence[str]) -> dict[str, str]:
-    """The environment that the lines set; of a name set twice, the first."""
+    """Return the environment that the lines set; the first value of a name counts."""
     environment: dict[str, str] = {}
     for line in lines:
         if "export " in line:
@@ -81,7 +81,7 @@ def exported(lines: Sequence[str]) -> dict[str, str]:
     return environment
 
 
-async def test_the_emulator_serves_what_its_environment_lines_say(tmp_path: Path) -> None:
+async def test_the_printed_environment_lines_work(tmp_path: Path) -> None:
     seed = tmp_path / "machines.toml"
     seed.write_text(SEED)
     with started("emulator", "--port", "0", "--seed", str(seed)) as process:
@@ -100,7 +100,7 @@ async def test_the_emulator_serves_what_its_environment_lines_say(tmp_path: Path
     assert (exit_code, errors) == (0, "")
 
 
-def test_an_emulator_without_machines_says_how_to_create_one(tmp_path: Path) -> None:
+def test_an_emulator_without_machines_prints_how_to_create_one(tmp_path: Path) -> None:
     database = tmp_path / "clerk.db"
     with started(
         "emulator", "--host", "localhost", "--port", "0", "--db", str(database)
@@ -119,7 +119,7 @@ def test_an_emulator_without_machines_says_how_to_create_one(tmp_path: Path) -> 
 
 
 def use_curl_lines(lines: Sequence[str]) -> dict[str, Any]:
-    """Create a callee and a caller and mint a token, by the commands that the lines hold."""
+    """Create a callee and a caller and mint a token, with the printed commands."""
     environment = exported(lines)
     text = "\n".join(lines).replace("\\\n", " ")
     service, caller, token = re.findall(r"^ +curl (.*)$", text, re.MULTILINE)
@@ -129,7 +129,7 @@ def use_curl_lines(lines: Sequence[str]) -> dict[str, Any]:
 
 
 def curl(arguments: str, environment: Mapping[str, str]) -> Any:
-    """Send what curl would send for these arguments, as the shell expands them.
+    """Send the request that curl would send for these arguments after shell expansion.
 
     Every curl has these options; `--json` came with 7.82.
     """
@@ -142,7 +142,7 @@ def curl(arguments: str, environment: Mapping[str, str]) -> Any:
     return answer.raise_for_status().json()
 
 
-def test_the_emulator_warns_where_others_can_reach_it() -> None:
+def test_the_emulator_warns_if_it_listens_beyond_loopback() -> None:
     with started("emulator", "--host", "0.0.0.0", "--port", "0") as process:
         lines = lines_until(process, "Mint a token")
         origin = exported(lines)["CLERK_API_URL"]
@@ -154,7 +154,7 @@ def test_the_emulator_warns_where_others_can_reach_it() -> None:
     assert calls.json()["total"] == 0, "what the command itself asked is not counted"
 
 
-def test_the_emulator_is_controlled_by_the_names_that_are_allowed() -> None:
+def test_only_allowed_host_names_can_use_the_emulators_control_api() -> None:
     allowed = ["--allow-host", "clerk", "--allow-host", "emulator.internal"]
     hosts = ["clerk:4010", "emulator.internal", "localhost", "evil.example"]
     with started("emulator", "--port", "0", *allowed) as process:
@@ -169,7 +169,7 @@ def test_the_emulator_is_controlled_by_the_names_that_are_allowed() -> None:
     assert statuses == dict(zip(hosts, [200, 200, 200, 403], strict=True))
 
 
-def test_of_many_machines_the_first_twenty_are_shown(tmp_path: Path) -> None:
+def test_only_the_first_twenty_machines_are_printed(tmp_path: Path) -> None:
     seed = tmp_path / "machines.toml"
     seed.write_text("\n".join(f"[machines.worker-{number}]" for number in range(23)))
     with started("emulator", "--port", "0", "--seed", str(seed)) as process:
@@ -179,7 +179,7 @@ def test_of_many_machines_the_first_twenty_are_shown(tmp_path: Path) -> None:
     assert any(line.startswith("And 3 more: GET http://127.0.0.1:") for line in lines)
 
 
-def test_a_name_in_a_seed_cannot_steer_the_terminal(tmp_path: Path) -> None:
+def test_a_name_in_a_seed_cannot_control_the_terminal(tmp_path: Path) -> None:
     seed = tmp_path / "machines.toml"
     seed.write_text(r'[machines."a\u001b[2J\nb"]')
     with started("emulator", "--port", "0", "--seed", str(seed)) as process:
@@ -189,7 +189,7 @@ def test_a_name_in_a_seed_cannot_steer_the_terminal(tmp_path: Path) -> None:
 
 
 def failing(*arguments: str) -> str:
-    """The one line of a command that cannot work."""
+    """Run a command that fails with one line, and return that line."""
     result = run_command(*arguments)
     assert result.code == 2
     assert result.out == ""
@@ -197,7 +197,7 @@ def failing(*arguments: str) -> str:
     return line
 
 
-def test_a_seed_that_cannot_be_used_is_one_clear_line(tmp_path: Path) -> None:
+def test_an_invalid_seed_prints_one_error_line(tmp_path: Path) -> None:
     seed = tmp_path / "machines.toml"
     seed.write_text('[machines.orders]\nmay_call = ["nobody"]\n')
 
@@ -206,13 +206,13 @@ def test_a_seed_that_cannot_be_used_is_one_clear_line(tmp_path: Path) -> None:
     assert line.startswith(f"Error: {seed}: machines.orders.may_call: 'nobody'")
 
 
-def test_a_database_that_cannot_be_opened_is_one_clear_line(tmp_path: Path) -> None:
+def test_a_database_that_cannot_be_opened_prints_one_error_line(tmp_path: Path) -> None:
     line = failing("emulator", "--db", str(tmp_path))
 
     assert line.startswith(f"Error: {tmp_path} cannot be used as the database:")
 
 
-def test_a_port_in_use_is_one_clear_line() -> None:
+def test_a_port_in_use_prints_one_error_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         line = failing("emulator", "--port", str(port))
@@ -229,11 +229,11 @@ def test_a_port_in_use_is_one_clear_line() -> None:
         (["--secret-key", "sk_live_" + "x" * 40], "--secret-key must start with sk_test_"),
     ],
 )
-def test_an_option_that_cannot_work_is_one_clear_line(arguments: list[str], words: str) -> None:
+def test_an_invalid_option_prints_one_error_line(arguments: list[str], words: str) -> None:
     assert words in failing("emulator", *arguments)
 
 
-def test_a_real_instance_key_is_refused_and_not_repeated() -> None:
+def test_a_real_instance_key_is_rejected_and_not_quoted() -> None:
     assert "sk_live_" not in failing("emulator", "--secret-key", "sk_live_" + "x" * 40)
 
 
@@ -255,7 +255,7 @@ def test_the_version_is_shown() -> None:
 def test_a_package_that_is_not_installed_is_named_with_the_extra(
     package: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # None is how Python marks a module that cannot be imported.
+    # With None, Python raises ImportError when the module is imported.
     monkeypatch.setitem(sys.modules, package, None)
 
     with pytest.raises(SystemExit) as ended:

@@ -1,4 +1,4 @@
-"""The commands of the page about the command line run as they stand, one after the other."""
+"""Runs all commands of the docs page about the command line, in order."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COMMAND = re.compile(
 )
 
 
-def test_the_commands_of_the_page_end_as_it_says(
+def test_the_commands_of_the_docs_page_exit_as_documented(
     clerk_emulator_server: ClerkEmulatorServer,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -42,6 +42,6 @@ def test_the_commands_of_the_page_end_as_it_says(
 
 
 def orders_id(environ: dict[str, str]) -> str:
-    """The id of the machine whose environment the page comes to."""
+    """The id of the machine whose environment the commands of the page use."""
     listing = ["machines", "list", "--query", "orders", "--json"]
     return str(run_command(*listing, environ=environ).json["machines"][0]["id"])

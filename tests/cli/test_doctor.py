@@ -1,4 +1,4 @@
-"""`doctor`: each planted fault is found by its name, and what could not be found out is none."""
+"""`doctor`: it reports each fault by name, and reports unknown for a check that cannot run."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from clerk_m2m.cli.doctor.remote import latency
 
 from .conftest import Shop
 
-DEAD = "http://127.0.0.1:9"  # the discard port: nobody listens
+DEAD = "http://127.0.0.1:9"  # the discard port, on which no server listens
 
 
 def found(
     shop: Shop, code: int, check: str, *options: str, **environ: str
 ) -> list[tuple[str, str, str]]:
-    """What the check of this name found: its status, text and remedy."""
+    """Return the findings of the check with this name: status, text and remedy."""
     ended = shop.run("doctor", "--json", *options, **environ)
     assert ended.code == code, ended
     return [
@@ -31,14 +31,14 @@ def found(
 
 
 def fault(shop: Shop, check: str, **environ: str) -> str:
-    """The text and the remedy of the one fault that there is, in the check of this name."""
+    """Assert that there is one fault, in the check with this name; return its text and remedy."""
     ended = shop.run("doctor", "--json", **environ)
     faults = [each for each in ended.json["checks"] if each["status"] == "fault"]
     assert (ended.code, [each["check"] for each in faults]) == (1, [check]), ended
     return f"{faults[0]['text']} {faults[0]['remedy']}"
 
 
-def test_all_is_well_in_a_service_that_works(shop: Shop) -> None:
+def test_doctor_reports_no_fault_in_a_working_service(shop: Shop) -> None:
     ended = shop.run("doctor")
 
     assert ended.code == 0, ended.out
@@ -50,20 +50,20 @@ def test_all_is_well_in_a_service_that_works(shop: Shop) -> None:
     assert shop.emulator.verifications == 0, "it costs nothing"
 
 
-def test_the_key_of_another_machine_is_found(shop: Shop) -> None:
+def test_doctor_reports_the_key_of_another_machine(shop: Shop) -> None:
     text = fault(shop, "machine key", CLERK_MACHINE_SECRET_KEY=shop.audit.secret_key)
 
     assert "belongs to another machine than CLERK_MACHINE_ID" in text
     assert f"machines rotate-key {shop.orders.id}" in text
 
 
-def test_a_key_that_clerk_does_not_know_is_found(shop: Shop) -> None:
+def test_doctor_reports_a_machine_key_that_clerk_does_not_know(shop: Shop) -> None:
     text = fault(shop, "machine key", CLERK_MACHINE_SECRET_KEY="ak_" + "x" * 48)
 
     assert "Clerk refuses the key in CLERK_MACHINE_SECRET_KEY" in text
 
 
-def test_an_instance_key_that_clerk_does_not_know_is_found(shop: Shop) -> None:
+def test_doctor_reports_an_instance_key_that_clerk_does_not_know(shop: Shop) -> None:
     rows = found(shop, 1, "machine", CLERK_SECRET_KEY="sk_test_" + "x" * 40)
 
     assert rows[0][0] == "fault"
@@ -78,7 +78,7 @@ def test_an_instance_key_that_clerk_does_not_know_is_found(shop: Shop) -> None:
         ("CLERK_SECRET_KEY", "pk_test_" + "p" * 40, "begins like a publishable key"),
     ],
 )
-def test_a_key_in_the_wrong_variable_is_found(
+def test_doctor_reports_a_key_in_the_wrong_variable(
     shop: Shop, variable: str, key: str, words: str
 ) -> None:
     keys = {"instance": shop.emulator.secret_key, "machine": shop.orders.secret_key}
@@ -89,17 +89,17 @@ def test_a_key_in_the_wrong_variable_is_found(
     assert words in text
 
 
-def test_a_key_file_that_is_not_there_is_found(shop: Shop, tmp_path: Path) -> None:
+def test_doctor_reports_a_missing_key_file(shop: Shop, tmp_path: Path) -> None:
     given = {"CLERK_SECRET_KEY": "", "CLERK_SECRET_KEY_FILE": str(tmp_path / "none")}
 
     assert "No such file" in fault(shop, "keys", **given)
 
 
-def test_a_variable_that_is_not_read_is_found(shop: Shop) -> None:
+def test_doctor_reports_a_variable_that_is_not_read(shop: Shop) -> None:
     assert "Was CLERK_M2M_GRAPH_TTL meant?" in fault(shop, "variables", CLERK_M2M_GRAPH_TLL="5")
 
 
-def test_a_setting_that_cannot_work_is_found(shop: Shop) -> None:
+def test_doctor_reports_an_invalid_setting(shop: Shop) -> None:
     text = fault(shop, "settings", CLERK_M2M_CACHE_TTL="1m")
 
     assert text.startswith("CLERK_M2M_CACHE_TTL must be a number, without a unit.")
@@ -107,7 +107,7 @@ def test_a_setting_that_cannot_work_is_found(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(120, "behind"), (-120, "ahead of")])
-def test_a_wrong_clock_is_found(shop: Shop, seconds: int, words: str) -> None:
+def test_doctor_reports_a_wrong_clock(shop: Shop, seconds: int, words: str) -> None:
     shop.emulator.travel(seconds)
 
     text = fault(shop, "clock")
@@ -116,7 +116,7 @@ def test_a_wrong_clock_is_found(shop: Shop, seconds: int, words: str) -> None:
     assert "NTP" in text
 
 
-def test_a_graph_file_without_this_machine_is_found(shop: Shop, tmp_path: Path) -> None:
+def test_doctor_reports_a_graph_file_without_this_machine(shop: Shop, tmp_path: Path) -> None:
     graph = tmp_path / "graph.toml"
     graph.write_text(f'[machines.audit]\nid = "{shop.audit.id}"\n')
 
@@ -126,7 +126,7 @@ def test_a_graph_file_without_this_machine_is_found(shop: Shop, tmp_path: Path) 
     assert "clerk-m2m graph plan FILE" in text
 
 
-def test_a_graph_in_which_nobody_may_call_this_machine_is_found(shop: Shop, tmp_path: Path) -> None:
+def test_doctor_reports_a_graph_without_callers_of_this_machine(shop: Shop, tmp_path: Path) -> None:
     graph = tmp_path / "graph.toml"
     graph.write_text(
         f'[machines.orders]\nid = "{shop.orders.id}"\n'
@@ -141,7 +141,7 @@ def test_a_graph_in_which_nobody_may_call_this_machine_is_found(shop: Shop, tmp_
     assert "not valid TOML" in fault(shop, "graph", CLERK_M2M_GRAPH=str(graph))
 
 
-def test_a_machine_of_another_instance_is_found(shop: Shop) -> None:
+def test_doctor_reports_a_machine_of_another_instance(shop: Shop) -> None:
     other = "mch_" + "o" * 27
 
     rows = found(shop, 1, "machine", CLERK_MACHINE_ID=other, CLERK_MACHINE_SECRET_KEY="")
@@ -150,7 +150,7 @@ def test_a_machine_of_another_instance_is_found(shop: Shop) -> None:
     assert f"CLERK_MACHINE_ID names {other}, which the instance" in rows[0][1]
 
 
-def test_an_unreachable_clerk_is_no_answer(shop: Shop) -> None:
+def test_doctor_reports_unknown_if_clerk_is_unreachable(shop: Shop) -> None:
     [(status, text, remedy)] = found(shop, 2, "clerk", CLERK_API_URL=DEAD)
 
     assert status == "unknown"
@@ -158,7 +158,7 @@ def test_an_unreachable_clerk_is_no_answer(shop: Shop) -> None:
     assert "Check CLERK_API_URL" in remedy
 
 
-def test_an_outage_of_one_operation_is_told_as_that(shop: Shop) -> None:
+def test_doctor_reports_the_outage_of_one_operation(shop: Shop) -> None:
     shop.emulator.fail("ListMachines", status=500)
     shop.emulator.fail("GetJWKS", status=500)
     shop.emulator.fail("getM2MTokens", status=500)
@@ -167,13 +167,13 @@ def test_an_outage_of_one_operation_is_told_as_that(shop: Shop) -> None:
         assert [status for status, *_ in found(shop, 2, check)] == ["unknown"]
 
 
-def test_a_broken_key_for_jwts_is_found(shop: Shop, tmp_path: Path) -> None:
+def test_doctor_reports_a_broken_jwt_key(shop: Shop, tmp_path: Path) -> None:
     assert "is not a PEM public key" in fault(shop, "key set", CLERK_JWT_KEY="nonsense")
     rows = found(shop, 0, "key set", CLERK_JWT_KEY=shop.emulator.public_key_pem())
     assert rows[0][1].startswith("One fixed key (CLERK_JWT_KEY).")
 
 
-def test_a_key_set_at_the_wrong_address_is_found(shop: Shop) -> None:
+def test_doctor_reports_a_wrong_jwks_url(shop: Shop) -> None:
     elsewhere = f"{shop.environ['CLERK_API_URL']}/v1/nothing"
 
     text = fault(shop, "key set", CLERK_M2M_JWKS_URL=elsewhere)
@@ -182,7 +182,7 @@ def test_a_key_set_at_the_wrong_address_is_found(shop: Shop) -> None:
     assert "CLERK_M2M_JWKS_URL" in text
 
 
-def test_what_a_machines_key_cannot_tell_is_said(shop: Shop) -> None:
+def test_doctor_reports_checks_that_need_the_instance_key(shop: Shop) -> None:
     [(status, text, remedy)] = found(shop, 0, "machine key", CLERK_SECRET_KEY="")
     [(_, graph, _)] = found(shop, 0, "graph", CLERK_SECRET_KEY="")
 
@@ -196,7 +196,9 @@ def test_what_a_machines_key_cannot_tell_is_said(shop: Shop) -> None:
     assert (status, f"it lists tokens of {shop.orders.id}" in text) == ("ok", True)
 
 
-def test_types_that_cannot_get_in_are_told(shop: Shop, tmp_path: Path) -> None:
+def test_doctor_reports_credential_types_that_are_always_refused(
+    shop: Shop, tmp_path: Path
+) -> None:
     rows = found(shop, 0, "accepted types", CLERK_M2M_ACCEPTS="m2m_token,oauth_token")
     assert [status for status, *_ in rows] == ["warning", "ok"]
     assert "CLERK_M2M_OAUTH_AUDIENCE" in rows[0][2]
@@ -216,7 +218,7 @@ def test_types_that_cannot_get_in_are_told(shop: Shop, tmp_path: Path) -> None:
     assert "never asks Clerk" in found(shop, 0, "clerk", **only_jwts)[0][1]
 
 
-def test_admission_is_held_against_the_limit_of_the_instance() -> None:
+def test_doctor_compares_admission_with_the_rate_limit_of_the_instance() -> None:
     def admission(workers: int, *, live: bool = False, **given: Any) -> list[Finding]:
         settings = Settings(machine_id="mch_" + "m" * 27, machine_secret_key="ak_x", **given)
         return list(check_admission(settings, workers, live=live))
@@ -239,7 +241,7 @@ def test_admission_is_held_against_the_limit_of_the_instance() -> None:
     assert [each.status for each in admission(2, live=True)] == ["ok"]
 
 
-def test_the_number_of_workers_and_the_kind_of_instance_count(shop: Shop) -> None:
+def test_doctor_multiplies_by_workers_and_uses_the_kind_of_instance(shop: Shop) -> None:
     [(_, text, _)] = found(shop, 0, "admission", "--workers=3")
     [(status, live, _)] = found(shop, 0, "admission", CLERK_SECRET_KEY="")
 
@@ -247,7 +249,7 @@ def test_the_number_of_workers_and_the_kind_of_instance_count(shop: Shop) -> Non
     assert (status, "a production instance" in live) == ("ok", True)
 
 
-def test_a_slow_clerk_is_told() -> None:
+def test_doctor_reports_a_slow_clerk() -> None:
     settings = Settings(machine_id="mch_" + "m" * 27, machine_secret_key="ak_x")
 
     well, slow = latency(settings, [0.9, 0.04, 0.05]), latency(settings, [0.9, 0.6, 0.7])

@@ -1,4 +1,4 @@
-"""`explain`: the middleware's own decision, the step that refuses, and what mends it."""
+"""`explain`: the middleware's own decision, the step that refuses, and the remedy."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ NO_MACHINE_KEY = {"CLERK_MACHINE_SECRET_KEY": ""}
 
 
 def explained(shop: Shop, code: int, presented: str, *options: str, **environ: str) -> Any:
-    """The explanation of what was presented, which ends with this code."""
+    """Explain the presented text, assert the exit code, and return the explanation."""
     ended = shop.run("explain", "--json", *options, stdin=presented, **environ)
     assert ended.code == code, ended
     return ended.json
 
 
 def refusal(shop: Shop, presented: str, *options: str, **environ: str) -> tuple[str, str, str, str]:
-    """The code, the step that refuses, why, and what mends it."""
+    """Return the code, the refusing step, the reasons and the remedies."""
     document = explained(shop, 1, presented, *options, **environ)
     results = [each["result"] for each in document["steps"]]
     at = results.index("refused")
@@ -47,7 +47,7 @@ def refusal(shop: Shop, presented: str, *options: str, **environ: str) -> tuple[
     return document["code"], document["refused_at"], why, mend
 
 
-def test_a_credential_that_gets_in_passes_every_step_but_the_guards(shop: Shop) -> None:
+def test_an_accepted_credential_passes_every_step_but_the_guards(shop: Shop) -> None:
     token = shop.emulator.mint_m2m_token(shop.billing)
 
     ended = shop.run("explain", stdin=token.token)
@@ -86,7 +86,7 @@ def test_without_the_instance_key_a_missing_edge_is_named_by_ids(shop: Shop) -> 
     assert f'Add "{shop.audit.id}" to `may_call` of the machine {shop.billing.id} in' in mend
 
 
-def test_without_a_callee_the_two_ways_to_name_one_are_told(shop: Shop) -> None:
+def test_without_a_callee_the_error_names_both_ways_to_set_it(shop: Shop) -> None:
     ended = shop.run("explain", stdin=shop.token(), CLERK_MACHINE_ID="")
 
     assert (ended.code, ended.err) == (
@@ -95,7 +95,7 @@ def test_without_a_callee_the_two_ways_to_name_one_are_told(shop: Shop) -> None:
     )
 
 
-def test_a_token_that_is_older_than_its_edge_is_to_be_minted_anew(shop: Shop) -> None:
+def test_for_a_token_older_than_its_edge_the_remedy_is_a_new_mint(shop: Shop) -> None:
     old = shop.token(shop.audit)
     before = refusal(shop, old, **NO_MACHINE_KEY)
     shop.emulator.allow(shop.audit, shop.orders)
@@ -107,7 +107,7 @@ def test_a_token_that_is_older_than_its_edge_is_to_be_minted_anew(shop: Shop) ->
     assert after[3].startswith("Mint a new token")
 
 
-def test_a_token_that_a_machines_key_does_not_see_is_told_with_the_instance_key(
+def test_the_instance_key_explains_a_token_that_the_machine_key_cannot_verify(
     shop: Shop,
 ) -> None:
     token = shop.emulator.mint_m2m_token(shop.audit)
@@ -127,7 +127,7 @@ def test_a_token_that_a_machines_key_does_not_see_is_told_with_the_instance_key(
     assert mend.startswith("Mint a new token")
 
 
-def test_a_service_with_the_key_of_another_machine_is_told_to_mend_its_key(shop: Shop) -> None:
+def test_for_a_service_with_another_machines_key_the_remedy_is_the_right_key(shop: Shop) -> None:
     audits = {"CLERK_MACHINE_SECRET_KEY": shop.audit.secret_key}
 
     code, step, why, mend = refusal(shop, shop.token(), **audits)
@@ -140,13 +140,13 @@ def test_a_service_with_the_key_of_another_machine_is_told_to_mend_its_key(shop:
     assert "If the key in CLERK_MACHINE_SECRET_KEY is another machine's" in by_machine[3]
 
 
-def test_an_id_in_place_of_a_token_is_told(shop: Shop) -> None:
+def test_an_id_instead_of_a_token_is_named(shop: Shop) -> None:
     why = refusal(shop, shop.emulator.mint_m2m_token(shop.billing).id)[2]
 
     assert "It has the form of an id, which is no credential" in why
 
 
-def test_what_only_the_instance_key_can_know_is_said(shop: Shop) -> None:
+def test_without_the_instance_key_the_output_says_what_it_would_show(shop: Shop) -> None:
     code, step, why, mend = refusal(shop, shop.token(shop.audit), **NO_INSTANCE_KEY)
 
     assert (code, step) == ("token_invalid", "verification")
@@ -157,7 +157,7 @@ def test_what_only_the_instance_key_can_know_is_said(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("keys", [{}, NO_INSTANCE_KEY], ids=["instance key", "machine key"])
-def test_an_expired_and_a_revoked_token_are_told_where_clerk_tells(
+def test_expired_and_revoked_tokens_are_named_if_clerk_reports_them(
     shop: Shop, keys: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shop.emulator._instance, "dead_token_answer", "flag")
@@ -174,7 +174,7 @@ def test_an_expired_and_a_revoked_token_are_told_where_clerk_tells(
     assert mend.startswith("Mint a new token")
 
 
-def test_a_dead_token_that_clerk_answers_with_404_is_told_by_its_id(shop: Shop) -> None:
+def test_a_dead_token_that_is_a_404_is_explained_by_its_id(shop: Shop) -> None:
     revoked = shop.emulator.mint_m2m_token(shop.billing)
     shop.emulator.revoke_m2m_token(revoked, "left on a train")
     expired = shop.emulator.mint_m2m_token(shop.billing, seconds_until_expiration=1)
@@ -190,7 +190,7 @@ def test_a_dead_token_that_clerk_answers_with_404_is_told_by_its_id(shop: Shop) 
     assert "expired at 20" in refusal(shop, "", "--token-id", expired.id, "--caller=billing")[2]
 
 
-def test_a_token_is_decided_on_by_its_id_like_by_itself(shop: Shop) -> None:
+def test_token_id_gives_the_same_decision_as_the_token(shop: Shop) -> None:
     live = shop.emulator.mint_m2m_token(shop.billing)
     unscoped = shop.emulator.mint_m2m_token(shop.audit)
     key = shop.emulator.add_api_key("nightly", subject=shop.billing)
@@ -207,7 +207,7 @@ def test_a_token_is_decided_on_by_its_id_like_by_itself(shop: Shop) -> None:
     assert explained(shop, 2, "", "--token-id", live.id)["admitted"] is None
 
 
-def test_an_id_that_cannot_be_looked_up_is_no_answer(shop: Shop) -> None:
+def test_an_id_that_cannot_be_looked_up_exits_with_2(shop: Shop) -> None:
     def errors(given: str, **environ: str) -> str:
         ended = shop.run("explain", "--token-id", given, **environ)
         assert (ended.code, ended.out) == (2, "")
@@ -230,7 +230,7 @@ def test_a_session_jwt_is_never_accepted(shop: Shop) -> None:
     assert "clerk-m2m tokens mint" in mend
 
 
-def test_a_jwt_at_a_service_without_a_graph_is_told(shop: Shop) -> None:
+def test_a_jwt_at_a_service_without_a_graph_is_explained(shop: Shop) -> None:
     token = shop.token(token_format="jwt")
 
     code, step, why, mend = refusal(shop, token, **NO_INSTANCE_KEY)
@@ -242,7 +242,7 @@ def test_a_jwt_at_a_service_without_a_graph_is_told(shop: Shop) -> None:
     explained(shop, 0, token)
 
 
-def test_a_type_that_is_not_accepted_is_told_with_the_setting(shop: Shop) -> None:
+def test_a_type_that_is_not_accepted_is_explained_with_the_setting(shop: Shop) -> None:
     key = shop.emulator.add_api_key("nightly", subject=shop.billing).secret
     oauth = shop.emulator.add_oauth_token(subject="user_" + "u" * 27).token
 
@@ -254,7 +254,7 @@ def test_a_type_that_is_not_accepted_is_told_with_the_setting(shop: Shop) -> Non
     explained(shop, 0, oauth, **LIVE_AND_MORE)
 
 
-def test_a_machines_secret_key_that_is_sent_is_told_for_what_it_is(shop: Shop) -> None:
+def test_a_machines_secret_key_sent_as_a_token_is_named(shop: Shop) -> None:
     code, step, _, mend = refusal(shop, shop.billing.secret_key, **LIVE_AND_MORE)
 
     assert (code, step) == ("token_invalid", "verification")
@@ -274,9 +274,7 @@ def test_a_machines_secret_key_that_is_sent_is_told_for_what_it_is(shop: Shop) -
         ("whatever", "token_invalid", "form"),
     ],
 )
-def test_a_header_that_is_not_well_formed_is_told(
-    shop: Shop, presented: str, code: str, step: str
-) -> None:
+def test_a_malformed_header_is_explained(shop: Shop, presented: str, code: str, step: str) -> None:
     header = {"CLERK_M2M_API_KEY_HEADER": "X-Api-Key", **LIVE_AND_MORE}
 
     found = refusal(shop, presented, **header)
@@ -285,7 +283,7 @@ def test_a_header_that_is_not_well_formed_is_told(
     assert found[3]
 
 
-def test_a_jwt_that_is_not_good_is_told_with_what_it_says_of_itself(shop: Shop) -> None:
+def test_an_invalid_jwt_is_explained_with_its_unverified_claims(shop: Shop) -> None:
     shop.emulator.travel(-100)
     expired = shop.token(token_format="jwt", seconds_until_expiration=30)
     shop.emulator.travel(100)
@@ -326,7 +324,7 @@ def test_an_outage_is_no_answer(shop: Shop) -> None:
     assert "clerk-m2m doctor" in " ".join(ours["mend"])
 
 
-def test_another_callee_is_asked_about_with_the_instance_key(shop: Shop) -> None:
+def test_another_callee_is_explained_with_the_instance_key(shop: Shop) -> None:
     token = shop.token()
 
     code, step, why, _ = refusal(shop, token, "--callee", "audit")
@@ -349,7 +347,7 @@ def test_wrong_usage_is_no_answer(shop: Shop) -> None:
 
 
 async def answers(settings: Settings, presented: list[str]) -> list[tuple[int, str | None]]:
-    """What a service with these settings answers to each credential."""
+    """Return the answers of a service with these settings to each credential."""
     verifier = Verifier(settings)
     try:
         async with calling(protected(verifier)) as client:
@@ -380,7 +378,7 @@ def test_explain_decides_as_the_middleware_does(shop: Shop, environ: dict[str, s
         "a b",
     ]
 
-    # One process verifies all of them: a stranger's rate would refuse some.
+    # One process verifies all of them, so the default `unknown_rate` would refuse some.
     settings = Settings.from_env({**shop.environ, **environ}, unknown_rate=1_000.0)
     expected = asyncio.run(answers(settings, presented))
 

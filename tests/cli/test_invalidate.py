@@ -20,7 +20,7 @@ KEY = "f" * 40
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    """A Valkey of this module's own."""
+    """The URL of a Valkey server for this module."""
     server = own_valkey()
     server.start()
     yield f"redis://127.0.0.1:{server.port}"
@@ -55,11 +55,11 @@ def of_fleet(verifier: Verifier) -> FleetMeasurements:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110  it is told by counters only
+        while not condition():  # noqa: ASYNC110  only counters show it
             await asyncio.sleep(0.005)
 
 
-async def test_services_hear_of_what_the_command_invalidates(
+async def test_services_receive_the_invalidations_of_the_command(
     clerk_emulator_server: ClerkEmulatorServer, url: str
 ) -> None:
     emulator = clerk_emulator_server.emulator
@@ -96,7 +96,7 @@ async def test_services_hear_of_what_the_command_invalidates(
         (["orders"], "Give ids only"),
     ],
 )
-def test_what_is_no_id_is_refused_and_not_repeated(
+def test_an_argument_that_is_not_an_id_is_rejected_and_not_quoted(
     url: str, arguments: list[str], text: str
 ) -> None:
     done = run(environ(url), "invalidate", *arguments)
@@ -106,7 +106,7 @@ def test_what_is_no_id_is_refused_and_not_repeated(
     assert not any(each in done.output for each in arguments if each.startswith("ak_"))
 
 
-def test_without_a_fleet_or_without_redis_the_command_ends_with_2() -> None:
+def test_without_a_fleet_or_without_redis_the_command_exits_with_2() -> None:
     nobody = run({}, "invalidate", "mt_" + "0" * 32)
     away = run(environ("redis://127.0.0.1:1"), "invalidate", "mt_" + "0" * 32)
 

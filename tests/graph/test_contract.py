@@ -1,4 +1,4 @@
-"""What every graph source does, whichever it is; and what a wrong one cannot do."""
+"""The behaviour that all graph sources share, and what a wrong source cannot do."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harness import World
 
 
 class OwnSource:
-    """A source of a user's own: it knows an edge once it was fetched."""
+    """A user's source, which knows an edge after it was fetched."""
 
     def __init__(self, edges: set[tuple[str, str]]) -> None:
         self.edges = edges
@@ -53,12 +53,14 @@ def live(_world: World, _folder: Path) -> Any:
 
 @pytest.mark.parametrize("make", [static, file, own, live])
 @pytest.mark.parametrize("token_format", ["opaque", "jwt"])
-async def test_only_a_caller_with_an_edge_is_admitted(
+async def test_only_a_caller_with_an_edge_is_accepted(
     world: World, tmp_path: Path, make: Callable[[World, Path], Any], token_format: str
 ) -> None:
     world.emulator.allow(world.stranger, world.callee)
     stranger = world.token(world.stranger, token_format=token_format)
-    world.emulator.cut(world.stranger, world.callee)  # its token keeps the scope
+    world.emulator.cut(
+        world.stranger, world.callee
+    )  # the token keeps the scope that it was minted with
     verifier = world.verifier(world.live_settings(graph=make(world, tmp_path)))
     caller = world.token(token_format=token_format)
 
@@ -75,7 +77,7 @@ async def test_only_a_caller_with_an_edge_is_admitted(
     ids=["number", "text", "object", "list", "coroutine"],
 )
 @pytest.mark.parametrize("wrong", ["allows", "fetch"])
-async def test_an_answer_other_than_true_or_false_admits_nobody(
+async def test_a_result_of_allows_other_than_true_or_false_is_503(
     world: World, answer: Any, wrong: str
 ) -> None:
     async def forgotten() -> bool:
@@ -97,7 +99,7 @@ async def test_an_answer_other_than_true_or_false_admits_nobody(
         assert refused.value.code == "verification_unavailable"
 
 
-async def test_a_fetch_that_gives_none_admits_nobody(world: World) -> None:
+async def test_a_fetch_that_returns_none_is_503(world: World) -> None:
     class Silent(OwnSource):
         async def fetch(self, caller: str, callee: str, *, timeout: float) -> Any:
             return None
@@ -108,7 +110,7 @@ async def test_a_fetch_that_gives_none_admits_nobody(world: World) -> None:
     assert refused.value.code == "verification_unavailable"
 
 
-def test_a_source_whose_methods_are_mixed_up_is_refused_at_construction(world: World) -> None:
+def test_a_source_with_async_allows_or_sync_fetch_is_rejected(world: World) -> None:
     class Awaited(OwnSource):
         async def allows(self, caller: str, callee: str) -> Any:  # type: ignore[override]
             return True
@@ -123,7 +125,7 @@ def test_a_source_whose_methods_are_mixed_up_is_refused_at_construction(world: W
             world.settings(graph=source)
 
 
-async def test_a_source_without_forget_and_aclose_is_closed_and_told_nothing(world: World) -> None:
+async def test_forget_and_aclose_of_a_source_are_optional(world: World) -> None:
     verifier = world.verifier(world.settings(graph=OwnSource(set())))
     verifier.invalidate(machine_id=world.caller.id)
 
@@ -133,7 +135,7 @@ async def test_a_source_without_forget_and_aclose_is_closed_and_told_nothing(wor
     await verifier.aclose()
 
 
-async def test_a_fixed_graph_never_has_to_be_fetched() -> None:
+async def test_a_fixed_graph_never_needs_fetch() -> None:
     orders, billing, audit = ("mch_" + letter * 27 for letter in "oba")
     source = StaticSource(ScopeGraph({orders: [billing]}))
 

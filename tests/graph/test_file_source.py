@@ -1,4 +1,4 @@
-"""A scope graph in a file: when it is read again, and what a broken or half-written one does."""
+"""A scope graph in a file: when it is read again, and broken or partly written files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def edges(*callees: str) -> frozenset[str]:
 
 
 def known(source: GraphSource, caller: str) -> frozenset[str] | None:
-    """Whom `caller` may call, of three machines; None where the source does not know."""
+    """The machines of three that `caller` may call; None if the source does not know."""
     answers = {callee: source.allows(caller, callee) for callee in (ORDERS, BILLING, AUDIT)}
     if None in answers.values():
         assert set(answers.values()) == {None}
@@ -53,7 +53,7 @@ def path(tmp_path: Path, time: FakeTime) -> Path:
 
 
 def write(path: Path, content: str | bytes, time: FakeTime, *, age: float = 60.0) -> None:
-    """Write a file that was last modified `age` seconds ago."""
+    """Write a file and set its modification time to `age` seconds ago."""
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     os.utime(path, (time.wall - age, time.wall - age))
 
@@ -76,7 +76,7 @@ def test_a_file_is_read_at_construction(path: Path, time: FakeTime) -> None:
     assert known(source, BILLING) == edges()
 
 
-def test_a_changed_file_is_read_again_once_its_time_has_come(path: Path, time: FakeTime) -> None:
+def test_a_changed_file_is_read_again_after_its_ttl(path: Path, time: FakeTime) -> None:
     source = open_file(path, time)
     write(path, toml(BILLING, AUDIT), time)
 
@@ -85,9 +85,7 @@ def test_a_changed_file_is_read_again_once_its_time_has_come(path: Path, time: F
     assert known(source, ORDERS) == edges(BILLING, AUDIT)
 
 
-def test_a_file_replaced_by_another_of_the_same_size_and_time_is_seen(
-    path: Path, time: FakeTime
-) -> None:
+def test_a_replaced_file_of_the_same_size_and_time_is_noticed(path: Path, time: FakeTime) -> None:
     source = open_file(path, time)
     other = path.with_name("other.toml")
     other.write_text(toml(AUDIT))
@@ -100,19 +98,19 @@ def test_a_file_replaced_by_another_of_the_same_size_and_time_is_seen(
 
 
 class Stamped(type(Path())):  # type: ignore[misc]  # the class for this system
-    """A path whose `stat` shows the numbers in `shown`, and is real in the rest."""
+    """A path whose `stat` returns the numbers in `shown`, and the real ones for the rest."""
 
     shown: dict[str, int]
 
     def stat(self, **kwargs: Any) -> Any:
-        """Take the file's own numbers, except for those that are given."""
+        """Return the file's real numbers, replaced by those in `shown`."""
         found = super().stat(**kwargs)
         names = ("st_mtime_ns", "st_ctime_ns", "st_size", "st_ino")
         return SimpleNamespace(**({name: getattr(found, name) for name in names} | self.shown))
 
 
 @pytest.mark.parametrize("changed", ["st_mtime_ns", "st_ctime_ns", "st_size", "st_ino"])
-def test_a_change_that_shows_in_one_number_only_is_seen(
+def test_a_change_of_a_single_stat_attribute_is_noticed(
     path: Path, time: FakeTime, changed: str
 ) -> None:
     same = {"st_mtime_ns": 1, "st_ctime_ns": 2, "st_size": 3, "st_ino": 4}
@@ -121,14 +119,14 @@ def test_a_change_that_shows_in_one_number_only_is_seen(
     source = open_file(stamped, time)
     write(path, toml(AUDIT), time)
     time.advance(TTL)
-    assert known(source, ORDERS) == edges(BILLING), "nothing shows that the file has changed"
+    assert known(source, ORDERS) == edges(BILLING), "the change of the file is not visible"
 
     stamped.shown = same | {changed: 5}
     time.advance(TTL)
     assert known(source, ORDERS) == edges(AUDIT)
 
 
-def test_a_file_is_looked_at_at_once_after_forgetting(path: Path, time: FakeTime) -> None:
+def test_forget_makes_the_next_decision_look_at_the_file(path: Path, time: FakeTime) -> None:
     source = open_file(path, time)
     write(path, toml(), time)
     source.forget(ORDERS)
@@ -137,7 +135,7 @@ def test_a_file_is_looked_at_at_once_after_forgetting(path: Path, time: FakeTime
 
 
 @pytest.mark.parametrize("text", ["[machines", "[machines.orders]", None])
-async def test_a_broken_file_is_logged_and_the_last_graph_used_only_for_a_while(
+async def test_a_broken_file_is_logged_and_the_last_graph_used_for_graph_max_stale(
     path: Path, time: FakeTime, text: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     source = open_file(path, time)
@@ -148,7 +146,7 @@ async def test_a_broken_file_is_logged_and_the_last_graph_used_only_for_a_while(
     assert [each.levelname for each in caplog.records] == ["ERROR"]
     assert "the last one is used" in caplog.text
     assert known(source, ORDERS) == edges(BILLING)
-    assert len(caplog.records) == 1  # not one for every request
+    assert len(caplog.records) == 1  # not one per request
 
     time.advance(MAX_STALE)
     assert known(source, ORDERS) == edges(BILLING)
@@ -159,7 +157,7 @@ async def test_a_broken_file_is_logged_and_the_last_graph_used_only_for_a_while(
     assert failed.value.code == "backend_unavailable"
 
 
-def test_a_file_that_is_mended_is_used_again(path: Path, time: FakeTime) -> None:
+def test_a_repaired_file_is_used_again(path: Path, time: FakeTime) -> None:
     source = open_file(path, time)
     write(path, "[machines", time)
     time.advance(TTL + MAX_STALE + 1)
@@ -170,9 +168,7 @@ def test_a_file_that_is_mended_is_used_again(path: Path, time: FakeTime) -> None
     assert known(source, ORDERS) == edges(AUDIT)
 
 
-def test_an_idle_service_does_not_count_its_idleness_against_the_file(
-    path: Path, time: FakeTime
-) -> None:
+def test_idle_time_of_a_service_does_not_count_as_unreadable(path: Path, time: FakeTime) -> None:
     source = open_file(path, time)
     time.advance(86_400)
 
@@ -180,7 +176,7 @@ def test_an_idle_service_does_not_count_its_idleness_against_the_file(
 
 
 @pytest.mark.parametrize("content", [b"[machines", b"\xff\xfe", b""])
-def test_a_file_that_cannot_be_used_is_refused_at_construction(
+def test_an_invalid_file_is_rejected_at_construction(
     path: Path, time: FakeTime, content: bytes
 ) -> None:
     write(path, content, time)
@@ -190,7 +186,7 @@ def test_a_file_that_cannot_be_used_is_refused_at_construction(
     assert refused.value.code == "configuration_invalid"
 
 
-def test_a_folder_or_nothing_at_all_is_no_file(tmp_path: Path) -> None:
+def test_a_folder_or_a_missing_file_is_rejected(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "nowhere.toml"):
         with pytest.raises(ConfigurationError, match="cannot be read"):
             open_file(path, FakeTime())
@@ -202,7 +198,7 @@ def test_a_folder_or_nothing_at_all_is_no_file(tmp_path: Path) -> None:
 SOON = FileSource.SECOND_LOOK
 
 
-def test_half_a_written_file_does_not_replace_the_graph(path: Path, time: FakeTime) -> None:
+def test_a_partly_written_file_does_not_replace_the_graph(path: Path, time: FakeTime) -> None:
     source = open_file(path, time)
     time.advance(TTL)
     write(path, toml(), time, age=0.01)  # valid TOML, with the edges not yet written
@@ -238,7 +234,7 @@ def test_a_change_that_is_a_second_old_needs_no_second_look(
     assert known(source, ORDERS) == edges(seen)
 
 
-def test_a_file_from_the_future_replaces_the_graph_at_the_second_look(
+def test_a_file_with_a_time_in_the_future_replaces_the_graph_at_the_second_look(
     path: Path, time: FakeTime
 ) -> None:
     source = open_file(path, time)
@@ -250,9 +246,7 @@ def test_a_file_from_the_future_replaces_the_graph_at_the_second_look(
     assert known(source, ORDERS) == edges(AUDIT)
 
 
-def test_forgetting_looks_at_once_and_a_new_file_still_needs_its_second_look(
-    path: Path, time: FakeTime
-) -> None:
+def test_after_forget_a_new_file_still_needs_its_second_look(path: Path, time: FakeTime) -> None:
     source = open_file(path, time)
     write(path, toml(), time, age=0)
     source.forget(ORDERS)
@@ -281,7 +275,7 @@ def test_a_file_that_is_written_to_while_it_is_read_does_not_replace_the_graph(
     assert caplog.records == []
 
 
-def test_a_new_file_that_is_never_valid_leaves_the_last_graph_and_is_logged_once(
+def test_a_new_invalid_file_keeps_the_last_graph_and_is_logged_once(
     path: Path, time: FakeTime, caplog: pytest.LogCaptureFixture
 ) -> None:
     source = open_file(path, time)
@@ -296,9 +290,7 @@ def test_a_new_file_that_is_never_valid_leaves_the_last_graph_and_is_logged_once
     assert [each.levelname for each in caplog.records] == ["ERROR"]
 
 
-def test_a_file_that_is_new_at_construction_is_looked_at_again_soon(
-    path: Path, time: FakeTime
-) -> None:
+def test_a_new_file_at_construction_gets_a_second_look_soon(path: Path, time: FakeTime) -> None:
     write(path, toml(), time, age=0.01)
     source = open_file(path, time)
     write(path, toml(BILLING), time, age=0)
@@ -310,7 +302,7 @@ def test_a_file_that_is_new_at_construction_is_looked_at_again_soon(
     assert known(source, ORDERS) == edges(BILLING)
 
 
-def test_a_file_that_is_written_to_while_it_is_read_at_construction_is_looked_at_again_soon(
+def test_a_file_written_during_the_first_read_gets_a_second_look_soon(
     tmp_path: Path, time: FakeTime
 ) -> None:
     path = WrittenTo(tmp_path / "graph.toml")
@@ -324,7 +316,7 @@ def test_a_file_that_is_written_to_while_it_is_read_at_construction_is_looked_at
     assert known(source, ORDERS) == edges(BILLING)
 
 
-def test_waiting_for_the_second_look_is_no_outage_of_an_idle_service(
+def test_waiting_for_the_second_look_does_not_count_as_unreadable(
     path: Path, time: FakeTime
 ) -> None:
     source = open_file(path, time)
@@ -349,12 +341,12 @@ def test_a_file_that_changes_at_every_look_counts_as_unreadable_after_a_while(
 
 
 class WrittenTo(type(Path())):  # type: ignore[misc]  # the class for this system
-    """A path whose file is written to once, by `while_read`, right after it was read."""
+    """A path whose file is written once, by `while_read`, right after it was read."""
 
     while_read: Callable[[], None] | None = None
 
     def read_text(self, *args: Any, **kwargs: Any) -> str:
-        """Read, then let the file be written to."""
+        """Read the file, then write it."""
         text: str = super().read_text(*args, **kwargs)
         write_to, self.while_read = self.while_read, None
         if write_to is not None:

@@ -13,7 +13,7 @@ from upstreams import quiet
 from harness import World
 
 
-async def test_a_cut_edge_bites_within_the_graphs_ttl_for_a_caller_in_steady_use(
+async def test_a_removed_edge_takes_effect_within_graph_ttl_for_a_busy_caller(
     world: World,
 ) -> None:
     verifier, token = world.verifier(world.live_settings(graph_ttl=30.0)), world.token()
@@ -32,7 +32,7 @@ async def test_a_cut_edge_bites_within_the_graphs_ttl_for_a_caller_in_steady_use
     assert await denied(verifier, token)
 
 
-async def test_the_last_known_edges_are_used_in_an_outage_for_so_long(world: World) -> None:
+async def test_in_an_outage_the_last_known_edges_are_used_for_graph_max_stale(world: World) -> None:
     verifier = world.verifier(world.live_settings(graph_max_stale=300.0, cache_ttl=3_600.0))
     token = world.token()
     await verifier.verify(token)
@@ -48,7 +48,7 @@ async def test_the_last_known_edges_are_used_in_an_outage_for_so_long(world: Wor
     assert not await denied(verifier, token)
 
 
-async def test_edges_that_are_known_to_be_cut_stay_cut_in_an_outage(world: World) -> None:
+async def test_in_an_outage_a_removed_edge_stays_removed(world: World) -> None:
     verifier, token = world.verifier(world.live_settings()), world.token()
     world.emulator.cut(world.caller, world.callee)
     assert await denied(verifier, token)
@@ -58,7 +58,7 @@ async def test_edges_that_are_known_to_be_cut_stay_cut_in_an_outage(world: World
     assert await denied(verifier, token)
 
 
-async def test_a_machine_that_is_gone_may_call_nobody(world: World) -> None:
+async def test_requests_of_a_deleted_machine_are_refused(world: World) -> None:
     verifier, jwt = world.verifier(world.live_settings()), world.jwt()
     assert not await denied(verifier, jwt)
     world.emulator.delete_machine(world.caller)
@@ -67,7 +67,7 @@ async def test_a_machine_that_is_gone_may_call_nobody(world: World) -> None:
     assert await denied(verifier, jwt)
 
 
-async def test_a_crowd_of_one_caller_reads_its_edges_once(world: World) -> None:
+async def test_concurrent_requests_of_one_caller_read_its_edges_once(world: World) -> None:
     verifier = world.verifier(world.live_settings())
     await asyncio.gather(*(verifier.verify(world.token()) for _ in range(50)))
 
@@ -83,7 +83,7 @@ def write_graph(path: Path, world: World, *callers: str) -> None:
 
 
 def settle(path: Path, world: World) -> None:
-    """Let a file have been written a minute ago."""
+    """Set the modification time of a file to a minute ago."""
     os.utime(path, (world.time.wall - 60, world.time.wall - 60))
 
 
@@ -102,7 +102,7 @@ async def test_a_graph_file_is_read_again_when_it_changes(world: World, tmp_path
 
 
 @pytest.mark.parametrize("spoil", ["bad", "gone", "not text"])
-async def test_a_bad_graph_file_keeps_the_last_good_one_for_so_long(
+async def test_with_an_invalid_graph_file_the_last_graph_is_used_for_graph_max_stale(
     world: World, tmp_path: Path, spoil: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "graph.toml"
@@ -146,7 +146,7 @@ async def test_a_graph_file_is_read_again_after_an_invalidation(
     assert await denied(verifier, token)
 
 
-async def test_a_good_caller_is_let_in_while_the_graph_file_is_written(
+async def test_a_caller_with_an_edge_is_accepted_while_the_graph_file_is_written(
     world: World, tmp_path: Path
 ) -> None:
     path = tmp_path / "graph.toml"

@@ -1,4 +1,4 @@
-"""The scope graph as the Backend API gives it, one caller at a time."""
+"""The scope graph from the Backend API, one caller at a time."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def reads(world: World) -> int:
     return world.emulator.calls["GetMachine"]
 
 
-async def test_edges_are_read_once_and_then_known(world: World, live: LiveSource) -> None:
+async def test_edges_are_read_once_and_then_cached(world: World, live: LiveSource) -> None:
     assert live.allows(world.caller.id, world.callee.id) is None
     assert await live.fetch(world.caller.id, world.callee.id, timeout=1) is True
     assert live.allows(world.caller.id, world.callee.id) is True
@@ -54,7 +54,7 @@ async def test_many_readers_of_one_caller_share_one_read(world: World, live: Liv
     assert reads(world) == 1
 
 
-async def test_edges_are_read_again_when_their_time_is_over(world: World, live: LiveSource) -> None:
+async def test_edges_are_read_again_after_their_ttl(world: World, live: LiveSource) -> None:
     await live.fetch(world.caller.id, world.callee.id, timeout=1)
     world.emulator.cut(world.caller, world.callee)
     world.time.advance(TTL + 0.001)
@@ -63,7 +63,7 @@ async def test_edges_are_read_again_when_their_time_is_over(world: World, live: 
     assert await live.fetch(world.caller.id, world.callee.id, timeout=1) is False
 
 
-async def test_a_machine_that_is_deleted_may_call_nobody(world: World, live: LiveSource) -> None:
+async def test_a_deleted_machine_may_call_nobody(world: World, live: LiveSource) -> None:
     await live.fetch(world.caller.id, world.callee.id, timeout=1)
     world.emulator.delete_machine(world.caller)
     live.forget(world.caller.id)
@@ -82,7 +82,7 @@ async def test_forgetting_one_machine_keeps_the_others(world: World, live: LiveS
 
 
 @pytest.mark.parametrize(("status", "code"), [(500, "backend_unavailable"), (429, "rate_limited")])
-async def test_in_an_outage_the_last_answer_is_used_for_so_long_and_no_longer(
+async def test_in_an_outage_the_last_answer_is_used_for_max_stale_only(
     world: World, live: LiveSource, status: int, code: str
 ) -> None:
     await live.fetch(world.caller.id, world.callee.id, timeout=1)
@@ -100,7 +100,7 @@ async def test_in_an_outage_the_last_answer_is_used_for_so_long_and_no_longer(
     ("status", "kind"),
     [(500, BackendUnavailableError), (429, RateLimitedError), (401, KeyRefusedError)],
 )
-async def test_a_caller_that_was_never_read_is_not_guessed(
+async def test_in_an_outage_a_caller_that_was_never_read_raises(
     world: World, live: LiveSource, status: int, kind: type[BackendAPIError]
 ) -> None:
     world.emulator.fail("GetMachine", status=status, retry_after=9)

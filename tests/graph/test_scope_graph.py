@@ -1,4 +1,4 @@
-"""Who may call whom, and why not: the graph as a value, read from a mapping or from TOML."""
+"""The graph as a value, read from a mapping or from TOML, and its decisions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from clerk_m2m.observe.counters import Stats
 ORDERS, BILLING, AUDIT = ("mch_" + letter * 27 for letter in "oba")
 
 
-def test_an_edge_lets_its_caller_call_its_callee_and_nobody_else() -> None:
+def test_an_edge_allows_only_its_caller_to_call_its_callee() -> None:
     graph = ScopeGraph({ORDERS: [BILLING]})
 
     assert graph.callees(ORDERS) == {BILLING}
@@ -23,7 +23,7 @@ def test_an_edge_lets_its_caller_call_its_callee_and_nobody_else() -> None:
     assert not graph.decide(AUDIT, BILLING).allowed
 
 
-def test_a_machine_may_call_itself_where_an_edge_says_so() -> None:
+def test_a_machine_may_call_itself_only_with_an_edge_to_itself() -> None:
     assert ScopeGraph({ORDERS: [ORDERS]}).decide(ORDERS, ORDERS).allowed
 
 
@@ -51,7 +51,7 @@ def test_every_reason_has_a_sentence_with_both_machines(reason: Reason) -> None:
     assert decision.allowed is (reason is Reason.ALLOWED)
 
 
-def test_a_graph_is_a_value_that_the_mapping_it_came_from_cannot_change() -> None:
+def test_changing_the_mapping_does_not_change_the_graph() -> None:
     callees = [BILLING]
     edges = {ORDERS: callees}
     graph = ScopeGraph(edges)
@@ -77,14 +77,14 @@ def test_a_graph_is_a_value_that_the_mapping_it_came_from_cannot_change() -> Non
         ({ORDERS: 7}, f"callees of {ORDERS} must be a list"),
     ],
 )
-def test_a_graph_of_anything_but_machine_ids_is_refused(edges: Any, said: str) -> None:
+def test_a_graph_with_other_values_than_machine_ids_is_rejected(edges: Any, said: str) -> None:
     with pytest.raises(ConfigurationError, match=said) as refused:
         ScopeGraph(edges)
 
     assert refused.value.code == "configuration_invalid"
 
 
-def test_a_toml_file_names_machines_and_whom_they_may_call() -> None:
+def test_a_graph_is_read_from_toml() -> None:
     graph = ScopeGraph.from_toml(
         f"""
         [machines.orders]
@@ -145,7 +145,7 @@ def test_a_toml_file_names_machines_and_whom_they_may_call() -> None:
         ),
     ],
 )
-def test_a_toml_file_that_cannot_be_used_is_refused_naming_the_entry(text: str, said: str) -> None:
+def test_an_invalid_toml_file_raises_an_error_that_names_the_entry(text: str, said: str) -> None:
     with pytest.raises(ConfigurationError, match=said) as refused:
         ScopeGraph.from_toml(text)
 
@@ -153,7 +153,7 @@ def test_a_toml_file_that_cannot_be_used_is_refused_naming_the_entry(text: str, 
 
 
 @pytest.mark.parametrize("given", ["graphs/system.toml", Path("graph.toml"), b"[machines]"])
-def test_from_toml_given_a_path_says_what_to_give_instead(given: Any) -> None:
+def test_from_toml_with_a_path_raises_an_error_that_names_the_alternatives(given: Any) -> None:
     with pytest.raises(
         ConfigurationError, match=r"not the path.*Settings\(graph=path\)"
     ) as refused:
@@ -162,7 +162,7 @@ def test_from_toml_given_a_path_says_what_to_give_instead(given: Any) -> None:
     assert refused.value.code == "configuration_invalid"
 
 
-def test_the_machines_of_a_graph_are_those_with_an_edge() -> None:
+def test_machines_are_the_callers_and_callees_of_edges() -> None:
     assert ScopeGraph({ORDERS: [BILLING], AUDIT: []}).machines == {ORDERS, BILLING}
     assert ScopeGraph({}).machines == frozenset()
 
@@ -183,7 +183,7 @@ def test_counters_can_be_read_by_name() -> None:
     }
 
 
-def test_a_misspelt_key_of_a_machine_is_an_error_and_not_a_missing_edge() -> None:
+def test_a_misspelt_key_of_a_machine_is_an_error() -> None:
     text = f'[machines.orders]\nid = "mch_{"o" * 27}"\nmay_cal = []\n'
 
     with pytest.raises(ConfigurationError, match="unknown key 'may_cal'"):

@@ -1,4 +1,4 @@
-"""What an operator reads while Clerk is down, and that one line does not mute another."""
+"""Log lines while Clerk is down; the limit of one line does not suppress another."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ async def settled() -> None:
         await asyncio.sleep(0)
 
 
-async def test_refreshes_that_fail_are_told_once_a_minute_with_the_cause(
+async def test_failed_refreshes_are_logged_once_a_minute_with_the_cause(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="clerk_m2m")
     verifier, tokens = world.verifier(), [world.token() for _ in range(3)]
     for token in tokens:
         await verifier.verify(token)
-    world.time.advance(46.0)  # due, and still good
+    world.time.advance(46.0)  # due for a refresh, not yet expired
     world.emulator.fail("verifyM2MToken", status=500)
     for _ in range(5):
         for token in tokens:
@@ -41,7 +41,7 @@ async def test_refreshes_that_fail_are_told_once_a_minute_with_the_cause(
     assert "Clerk answered 500" in line
 
 
-async def test_the_use_of_stale_verdicts_is_told_once_a_minute(
+async def test_the_use_of_stale_verdicts_is_logged_once_a_minute(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     verifier, token = world.verifier(world.settings(stale_if_error=600)), world.token()
@@ -51,14 +51,14 @@ async def test_the_use_of_stale_verdicts_is_told_once_a_minute(
         world.time.advance(1.0)
         await verifier.verify(token)
     assert verifier.stats.stale > 5
-    assert len(lines(caplog, "past their lifetime")) == 1
+    assert len(lines(caplog, "Expired verdicts are used")) == 1
 
     world.time.advance(60.0)
     await verifier.verify(token)
-    assert len(lines(caplog, "past their lifetime")) == 2
+    assert len(lines(caplog, "Expired verdicts are used")) == 2
 
 
-async def test_an_outage_does_not_mute_the_error_that_our_own_key_is_refused(
+async def test_warnings_about_an_outage_do_not_suppress_the_error_about_our_key(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     app = protected(world.verifier())

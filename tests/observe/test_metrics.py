@@ -1,4 +1,4 @@
-"""What is counted and measured, and both exporters over it."""
+"""Counters, measurements and both exporters."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def scraped(verifier: Verifier, auth: MachineTokenAuth | None = None) -> Collect
 
 
 async def used(world: World) -> Verifier:
-    """A verifier that has let one token in three times and refused another twice."""
+    """A verifier that accepted one token three times and refused another twice."""
     verifier = world.verifier()
     token = world.token()
     for _ in range(3):
@@ -64,7 +64,7 @@ async def test_verifications_are_counted_by_source_and_outcome(world: World) -> 
     assert measured.cached == {"positive": 1, "negative": 1}
 
 
-async def test_a_jwt_counts_as_offline_and_junk_has_no_source(world: World) -> None:
+async def test_a_jwt_counts_as_offline_and_a_malformed_token_has_no_source(world: World) -> None:
     verifier = world.verifier(world.live_settings(graph="live"))
     jwt = world.jwt()
     await verifier.verify(jwt)
@@ -83,7 +83,7 @@ async def test_a_jwt_counts_as_offline_and_junk_has_no_source(world: World) -> N
     assert ("GetJWKS", "ok") in measured.calls
 
 
-async def test_an_outage_shows_in_outcomes_results_and_the_breaker(world: World) -> None:
+async def test_an_outage_is_visible_in_outcomes_results_and_the_breaker(world: World) -> None:
     async def down(request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("refused", request=request)
 
@@ -113,7 +113,7 @@ async def test_calls_above_unknown_rate_are_counted_as_refused_by_rate(world: Wo
     assert upstream.unknown_rate == 1.0
 
 
-def test_a_call_is_counted_in_the_first_bucket_that_holds_it() -> None:
+def test_a_call_is_counted_in_the_right_bucket() -> None:
     times = CallTimes()
     for seconds in (0.005, 0.006, 9.0):
         times.record("verifyM2MToken", CallResult.OK, seconds)
@@ -136,7 +136,7 @@ async def test_an_error_of_a_listener_does_not_reach_the_request(world: World) -
     assert (await verifier.verify(world.token())).subject == world.caller.id
 
 
-async def test_prometheus_gets_the_counters_and_the_histogram(world: World) -> None:
+async def test_prometheus_collects_the_counters_and_the_histogram(world: World) -> None:
     text = generate_latest(scraped(await used(world))).decode()
 
     assert 'clerk_m2m_verifications_total{outcome="accepted",source="cache"} 2.0' in text
@@ -167,7 +167,7 @@ async def test_mints_are_counted(world: World) -> None:
     assert 500 < measured.remaining <= 600
 
 
-async def test_opentelemetry_gets_the_same_figures(world: World) -> None:
+async def test_opentelemetry_collects_the_same_values(world: World) -> None:
     reader = InMemoryMetricReader()
     provider = MeterProvider([reader], shutdown_on_exit=False)
     verifier = world.verifier()
@@ -201,7 +201,7 @@ async def test_the_page_lists_every_metric_that_is_exported(world: World) -> Non
     assert families == {each.snake.removesuffix("_total") for each in VERIFIER}
 
 
-def test_the_alerts_use_metrics_that_exist() -> None:
+def test_the_alerts_use_existing_metrics() -> None:
     named = set(re.findall(r"\bclerk_m2m_\w+", (DOCS / "alerts.yml").read_text("utf-8")))
 
     assert named - {"clerk_m2m"} <= {each.snake for each in ALL}
@@ -237,7 +237,7 @@ async def test_a_cached_request_makes_the_same_calls_with_and_without_exporters(
     assert len(paths[0]) > 0
 
 
-def test_the_exporters_take_plain_values() -> None:
+def test_the_exporters_accept_plain_measurements() -> None:
     class Minted:
         def measure(self) -> MintMeasurements:
             return MintMeasurements(minted=2, failed=1, remaining=None)

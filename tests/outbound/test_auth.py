@@ -1,4 +1,4 @@
-"""`MachineTokenAuth` itself: its secrets, the machine's key, its construction."""
+"""`MachineTokenAuth`: its secrets, the machine's key, its construction."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ async def test_neither_token_nor_key_is_in_any_log_repr_or_error(
 # The machine's own key
 
 
-async def test_a_rotated_key_is_asked_for_again_once(world: World) -> None:
+async def test_after_a_refused_key_the_source_is_read_again_once(world: World) -> None:
     keys = iter(["ak_" + "0" * 40, world.caller.secret_key])
     callee = Callee()
     async with callee.client(outbound(world, machine_secret_key=lambda: next(keys))) as client:
@@ -69,7 +69,7 @@ async def test_a_rotated_key_is_asked_for_again_once(world: World) -> None:
     assert mints(world) == 2
 
 
-async def test_a_key_that_is_refused_and_has_not_changed_is_used_once(world: World) -> None:
+async def test_a_refused_key_that_has_not_changed_is_sent_once(world: World) -> None:
     asked = []
 
     def key() -> Secret:
@@ -85,7 +85,7 @@ async def test_a_key_that_is_refused_and_has_not_changed_is_used_once(world: Wor
     assert mints(world) == 1
 
 
-async def test_a_refused_key_is_sent_ever_more_seldom(world: World) -> None:
+async def test_a_refused_key_is_retried_after_growing_pauses(world: World) -> None:
     async with Callee().client(outbound(world, machine_secret_key="ak_" + "0" * 40)) as client:
         for _ in range(60):
             with pytest.raises(TokenUnavailableError) as unavailable:
@@ -96,9 +96,7 @@ async def test_a_refused_key_is_sent_ever_more_seldom(world: World) -> None:
     assert mints(world) == 6  # after 0, 1, 3, 7, 15 and 31 s
 
 
-async def test_a_callers_key_in_a_file_rotates_without_a_failed_call(
-    world: World, tmp_path: Path
-) -> None:
+async def test_rotating_a_key_in_a_file_fails_no_call(world: World, tmp_path: Path) -> None:
     path = tmp_path / "key"
     path.write_text(world.caller.secret_key, "utf-8")
     callee = Callee()
@@ -121,7 +119,7 @@ async def test_a_callers_key_in_a_file_rotates_without_a_failed_call(
     assert 10 <= len(set(callee.credentials)) <= 12
 
 
-async def test_white_space_around_what_a_callable_gives_is_no_part_of_the_key(
+async def test_white_space_around_a_key_from_a_callable_is_stripped(
     world: World,
 ) -> None:
     auth = outbound(world, machine_secret_key=lambda: f" {world.caller.secret_key}\n")
@@ -130,7 +128,9 @@ async def test_white_space_around_what_a_callable_gives_is_no_part_of_the_key(
 
 
 @pytest.mark.parametrize("key", ["", "sk_test_wrong_kind", "ak_with space"])
-async def test_a_callable_that_gives_no_key_is_named_in_the_error(world: World, key: str) -> None:
+async def test_the_error_names_the_setting_when_its_callable_returns_no_key(
+    world: World, key: str
+) -> None:
     callee = Callee()
     async with callee.client(outbound(world, machine_secret_key=lambda: key)) as client:
         with pytest.raises(TokenUnavailableError, match="machine_secret_key") as unavailable:
@@ -141,7 +141,9 @@ async def test_a_callable_that_gives_no_key_is_named_in_the_error(world: World, 
     assert callee.credentials == []
 
 
-async def test_a_callable_that_raises_is_named_and_its_text_is_not(world: World) -> None:
+async def test_the_error_names_the_type_but_not_the_text_of_what_a_callable_raises(
+    world: World,
+) -> None:
     def key() -> str:
         raise LookupError(f"cannot decrypt {world.caller.secret_key}")
 
@@ -205,7 +207,7 @@ async def test_a_callable_that_raises_is_named_and_its_text_is_not(world: World)
         {"hosts": 7},
     ],
 )
-async def test_what_cannot_work_is_refused_at_construction(
+async def test_arguments_that_cannot_work_are_rejected_at_construction(
     world: World, given: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("CLERK_MACHINE_SECRET_KEY", raising=False)

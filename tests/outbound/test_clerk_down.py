@@ -1,4 +1,4 @@
-"""Mints that fail: what is sent meanwhile, and when it is tried again."""
+"""Mints that fail: which token is sent then, and when the mint is retried."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ async def test_without_a_token_the_call_is_not_sent_and_the_error_names_the_caus
     assert str(unavailable.value.__cause__) in str(unavailable.value)
     if retry_after is None:
         assert unavailable.value.retry_after is None
-    else:  # longer by a jitter
+    else:  # the jitter makes it longer
         assert unavailable.value.retry_after is not None
         assert retry_after < unavailable.value.retry_after <= retry_after * 1.25
     assert callee.credentials == []
@@ -71,7 +71,7 @@ async def test_without_a_token_the_call_is_not_sent_and_the_error_names_the_caus
     "given",
     [{"token": "mt_x\r\nEvil: yes"}, {"token": "mt_ x"}, {"token": ""}, {"life": 0}, {"life": -5}],
 )
-async def test_a_token_that_makes_no_sense_is_not_sent(world: World, given: dict[str, Any]) -> None:
+async def test_an_invalid_token_from_clerk_is_not_sent(world: World, given: dict[str, Any]) -> None:
     sensible: dict[str, Any] = {"token": "mt_" + "x" * 40, "life": 60}
     answer = minted(world, **(sensible | given))
     world.emulator.fail(MINT, status=201, body=answer)
@@ -89,10 +89,10 @@ async def test_a_token_that_makes_no_sense_is_not_sent(world: World, given: dict
     [
         (httpx.ReadError, 2),
         (httpx.RemoteProtocolError, 2),
-        (httpx.ConnectError, 4),  # all of them by `transport`: nothing was sent
+        (httpx.ConnectError, 4),  # retries of `transport`, which are safe: nothing was sent
     ],
 )
-async def test_a_mint_is_repeated_after_a_lost_connection_and_not_after_a_refused_one(
+async def test_a_mint_is_retried_after_a_lost_connection_but_not_after_a_refused_one(
     world: World, raised: type[httpx.TransportError], attempts: int
 ) -> None:
     async def fail(_request: httpx.Request) -> None:
@@ -107,7 +107,7 @@ async def test_a_mint_is_repeated_after_a_lost_connection_and_not_after_a_refuse
     assert len(world.upstream.requests) == attempts
 
 
-async def test_an_answer_that_comes_after_the_token_has_ended_is_not_used(world: World) -> None:
+async def test_a_token_that_expired_before_the_answer_arrived_is_not_used(world: World) -> None:
     async def slowly(request: httpx.Request) -> httpx.Response:
         answer = minted(world, token="mt_" + "x" * 40, life=2)
         world.time.advance(3)
@@ -120,9 +120,11 @@ async def test_an_answer_that_comes_after_the_token_has_ended_is_not_used(world:
             await client.get("/")
         world.time.advance(2)
         world.upstream.intercept = slowly
-        with pytest.raises(TokenUnavailableError, match="longer than its lifetime") as unavailable:
+        with pytest.raises(
+            TokenUnavailableError, match="expired before Clerk's answer"
+        ) as unavailable:
             await client.get("/")
-        with pytest.raises(TokenUnavailableError, match="longer than its lifetime"):
+        with pytest.raises(TokenUnavailableError, match="expired before Clerk's answer"):
             await client.get("/")
 
     assert isinstance(unavailable.value.__cause__, BackendUnavailableError)
@@ -130,22 +132,22 @@ async def test_an_answer_that_comes_after_the_token_has_ended_is_not_used(world:
     assert len(world.upstream.requests) == 2
 
 
-async def test_an_answer_that_comes_exactly_at_the_end_of_the_token_is_not_used(
+async def test_a_token_that_expires_exactly_when_the_answer_arrives_is_not_used(
     world: World,
 ) -> None:
     async def slowly(request: httpx.Request) -> httpx.Response:
         answer = minted(world, token="mt_" + "x" * 40, life=24)
-        world.time.advance(23)  # a twenty-fourth of the lifetime is the margin
+        world.time.advance(23)  # the margin is 1/24 of the lifetime
         return httpx.Response(201, json=answer)
 
     world.upstream.intercept = slowly
-    with pytest.raises(TokenUnavailableError, match="longer than its lifetime") as unavailable:
+    with pytest.raises(TokenUnavailableError, match="expired before Clerk's answer") as unavailable:
         await outbound(world).token()
 
     assert unavailable.value.code == "token_unavailable"
 
 
-async def test_the_margin_before_the_end_of_a_token_is_five_seconds_at_most(world: World) -> None:
+async def test_the_margin_before_a_tokens_expiry_is_at_most_five_seconds(world: World) -> None:
     auth = outbound(world, seconds_until_expiration=3600)
     first = await auth.token()
     world.emulator.fail(MINT, status=500)
@@ -159,7 +161,7 @@ async def test_the_margin_before_the_end_of_a_token_is_five_seconds_at_most(worl
     assert unavailable.value.code == "token_unavailable"
 
 
-async def test_a_live_token_is_used_to_its_end_while_clerk_is_down(world: World) -> None:
+async def test_a_live_token_is_used_until_it_expires_while_clerk_is_down(world: World) -> None:
     callee = Callee()
     async with callee.client(outbound(world, seconds_until_expiration=60)) as client:
         await client.get("/")
@@ -180,7 +182,7 @@ async def test_a_live_token_is_used_to_its_end_while_clerk_is_down(world: World)
 
 
 @pytest.mark.parametrize("fault", [{"status": 500}, {"kind": "malformed_json"}])
-async def test_while_clerk_gives_no_token_it_is_asked_ever_more_seldom(
+async def test_failed_mints_are_retried_after_growing_pauses(
     world: World, fault: dict[str, Any]
 ) -> None:
     world.emulator.fail(MINT, **fault)
@@ -194,14 +196,14 @@ async def test_while_clerk_gives_no_token_it_is_asked_ever_more_seldom(
                 asked_at.append(world.time.monotonic)
             world.time.advance(0.5)
 
-    # After 1, 2, 4, 8, 16 s, and then every 30 s; each pause is longer by up to a quarter of it.
+    # After 1, 2, 4, 8, 16 s, and then every 30 s; jitter makes each pause up to a quarter longer.
     assert 95 <= mints(world) <= 125
     pauses = [later - earlier for earlier, later in itertools.pairwise(asked_at)]
     for pause, least in zip(pauses, [1, 2, 4, 8, 16, 30, 30], strict=False):
         assert least <= pause <= 1.25 * least + 0.5
 
 
-async def test_a_renewal_that_fails_is_tried_again_ever_more_seldom(world: World) -> None:
+async def test_failed_renewals_are_retried_after_growing_pauses(world: World) -> None:
     callee = Callee()
     async with callee.client(outbound(world, seconds_until_expiration=3600)) as client:
         await client.get("/")
@@ -216,7 +218,7 @@ async def test_a_renewal_that_fails_is_tried_again_ever_more_seldom(world: World
     assert len(set(callee.credentials)) == 1
 
 
-async def test_a_rate_limit_silences_renewals_for_as_long_as_it_says(world: World) -> None:
+async def test_no_renewal_is_sent_during_the_retry_after_of_a_429(world: World) -> None:
     async with Callee().client(outbound(world, seconds_until_expiration=3600)) as client:
         await client.get("/")
         world.emulator.fail(MINT, status=429, retry_after=20, times=1)
@@ -233,7 +235,7 @@ async def test_a_rate_limit_silences_renewals_for_as_long_as_it_says(world: Worl
     assert mints(world) == 3
 
 
-async def test_a_failing_renewal_leaves_no_error_behind(
+async def test_a_failing_renewal_leaves_no_unhandled_task_error(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     left_behind: list[dict[str, Any]] = []
@@ -253,18 +255,18 @@ async def test_a_failing_renewal_leaves_no_error_behind(
     assert left_behind == []
     warnings = [record for record in caplog.records if record.name == "clerk_m2m"]
     assert {record.levelno for record in warnings} == {logging.WARNING}
-    assert len(warnings) <= 2  # one a minute
+    assert len(warnings) <= 2  # at most one a minute
 
 
-async def test_closing_ends_a_mint_that_is_under_way(world: World) -> None:
+async def test_closing_cancels_a_mint_in_progress(world: World) -> None:
     world.emulator.fail(MINT, kind="hang")
     async with outbound(world, timeout=0.5) as auth, Callee().client(auth) as client:
         call = asyncio.create_task(client.get("/"))
         await eventually(lambda: mints(world) == 1)
         await auth.aclose()
-        with pytest.raises(TokenUnavailableError, match="has ended its minting") as unavailable:
+        with pytest.raises(TokenUnavailableError, match="cancelled the mint") as unavailable:
             await call
-        assert str(unavailable.value) == "No token to send: aclose() has ended its minting."
+        assert str(unavailable.value) == "There is no token to send: aclose() cancelled the mint."
         world.emulator.clear_faults()
         again = await client.get("/")
 
@@ -273,10 +275,10 @@ async def test_closing_ends_a_mint_that_is_under_way(world: World) -> None:
 
 
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, asyncio.CancelledError])
-async def test_whatever_a_callable_raises_fails_its_mint_and_no_other(
+async def test_an_exception_of_a_key_callable_fails_only_its_own_mint(
     world: World, kind: type[BaseException]
 ) -> None:
-    """In a thread of its own, `sys.exit()` would end the thread, and all mints with it."""
+    """If `SystemExit` left the mint's task, it would stop the thread that runs all mints."""
 
     async def ends() -> str:
         raise kind
@@ -298,10 +300,10 @@ async def test_whatever_a_callable_raises_fails_its_mint_and_no_other(
     assert mints(world) == 2
 
 
-async def test_a_mint_that_was_never_begun_is_forgotten(
+async def test_a_mint_that_never_started_does_not_block_the_next(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ctrl-C may come between the decision to mint and its begin."""
+    """Ctrl-C may come after the mint is registered and before it starts."""
     auth = outbound(world, timeout=0.2)
 
     def interrupt(*_: object) -> None:
@@ -311,7 +313,7 @@ async def test_a_mint_that_was_never_begun_is_forgotten(
         patched.setattr(BACKGROUND, "start", interrupt)
         with pytest.raises(KeyboardInterrupt):
             auth.token_sync()
-        # Or the thread was told to begin, and never did.
+        # Or the thread accepted the mint but never ran it.
         patched.setattr(BACKGROUND, "start", lambda *_: None)
         with pytest.raises(TokenUnavailableError, match="none was minted within"):
             await auth.token()

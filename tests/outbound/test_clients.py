@@ -1,4 +1,4 @@
-"""Each client that `MachineTokenAuth` serves, over sockets, and the token as text for the rest."""
+"""Each client that `MachineTokenAuth` supports, over sockets, and the token as text for others."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from harness import World, bearer, calling, protected, serve
 
 
 def service(world: World) -> Starlette:
-    """The callee, which asks Clerk about each token anew."""
+    """The callee, which verifies each token at Clerk and caches nothing."""
     return protected(world.verifier(world.settings(cache_ttl=0, negative_ttl=0)))
 
 
@@ -60,7 +60,7 @@ async def test_a_response_hook_that_raises_does_not_hide_a_401(world: World, cli
 
 
 @pytest.mark.parametrize("library", [httpx, httpx2])
-def test_the_class_given_as_auth_is_told_of_its_parentheses(library: Any) -> None:
+def test_passing_the_class_as_auth_raises_an_error_that_names_the_parentheses(library: Any) -> None:
     with (
         library.Client(auth=MachineTokenAuth) as client,
         pytest.raises(ConfigurationError, match=r"Write auth=MachineTokenAuth\(\)"),
@@ -68,7 +68,7 @@ def test_the_class_given_as_auth_is_told_of_its_parentheses(library: Any) -> Non
         client.get("http://callee.test")
 
 
-async def test_a_users_own_trace_is_told_of_everything_and_kept(world: World) -> None:
+async def test_a_users_own_trace_function_receives_all_events_and_is_restored(world: World) -> None:
     auth, told = outbound(world), []
 
     async def trace(name: str, info: dict[str, Any]) -> None:
@@ -85,7 +85,7 @@ async def test_a_users_own_trace_is_told_of_everything_and_kept(world: World) ->
     assert request.extensions["trace"] is trace
 
 
-async def test_a_transport_that_tells_nothing_needs_forget(world: World) -> None:
+async def test_forget_replaces_a_token_when_the_transport_reports_no_status(world: World) -> None:
     auth, callee = outbound(world), Callee()
     hooks = {"response": [raising_hook("httpx.AsyncClient")]}
     async with callee.client(auth, event_hooks=hooks) as client:
@@ -103,20 +103,20 @@ async def test_a_transport_that_tells_nothing_needs_forget(world: World) -> None
     assert mints(world) == 2
 
 
-async def test_forgetting_again_and_again_mints_under_growing_pauses(world: World) -> None:
+async def test_repeated_forget_mints_after_growing_pauses(world: World) -> None:
     auth, forgotten = outbound(world, seconds_until_expiration=86_400), 0
-    assert not auth.forget()  # there is none
+    assert not auth.forget()  # there is no token yet
     for _ in range(3600):
         await auth.token()
         forgotten += auth.forget()
         world.time.advance(1)
 
-    # Pauses of 10, 20, 40, … 320 s, and of 600 s from then on.
+    # Pauses of 10, 20, 40, … 320 s, then of 600 s each.
     assert forgotten == 11
     assert mints(world) == 1 + 11
 
 
-async def test_a_token_that_was_forgotten_is_not_given_again_by_clerk(world: World) -> None:
+async def test_after_forget_clerk_is_not_allowed_to_return_the_same_token(world: World) -> None:
     auth = outbound(world, seconds_until_expiration=3600, min_remaining_ttl_seconds=60)
     first = await auth.token()
     auth.forget()
@@ -124,7 +124,7 @@ async def test_a_token_that_was_forgotten_is_not_given_again_by_clerk(world: Wor
     assert await auth.token() != first
 
 
-async def test_other_libraries_get_the_token_as_text(world: World) -> None:
+async def test_token_and_token_sync_return_the_shared_token_as_text(world: World) -> None:
     auth = outbound(world)
     async with calling(protected(world.verifier())) as client:
         tokens = [await auth.token(), await asyncio.to_thread(auth.token_sync), auth.token_sync()]
@@ -135,7 +135,7 @@ async def test_other_libraries_get_the_token_as_text(world: World) -> None:
     assert mints(world) == 1
 
 
-async def test_a_synchronous_call_takes_a_key_in_each_form(world: World, tmp_path: Path) -> None:
+async def test_token_sync_accepts_a_key_in_each_form(world: World, tmp_path: Path) -> None:
     async def source() -> str:
         await asyncio.sleep(0)
         return world.caller.secret_key
@@ -157,7 +157,7 @@ async def test_a_synchronous_caller_closes_without_an_event_loop(world: World) -
     assert await auth.token() == first
 
 
-def test_under_trio_the_error_says_what_to_do_and_the_token_can_be_had(
+def test_under_trio_the_error_says_how_to_get_the_token(
     clerk_emulator: Any, clerk_machine: Any
 ) -> None:
     auth = clerk_emulator.auth(clerk_machine())
@@ -176,7 +176,7 @@ def test_under_trio_the_error_says_what_to_do_and_the_token_can_be_had(
     assert trio.run(token).startswith("mt_")
 
 
-async def test_no_context_variable_of_a_caller_is_seen_in_a_mint(world: World) -> None:
+async def test_a_mint_does_not_see_context_variables_of_the_caller(world: World) -> None:
     variable: ContextVar[str] = ContextVar("variable", default="none")
     seen: list[tuple[str, str]] = []
 
@@ -193,7 +193,7 @@ async def test_no_context_variable_of_a_caller_is_seen_in_a_mint(world: World) -
 # The extensions of a request
 
 
-async def test_a_request_with_the_extensions_of_another_goes_without_the_token_and_says_so(
+async def test_a_request_with_copied_extensions_is_sent_without_the_token_and_logged(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     callee = Callee()
@@ -213,10 +213,10 @@ async def test_a_request_with_the_extensions_of_another_goes_without_the_token_a
     ]
 
 
-# What a call with a rejected token says in the log
+# Log lines about rejected tokens
 
 
-async def test_a_rejection_is_one_warning_for_each_callee_that_names_it(
+async def test_a_rejection_logs_one_warning_per_callee(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     callee = Callee(decide=lambda request: 401 if request.url.host == "a.test" else 403)
@@ -241,7 +241,7 @@ async def test_a_rejection_is_one_warning_for_each_callee_that_names_it(
     ]
 
 
-async def test_the_total_of_a_mint_is_its_timeout_with_the_source_of_the_key(world: World) -> None:
+async def test_the_timeout_of_a_mint_includes_reading_the_key(world: World) -> None:
     async def slow_key() -> str:
         await asyncio.sleep(0.45)
         return world.caller.secret_key
@@ -249,23 +249,23 @@ async def test_the_total_of_a_mint_is_its_timeout_with_the_source_of_the_key(wor
     world.emulator.fail("createM2MToken", kind="hang")
     auth = outbound(world, machine_secret_key=slow_key, timeout=0.5)
     started = asyncio.get_running_loop().time()
-    with pytest.raises(TokenUnavailableError, match=r"deadline of 0\.5 s") as unavailable:
+    with pytest.raises(TokenUnavailableError, match=r"timeout of 0\.5 s") as unavailable:
         await auth.token()
     took = asyncio.get_running_loop().time() - started
     world.emulator.clear_faults()
 
     assert unavailable.value.code == "token_unavailable"
-    assert 0.5 <= took < 0.9  # each part alone has 0.5 s: together they would take 0.95
+    assert 0.5 <= took < 0.9  # if key and mint had 0.5 s each, it would take 0.95 s
 
 
-def test_a_transport_of_another_kind_is_refused_at_construction() -> None:
+def test_a_transport_of_the_wrong_type_is_rejected_at_construction() -> None:
     with pytest.raises(ConfigurationError, match="AsyncHTTPTransport") as refused:
         MachineTokenAuth("ak_" + "0" * 40, transport=httpx.HTTPTransport())  # type: ignore[arg-type]
 
     assert refused.value.code == "configuration_invalid"
 
 
-async def test_a_callee_behind_a_redirect_by_hand_gets_the_token_within_its_origin(
+async def test_a_redirect_followed_by_the_caller_keeps_the_token_within_its_origin(
     world: World,
 ) -> None:
     seen: list[str | None] = []

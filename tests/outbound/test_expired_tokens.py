@@ -15,7 +15,7 @@ from clerk_m2m import Clock, TokenUnavailableError
 from harness import World
 
 
-async def test_no_call_is_ever_sent_with_an_expired_token_in_three_hundred_schedules(
+async def test_no_expired_token_is_sent_in_300_random_schedules(
     world: World,
 ) -> None:
     sent = 0
@@ -26,9 +26,10 @@ async def test_no_call_is_ever_sent_with_an_expired_token_in_three_hundred_sched
 
 
 class Schedule(httpx.AsyncBaseTransport):
-    """A random run: lives, pauses, slow and failing mints, rejections. It is both Clerk and callee.
+    """A random run of lifetimes, pauses, slow and failing mints, and rejections.
 
-    As the callee it knows the true end of each token, and checks it on arrival.
+    It acts as Clerk and as the callee. As the callee it knows when each token expires, and checks
+    each token that arrives.
     """
 
     def __init__(self, world: World, seed: int) -> None:
@@ -39,7 +40,7 @@ class Schedule(httpx.AsyncBaseTransport):
         life = self._life = dice.choice([1, 2, 5, 30, 60, 600, dice.uniform(0.5, 5000)])
         reuse = dice.random() < 0.3 and life > 2
         skew = 0.0 if reuse else dice.choice([0.0, -900.0, 900.0])
-        # Three calls at once together stay within the margin of a new token.
+        # The time that a call takes on the network; three calls in turn stay within the margin.
         self._way = 0.0 if reuse else min(life / 24, 5) / 4
         self._auth_options: dict[str, Any] = {
             "token_format": "jwt" if not reuse and dice.random() < 0.1 else "opaque",
@@ -54,7 +55,7 @@ class Schedule(httpx.AsyncBaseTransport):
         self._loop = asyncio.get_running_loop()
 
     async def run(self) -> int:
-        """Make the calls, and have the service start anew on the way; gives how many were sent."""
+        """Make calls, restart the service, make more calls; return how many were sent."""
         for _ in range(2):
             auth = outbound(self._world, transport=self, **self._auth_options)
             async with httpx.AsyncClient(transport=self, auth=auth) as client:
@@ -74,7 +75,8 @@ class Schedule(httpx.AsyncBaseTransport):
         """Answer as Clerk or as the callee."""
         if request.url.host == "callee.test":
             return self._answer_call(request)
-        # In the loop of the calls, so that no time passes between a call's look at it and arrival.
+        # Runs in the loop of the calls: otherwise the fake time could advance between a call's
+        # check of its token and the token's arrival.
         minting = asyncio.run_coroutine_threadsafe(self._answer_mint(request), self._loop)
         return await asyncio.wrap_future(minting)
 
@@ -88,7 +90,7 @@ class Schedule(httpx.AsyncBaseTransport):
     async def _answer_mint(self, request: httpx.Request) -> httpx.Response:
         self._pass(self._dice.choice([0, 0, 0.1, 2]))
         if self._dice.random() < 0.2:
-            # A rate limit for longer than the timeout of a mint, which is not waited for.
+            # A `Retry-After` longer than the timeout of a mint, so the mint does not wait for it.
             later = {"Retry-After": "20"}
             return httpx.Response(self._dice.choice([500, 429, 401]), headers=later)
         answer = await self._clerk.handle_async_request(request)

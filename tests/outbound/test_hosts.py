@@ -1,4 +1,4 @@
-"""Where the token goes: redirects, and the hosts that are named."""
+"""Where the token is sent: redirects, and the setting `hosts`."""
 
 from __future__ import annotations
 
@@ -61,7 +61,9 @@ async def test_a_redirect_within_the_origin_keeps_the_token(world: World) -> Non
     assert seen[0][1] == seen[1][1] is not None
 
 
-async def test_a_redirect_followed_by_hand_does_not_carry_the_token_away(world: World) -> None:
+async def test_a_redirect_followed_by_the_caller_does_not_carry_the_token_to_another_origin(
+    world: World,
+) -> None:
     async with (
         two_origins() as (first, second, seen),
         httpx.AsyncClient(auth=outbound(world)) as client,
@@ -74,7 +76,7 @@ async def test_a_redirect_followed_by_hand_does_not_carry_the_token_away(world: 
     assert seen[1][1] is None
 
 
-async def test_a_401_of_another_origin_after_a_redirect_costs_no_mint(world: World) -> None:
+async def test_a_401_from_another_origin_after_a_redirect_causes_no_mint(world: World) -> None:
     async with (
         two_origins() as (first, second, seen),
         httpx.AsyncClient(auth=outbound(world), follow_redirects=True) as client,
@@ -86,7 +88,7 @@ async def test_a_401_of_another_origin_after_a_redirect_costs_no_mint(world: Wor
     assert mints(world) == 1
 
 
-async def test_a_hook_that_raises_at_another_origins_401_costs_no_mint(world: World) -> None:
+async def test_a_hook_that_raises_on_another_origins_401_causes_no_mint(world: World) -> None:
     async def hook(response: httpx.Response) -> None:
         if response.status_code == 401:
             response.raise_for_status()
@@ -104,7 +106,7 @@ async def test_a_hook_that_raises_at_another_origins_401_costs_no_mint(world: Wo
     assert mints(world) == 1
 
 
-async def test_a_call_is_not_repeated_past_a_redirect(world: World) -> None:
+async def test_a_call_that_was_redirected_is_not_repeated(world: World) -> None:
     async with (
         two_origins() as (first, _, seen),
         httpx.AsyncClient(auth=outbound(world), follow_redirects=True) as client,
@@ -135,7 +137,7 @@ async def test_a_call_is_not_repeated_past_a_redirect(world: World) -> None:
         (["bücher.test"], "https://xn--bcher-kva.test/"),
     ],
 )
-async def test_the_token_goes_to_a_host_that_is_named(
+async def test_the_token_is_sent_to_a_host_in_hosts(
     world: World, hosts: list[str], url: str
 ) -> None:
     callee = Callee()
@@ -166,7 +168,7 @@ async def test_the_token_goes_to_a_host_that_is_named(
         (["callee.test"], "http://localhost/"),
     ],
 )
-async def test_a_call_to_a_host_that_is_not_named_is_not_sent(
+async def test_a_call_to_a_host_that_is_not_in_hosts_is_not_sent(
     world: World, hosts: list[str], url: str
 ) -> None:
     callee = Callee()
@@ -183,13 +185,13 @@ async def test_a_call_to_a_host_that_is_not_named_is_not_sent(
 @pytest.mark.parametrize(
     ("hosts", "url", "said"),
     [
-        (["callee.test"], "http://callee.test/", 'https only.* "http://callee.test" in hosts'),
+        (["callee.test"], "http://callee.test/", 'https only.* "http://callee.test" to hosts'),
         (["callee.test"], "http://other.test/", 'Add "http://other.test:80" to hosts'),
         (["callee.test"], "https://other.test/", 'Add "other.test:443" to hosts'),
         (["callee.test"], "http://[::1]:8000/", r'Add "\[::1\]:8000" to hosts'),
     ],
 )
-async def test_the_error_says_what_to_write_in_hosts(
+async def test_the_error_says_what_to_add_to_hosts(
     world: World, hosts: list[str], url: str, said: str
 ) -> None:
     async with Callee().client(outbound(world, hosts=hosts)) as client:
@@ -206,12 +208,12 @@ async def test_the_error_says_what_to_write_in_hosts(
         (["http://callee.test"], httpx.TooManyRedirects),
     ],
 )
-async def test_hosts_hold_where_httpx_follows_a_redirect_to_https_with_the_token(
+async def test_hosts_is_checked_when_httpx_follows_a_redirect_from_http_to_https(
     world: World, hosts: list[str], error: type[Exception]
 ) -> None:
     moved = b"HTTP/1.1 301 Moved\r\nLocation: https://callee.test/\r\nContent-Length: 0\r\n\r\n"
     transport = httpx.AsyncHTTPTransport()
-    # Stands for the network: every connection is answered by a redirect.
+    # Replaces the network: answers every connection with a redirect.
     backend = httpcore.AsyncMockBackend([moved] * 30)
     transport._pool = httpcore.AsyncConnectionPool(network_backend=backend)
     async with httpx.AsyncClient(
@@ -222,7 +224,7 @@ async def test_hosts_hold_where_httpx_follows_a_redirect_to_https_with_the_token
 
     if error is ConfigurationError:
         assert str(refused.value).startswith(
-            "hosts does not let the token go to callee.test, port 443."
+            "hosts does not allow the token to callee.test, port 443."
         )
 
 

@@ -1,4 +1,4 @@
-"""Mints: how few are made, who shares them, and what is renewed when."""
+"""Mints: how many are made, who shares them, and when a token is renewed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def test_a_call_is_made_as_the_machine_whose_key_it_has(world: World) -> N
     assert answer.json() == {"subject": world.caller.id}
 
 
-async def test_a_jwt_is_minted_where_one_is_asked_for(world: World) -> None:
+async def test_token_format_jwt_mints_a_jwt(world: World) -> None:
     verifier = world.verifier(world.live_settings())
     auth = outbound(world, token_format="jwt")
     async with httpx.AsyncClient(
@@ -47,7 +47,7 @@ async def test_a_jwt_is_minted_where_one_is_asked_for(world: World) -> None:
     assert verifier.stats.offline == 1
 
 
-async def test_the_options_go_into_the_mint(world: World) -> None:
+async def test_the_options_are_sent_with_the_mint(world: World) -> None:
     auth = outbound(
         world,
         seconds_until_expiration=120,
@@ -67,7 +67,7 @@ async def test_the_options_go_into_the_mint(world: World) -> None:
     ]
 
 
-async def test_the_defaults_of_the_options_are_those_of_the_page(world: World) -> None:
+async def test_the_defaults_match_the_docs_page(world: World) -> None:
     await outbound(world).token()
     options = inspect.signature(MachineTokenAuth).parameters
     page = (Path(__file__).parents[2] / "docs/calling.md").read_text("utf-8")
@@ -101,7 +101,7 @@ async def test_a_hundred_concurrent_first_calls_share_one_mint(world: World) -> 
     assert len(set(callee.credentials)) == 1
 
 
-async def test_ten_thousand_calls_over_ten_minutes_pay_for_eleven_mints_of_sixty_seconds(
+async def test_ten_thousand_calls_over_ten_minutes_cost_eleven_mints_of_sixty_second_tokens(
     world: World,
 ) -> None:
     callee = Callee()
@@ -115,7 +115,7 @@ async def test_ten_thousand_calls_over_ten_minutes_pay_for_eleven_mints_of_sixty
     assert mints(world) == 11
 
 
-async def test_a_token_that_is_due_is_renewed_while_calls_go_on_with_it(world: World) -> None:
+async def test_calls_use_the_old_token_while_it_is_renewed(world: World) -> None:
     callee, answer_mint = Callee(), Gate()
     async with callee.client(outbound(world, seconds_until_expiration=60)) as client:
         await client.get("/")
@@ -133,7 +133,7 @@ async def test_a_token_that_is_due_is_renewed_while_calls_go_on_with_it(world: W
     assert mints(world) == 2
 
 
-async def test_a_token_without_an_end_is_minted_once(world: World) -> None:
+async def test_a_token_that_never_expires_is_minted_once(world: World) -> None:
     endless = world.emulator.mint_m2m_token(world.caller, seconds_until_expiration=math.inf)
 
     async def without_end(request: httpx.Request) -> httpx.Response:
@@ -152,7 +152,7 @@ async def test_a_token_without_an_end_is_minted_once(world: World) -> None:
 
 
 @pytest.mark.parametrize("skew", [-7200.0, 7200.0])
-async def test_a_wall_clock_that_is_wrong_costs_nothing(world: World, skew: float) -> None:
+async def test_a_wrong_wall_clock_causes_no_extra_mint(world: World, skew: float) -> None:
     time = world.time
     clock = Clock(monotonic=lambda: time.monotonic, wall=lambda: time.wall + skew)
     callee = Callee()
@@ -165,7 +165,7 @@ async def test_a_wall_clock_that_is_wrong_costs_nothing(world: World, skew: floa
     assert mints(world) == 2
 
 
-async def test_a_caller_that_leaves_does_not_fail_the_others(world: World) -> None:
+async def test_cancelling_a_waiter_does_not_cancel_the_mint(world: World) -> None:
     callee, answer_mint = Callee(), Gate()
 
     world.upstream.intercept = answer_mint.hold
@@ -230,7 +230,7 @@ def test_event_loops_in_threads_share_one_mint() -> None:
     asyncio.run(main())
 
 
-async def test_a_renewal_under_way_serves_the_other_event_loops_too(world: World) -> None:
+async def test_a_renewal_in_progress_serves_other_event_loops(world: World) -> None:
     callee, answer_mint = Callee(), Gate()
     auth = outbound(world, seconds_until_expiration=60)
 
@@ -263,7 +263,7 @@ async def test_no_connection_to_clerk_is_left_open(world: World) -> None:
     assert clerk.connections == 1
 
 
-async def test_a_transport_of_the_users_own_is_not_closed(world: World) -> None:
+async def test_a_users_transport_is_not_closed(world: World) -> None:
     closed = 0
 
     class Counting(httpx.ASGITransport):
@@ -284,7 +284,7 @@ async def test_a_transport_of_the_users_own_is_not_closed(world: World) -> None:
 # Reuse of a token that Clerk has
 
 
-async def test_a_worker_that_restarts_reuses_the_token_that_clerk_has(world: World) -> None:
+async def test_a_restarted_worker_reuses_the_existing_token(world: World) -> None:
     callee = Callee()
     for _ in range(3):
         auth = outbound(world, seconds_until_expiration=3600, min_remaining_ttl_seconds=600)
@@ -295,7 +295,7 @@ async def test_a_worker_that_restarts_reuses_the_token_that_clerk_has(world: Wor
     assert len(set(callee.credentials)) == 1
 
 
-async def test_a_reused_token_is_renewed_by_what_is_left_of_it(world: World) -> None:
+async def test_a_reused_token_is_renewed_by_its_remaining_life(world: World) -> None:
     callee = Callee()
 
     def worker() -> httpx.AsyncClient:
@@ -314,7 +314,7 @@ async def test_a_reused_token_is_renewed_by_what_is_left_of_it(world: World) -> 
 
 
 @pytest.mark.parametrize(("skew", "life"), [(7200.0, 600.0), (-7200.0, 3600.0)])
-async def test_a_wall_clock_that_is_wrong_keeps_a_reused_token_within_what_clerk_promised(
+async def test_with_a_wrong_wall_clock_a_reused_token_is_used_only_for_the_life_that_clerk_promised(
     world: World, skew: float, life: float
 ) -> None:
     time = world.time
@@ -336,9 +336,9 @@ async def test_a_wall_clock_that_is_wrong_keeps_a_reused_token_within_what_clerk
     assert measured < life
 
 
-async def test_a_renewal_is_never_given_the_token_that_it_replaces(world: World) -> None:
+async def test_a_renewal_never_returns_the_token_that_it_replaces(world: World) -> None:
     callee = Callee()
-    # Clerk would give the same token while a second of it is left.
+    # Clerk would return the same token while at least one second of its life is left.
     auth = outbound(world, seconds_until_expiration=60, min_remaining_ttl_seconds=1)
     async with callee.client(auth) as client:
         await client.get("/")
@@ -350,8 +350,8 @@ async def test_a_renewal_is_never_given_the_token_that_it_replaces(world: World)
     assert callee.credentials[0] == callee.credentials[1] != callee.credentials[2]
 
 
-def test_another_token_replaces_one_only_if_it_ends_later() -> None:
-    """Clerk may give a token of another worker of this machine, which is older."""
+def test_a_token_is_replaced_only_by_one_that_expires_later() -> None:
+    """Clerk may return an older token that was minted for another worker of this machine."""
     kept = Bearer(Secret("mt_kept"), 0.0, 60.0)
 
     assert not Bearer(Secret("mt_other"), 0.0, 60.0).betters(kept)

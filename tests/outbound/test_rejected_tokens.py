@@ -1,4 +1,4 @@
-"""A callee that rejects the token: what is minted anew, and what is sent again."""
+"""A callee rejects the token: when another is minted, and which calls are sent again."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def test_a_call_with_a_body_in_memory_is_repeated_with_it(world: World) ->
     assert bodies == [b'{"order":7}'] * 2
 
 
-async def test_a_hundred_concurrent_rejections_cost_one_mint(world: World) -> None:
+async def test_a_hundred_concurrent_rejections_cause_one_mint(world: World) -> None:
     callee = Callee()
     async with callee.client(outbound(world)) as client:
         await client.get("/")
@@ -66,7 +66,7 @@ async def test_a_hundred_concurrent_rejections_cost_one_mint(world: World) -> No
     assert mints(world) == 2
 
 
-async def test_a_late_rejection_of_a_replaced_token_costs_no_mint(world: World) -> None:
+async def test_a_late_rejection_of_a_replaced_token_causes_no_mint(world: World) -> None:
     callee, answer_late = Callee(), asyncio.Event()
 
     class Late(httpx.AsyncBaseTransport):
@@ -92,7 +92,7 @@ async def test_a_late_rejection_of_a_replaced_token_costs_no_mint(world: World) 
     assert mints(world) == 2
 
 
-async def test_a_callee_that_always_rejects_causes_ever_fewer_mints(world: World) -> None:
+async def test_a_callee_that_always_rejects_causes_mints_at_growing_pauses(world: World) -> None:
     callee = Callee(decide=lambda request: 401)
     async with callee.client(outbound(world, seconds_until_expiration=86_400)) as client:
         for _ in range(1800):
@@ -100,7 +100,7 @@ async def test_a_callee_that_always_rejects_causes_ever_fewer_mints(world: World
             assert answer.status_code == 401
             world.time.advance(2)
 
-    # The first token, then pauses of 10, 20, 40, … 320 s, and of 600 s from then on.
+    # The first token, then pauses of 10, 20, 40, … 320 s, then of 600 s each.
     assert mints(world) == 1 + 11
     assert len(callee.credentials) == 1800 + 11
 
@@ -114,7 +114,7 @@ async def test_many_rejecting_callees_share_one_pause(world: World) -> None:
     assert mints(world) == 2
 
 
-async def test_a_rejecting_callee_does_not_keep_another_from_a_new_token(world: World) -> None:
+async def test_a_rejecting_callee_does_not_delay_a_new_token_for_another(world: World) -> None:
     callee = Callee()
     revoked: set[str | None] = set()
 
@@ -135,7 +135,7 @@ async def test_a_rejecting_callee_does_not_keep_another_from_a_new_token(world: 
     assert answer.status_code == 200
 
 
-async def test_a_token_that_is_revoked_time_and_again_is_replaced_each_time(world: World) -> None:
+async def test_a_token_that_is_revoked_repeatedly_is_replaced_each_time(world: World) -> None:
     callee = Callee()
     revoked: set[str | None] = set()
     callee.decide = lambda request: 401 if request.headers["Authorization"] in revoked else 200
@@ -149,7 +149,7 @@ async def test_a_token_that_is_revoked_time_and_again_is_replaced_each_time(worl
     assert mints(world) == 5
 
 
-async def test_a_rejection_does_not_break_the_silence_that_clerk_asked_for(world: World) -> None:
+async def test_a_rejection_causes_no_mint_during_clerks_retry_after(world: World) -> None:
     callee = Callee()
     async with callee.client(outbound(world, seconds_until_expiration=3600)) as client:
         await client.get("/")
@@ -211,7 +211,7 @@ async def test_calls_do_not_wait_for_the_new_token_after_a_403(world: World) -> 
         await client.get("/")
         await settle()
         world.upstream.intercept = answer_mint.hold
-        world.time.advance(60)  # past the pause after the first mint for this callee
+        world.time.advance(60)  # after the pause that follows the first mint for this callee
         await client.get("/")
         await eventually(lambda: len(world.upstream.requests) == 3)
         answer = await asyncio.wait_for(client.get("/"), 5.0)
@@ -232,8 +232,10 @@ async def test_a_403_never_replaces_a_jwt(world: World) -> None:
     assert mints(world) == 1
 
 
-async def test_a_callee_that_always_answers_403_causes_ever_fewer_mints(world: World) -> None:
-    # Another route of the same callee answers 200: that does not begin the pauses anew.
+async def test_a_callee_that_always_answers_403_causes_mints_at_growing_pauses(
+    world: World,
+) -> None:
+    # Another route of the same callee answers 200: that does not reset the pauses.
     callee = Callee(decide=lambda request: 403 if request.url.path == "/closed" else 200)
     async with callee.client(outbound(world, seconds_until_expiration=86_400)) as client:
         for _ in range(1800):
@@ -246,7 +248,9 @@ async def test_a_callee_that_always_answers_403_causes_ever_fewer_mints(world: W
     assert len(callee.credentials) == 3600
 
 
-async def test_a_rejected_token_is_not_asked_for_again(world: World) -> None:
+async def test_after_a_rejection_clerk_is_not_allowed_to_return_the_same_token(
+    world: World,
+) -> None:
     callee = Callee()
     auth = outbound(world, seconds_until_expiration=3600, min_remaining_ttl_seconds=60)
     async with callee.client(auth) as client:
@@ -258,7 +262,7 @@ async def test_a_rejected_token_is_not_asked_for_again(world: World) -> None:
     assert "min_remaining_ttl_seconds" not in mint_bodies(world)[1]
 
 
-async def test_a_rejection_while_clerk_is_down_is_given_to_the_caller(world: World) -> None:
+async def test_a_401_while_clerk_is_down_is_returned_to_the_caller(world: World) -> None:
     callee = Callee()
     async with callee.client(outbound(world)) as client:
         await client.get("/")
@@ -274,7 +278,7 @@ async def test_a_rejection_while_clerk_is_down_is_given_to_the_caller(world: Wor
     assert callee.credentials == [rejected] * 3
 
 
-async def test_calls_wait_for_the_new_token_while_one_that_was_rejected_is_replaced(
+async def test_calls_wait_for_the_new_token_while_a_rejected_one_is_replaced(
     world: World,
 ) -> None:
     callee, answer_mint = Callee(), Gate()

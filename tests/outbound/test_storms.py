@@ -1,4 +1,4 @@
-"""Many calls at once: rejected, or while Clerk fails for a moment, or to several callees."""
+"""Many concurrent calls: to callees that reject the token, or while Clerk fails once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from clerk_m2m.outbound.rejections import Rejections
 from harness import World
 
 
-async def test_500_first_calls_that_are_all_rejected_get_their_401(world: World) -> None:
+async def test_500_concurrent_rejected_calls_each_return_their_401(world: World) -> None:
     callee = Callee(decide=lambda request: 401)
     async with callee.client(outbound(world)) as client:
         answers = await asyncio.gather(*(client.get("/") for _ in range(500)))
@@ -23,7 +23,7 @@ async def test_500_first_calls_that_are_all_rejected_get_their_401(world: World)
     assert mints(world) == 2
 
 
-async def test_500_first_calls_whose_token_is_rejected_share_the_next_mint(world: World) -> None:
+async def test_500_concurrent_calls_with_a_rejected_token_share_the_next_mint(world: World) -> None:
     callee = Callee()
     callee.decide = lambda request: rejecting(callee.credentials[0])(request)
     async with callee.client(outbound(world)) as client:
@@ -33,7 +33,7 @@ async def test_500_first_calls_whose_token_is_rejected_share_the_next_mint(world
     assert mints(world) == 2
 
 
-async def test_calls_to_other_callees_go_on_while_a_rejected_token_is_replaced(
+async def test_calls_to_other_callees_continue_while_a_rejected_token_is_replaced(
     world: World,
 ) -> None:
     callee, answer_mint = Callee(), Gate()
@@ -64,7 +64,7 @@ async def test_calls_to_other_callees_go_on_while_a_rejected_token_is_replaced(
 
 
 @pytest.mark.parametrize("fault", [{"status": 502}, {"status": 504}, {"kind": "drop"}])
-async def test_100_first_calls_outlast_a_blip_of_clerks(
+async def test_100_first_calls_succeed_after_one_passing_error_of_clerk(
     world: World, fault: dict[str, object]
 ) -> None:
     world.emulator.fail(MINT, times=1, **fault)  # type: ignore[arg-type]
@@ -75,7 +75,9 @@ async def test_100_first_calls_outlast_a_blip_of_clerks(
     assert mints(world) == 2
 
 
-async def test_what_a_second_attempt_would_not_mend_is_asked_once(world: World) -> None:
+async def test_a_mint_is_not_retried_after_an_error_that_a_retry_would_not_cure(
+    world: World,
+) -> None:
     for status, retry_after in ((500, None), (503, 1), (429, 30)):
         world.emulator.fail(MINT, times=1, status=status, retry_after=retry_after)
         before = mints(world)
@@ -85,7 +87,7 @@ async def test_what_a_second_attempt_would_not_mend_is_asked_once(world: World) 
         assert mints(world) - before == 1
 
 
-async def test_a_rejection_while_no_token_can_be_had_is_the_callees_own_answer(
+async def test_if_no_new_token_can_be_minted_the_callees_401_is_returned(
     world: World,
 ) -> None:
     callee = Callee()
@@ -94,7 +96,7 @@ async def test_a_rejection_while_no_token_can_be_had_is_the_callees_own_answer(
         world.emulator.fail(MINT, status=500)
 
         def reject(request: httpx.Request) -> int:
-            world.time.advance(60)  # and so the old token cannot be sent again
+            world.time.advance(60)  # the old token has expired and cannot be sent again
             return 401
 
         callee.decide = reject
@@ -103,14 +105,14 @@ async def test_a_rejection_while_no_token_can_be_had_is_the_callees_own_answer(
     assert answer.status_code == 401
 
 
-def test_a_thousand_callees_are_remembered_and_no_more() -> None:
+def test_the_pauses_of_at_most_1000_callees_are_kept() -> None:
     rejections = Rejections()
 
     def may_mint(number: int, now: float) -> bool:
         return rejections.may_mint(("https", f"callee-{number}.test", None), now)
 
     assert may_mint(0, 0)
-    assert may_mint(0, 10)  # from now on it has 20 s to wait
+    assert may_mint(0, 10)  # the next pause is 20 s
     for number in range(1, 1000):
         assert may_mint(number, 10 + number / 100 + 10 * number)
     assert not may_mint(1, 30.02 + 0.1)
@@ -121,7 +123,7 @@ def test_a_thousand_callees_are_remembered_and_no_more() -> None:
     assert len(rejections._by_origin) == 1
 
 
-def test_a_callee_begins_with_the_first_pause_again_after_twenty_quiet_minutes() -> None:
+def test_the_pause_of_a_callee_is_reset_after_twenty_minutes_without_a_mint() -> None:
     rejections, callee = Rejections(), ("https", "callee.test", None)
 
     assert [now for now in range(200) if rejections.may_mint(callee, now)] == [0, 10, 30, 70, 150]

@@ -1,4 +1,4 @@
-"""The test kit without an emulator: identities by hand, and apps that see them."""
+"""The test kit without an emulator: made-up identities, and apps that receive them."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ BILLING = machine_identity("mch_" + "billing".ljust(27, "0"))
 SETTINGS = Settings(
     machine_id="mch_" + "orders".ljust(27, "0"),
     machine_secret_key="ak_orders",
-    api_url="http://127.0.0.1:1",  # nobody is there: whatever is asked is refused with 503
+    api_url="http://127.0.0.1:1",  # no server listens there: every verification is a 503
 )
 
 
-# Identities by hand
+# Made-up identities
 
 
-def test_identities_made_by_hand_are_those_of_the_middleware() -> None:
+def test_identities_from_the_test_kit_equal_those_of_the_middleware() -> None:
     machine = machine_identity(claims={"jobs": ["nightly"]}, scopes=["mch_x"], expires_at=5.0)
     assert (machine.token_type, machine.token_format) == ("m2m_token", "opaque")
     assert machine.claims["jobs"] == ("nightly",)
@@ -63,14 +63,14 @@ def test_identities_made_by_hand_are_those_of_the_middleware() -> None:
         machine.claims["jobs"] = ()  # type: ignore[index]  # read-only, as it is in a request
 
 
-def test_an_identity_that_could_not_exist_is_not_made() -> None:
+def test_an_impossible_identity_raises() -> None:
     with pytest.raises(ValueError, match="'billing' is not a machine id"):
         machine_identity("billing")
     with pytest.raises(ValueError, match="not one string"):
         api_key_identity(scopes="orders:read")
 
 
-# An app as a caller sees it
+# An app called by a made-up identity
 
 
 async def whoami(request: Request) -> JSONResponse:
@@ -119,7 +119,7 @@ APPS: list[Callable[[], ASGIApp]] = [
 
 
 @pytest.mark.parametrize("make", APPS)
-async def test_the_handler_sees_the_identity_that_the_test_gives(
+async def test_the_handler_receives_the_identity_of_the_test(
     make: Callable[[], ASGIApp],
 ) -> None:
     async with calling(as_caller(make(), BILLING)) as client:
@@ -128,7 +128,7 @@ async def test_the_handler_sees_the_identity_that_the_test_gives(
         assert sent.json() == {"subject": BILLING.subject}
 
 
-# A guard inside an app that is wrapped whole is answered by that app, as in production.
+# If the middleware wraps the whole app, that app answers its guards' errors, as in production.
 @pytest.mark.parametrize("make", [each for each in APPS if each is not wrapped])
 async def test_guards_still_refuse_another_identity(make: Callable[[], ASGIApp]) -> None:
     async with calling(as_caller(make(), api_key_identity())) as client:
@@ -142,7 +142,7 @@ async def test_none_sends_no_credential(make: Callable[[], ASGIApp]) -> None:
     assert refused.json()["code"] == "token_missing"
 
 
-async def test_a_refusal_is_answered_as_the_middleware_answers_it() -> None:
+async def test_a_refusal_is_answered_like_in_the_middleware() -> None:
     app = as_caller(with_middleware(SETTINGS), VerificationUnavailableError(retry_after=7))
     async with calling(app) as client:
         answers = [await client.get("/") for _ in range(2)]
@@ -152,7 +152,7 @@ async def test_a_refusal_is_answered_as_the_middleware_answers_it() -> None:
 
 
 @pytest.mark.parametrize("make", [lambda: with_middleware(SETTINGS), wrapped])
-async def test_the_app_itself_goes_on_refusing(make: Callable[[], ASGIApp]) -> None:
+async def test_the_original_app_still_refuses(make: Callable[[], ASGIApp]) -> None:
     app = make()
     async with calling(app) as client:
         assert (await client.get("/")).json()["code"] == "token_missing"
@@ -178,14 +178,14 @@ async def test_the_middleware_keeps_its_options() -> None:
         assert (await client.get("/open")).json() == {"found": False}
 
 
-async def test_a_mounted_app_with_a_middleware_of_its_own_is_not_opened() -> None:
+async def test_a_mounted_app_with_its_own_middleware_still_refuses() -> None:
     app = Starlette()
     app.mount("/inner", with_middleware(SETTINGS))
     async with calling(as_caller(app, BILLING)) as client:
         assert (await client.get("/inner/")).json()["code"] == "verification_unavailable"
 
 
-async def test_dependency_overrides_of_the_app_still_count() -> None:
+async def test_dependency_overrides_of_the_app_are_used() -> None:
     app = FastAPI()
     app.add_middleware(MachineAuthMiddleware)
     app.get("/")(_region_of_orders)
@@ -203,9 +203,9 @@ async def _region_of_orders(region: str = Depends(_region)) -> str:
     return region
 
 
-def test_websockets_and_the_test_client_of_starlette_see_the_identity() -> None:
+def test_websockets_and_starlettes_test_client_receive_the_identity() -> None:
     with warnings.catch_warnings():
-        # Starlette's client asks for a successor of httpx; it works with either.
+        # Starlette's client warns about httpx; it works with httpx and httpx2.
         warnings.simplefilter("ignore")
         from starlette.testclient import TestClient
 
@@ -223,14 +223,14 @@ def test_websockets_and_the_test_client_of_starlette_see_the_identity() -> None:
         assert socket.receive_json() == {"prices_for": BILLING.machine_id}
 
 
-async def test_a_verifier_of_an_identity_finds_it_for_every_token() -> None:
+async def test_verifier_of_returns_the_identity_for_every_token() -> None:
     assert await verifier_of(BILLING).verify("mt_any") is BILLING
     with pytest.raises(TokenInvalidError) as refused:
         await verifier_of(TokenInvalidError()).verify("mt_any")
     assert refused.value.code == "token_invalid"
 
 
-async def test_a_made_up_identity_passes_guards_by_what_it_is() -> None:
+async def test_guards_check_an_identity_from_the_test_kit() -> None:
     reader = api_key_identity(scopes=["orders:read"])
     guard = require_api_key(scopes=["orders:write"])
     with pytest.raises(RefusalError) as refused:

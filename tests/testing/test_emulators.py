@@ -36,7 +36,7 @@ from clerk_m2m.testing.emulators import serve
 # The emulator in process
 
 
-async def test_a_token_made_by_the_factory_gets_in(
+async def test_a_token_from_the_factory_is_accepted(
     clerk_emulator: ClerkEmulator, clerk_machine: MachineFactory, clerk_token: TokenFactory
 ) -> None:
     orders = clerk_machine("orders")
@@ -54,7 +54,7 @@ async def test_a_token_of_a_machine_that_may_not_call_is_refused(
     assert refused.value.code == "token_invalid"
 
 
-async def test_the_token_factory_adds_the_edges_that_it_is_given(
+async def test_the_token_factory_adds_the_edges_in_may_call(
     clerk_emulator: ClerkEmulator, clerk_machine: MachineFactory, clerk_token: TokenFactory
 ) -> None:
     orders, stock, billing = clerk_machine(), clerk_machine(), clerk_machine()
@@ -65,7 +65,7 @@ async def test_the_token_factory_adds_the_edges_that_it_is_given(
     assert identity.claims == {"job": "nightly"}
 
 
-async def test_settings_of_a_service_hold_no_instance_key_unless_it_is_given(
+async def test_settings_of_a_service_have_no_instance_key_unless_requested(
     clerk_emulator: ClerkEmulator, clerk_machine: MachineFactory, clerk_token: TokenFactory
 ) -> None:
     orders = clerk_machine()
@@ -79,7 +79,7 @@ async def test_settings_of_a_service_hold_no_instance_key_unless_it_is_given(
     assert denied.value.code == "scope_denied"
 
 
-async def test_travel_moves_the_verifier_along(
+async def test_travel_moves_the_clock_of_verifiers(
     clerk_emulator: ClerkEmulator, clerk_machine: MachineFactory, clerk_token: TokenFactory
 ) -> None:
     orders = clerk_machine()
@@ -97,7 +97,7 @@ async def test_travel_moves_the_verifier_along(
     assert refused.value.code == "token_invalid"
 
 
-async def test_a_dropped_connection_is_what_httpx_says_of_one(
+async def test_a_dropped_connection_raises_the_error_of_httpx(
     clerk_emulator: ClerkEmulator, clerk_machine: MachineFactory, clerk_token: TokenFactory
 ) -> None:
     clerk_emulator.fail("*", kind="drop")
@@ -125,14 +125,14 @@ async def test_the_client_has_the_keys_of_the_instance_and_of_a_machine(
 
 
 @pytest.mark.parametrize("clerk_emulator_options", [{"seed": {"machines": {"orders": {}}}}])
-async def test_the_emulator_is_made_with_the_options_that_a_test_gives(
+async def test_clerk_emulator_options_are_used(
     clerk_emulator: ClerkEmulator,
 ) -> None:
     async with clerk_emulator.client() as clerk:
         assert [each.name for each in await clerk.machines.list()] == ["orders"]
 
 
-def test_the_header_presents_tokens_and_keys(
+def test_bearer_builds_the_header_for_tokens_and_keys(
     clerk_emulator: ClerkEmulator, clerk_token: TokenFactory
 ) -> None:
     token = clerk_token()
@@ -141,10 +141,10 @@ def test_the_header_presents_tokens_and_keys(
     assert bearer(key) == {"Authorization": f"Bearer {key.secret}"}
 
 
-# What it cost
+# Counted calls
 
 
-async def test_a_wrong_number_of_verifications_says_what_was_called(
+async def test_assert_verifications_lists_the_calls_on_failure(
     clerk_emulator: ClerkEmulator, clerk_machine: MachineFactory, clerk_token: TokenFactory
 ) -> None:
     orders = clerk_machine()
@@ -160,7 +160,7 @@ async def test_a_wrong_number_of_verifications_says_what_was_called(
     )
 
 
-async def test_calls_are_counted_by_operation_until_they_are_forgotten(
+async def test_assert_calls_counts_by_operation_until_calls_are_cleared(
     clerk_emulator: ClerkEmulator,
 ) -> None:
     async with clerk_emulator.client() as clerk:
@@ -174,7 +174,7 @@ async def test_calls_are_counted_by_operation_until_they_are_forgotten(
     clerk_emulator.assert_verifications(0)
 
 
-def test_an_operation_that_does_not_exist_is_not_counted_as_never_called(
+def test_assert_calls_rejects_an_unknown_operation(
     clerk_emulator: ClerkEmulator,
 ) -> None:
     with pytest.raises(ValueError, match="no such operation: verifyM2mToken"):
@@ -198,7 +198,7 @@ def test_a_synchronous_client_reaches_the_same_emulator_on_a_port(
     clerk_emulator.assert_verifications(1)
 
 
-def test_no_key_of_the_developers_own_shell_reaches_a_service_under_test(
+def test_keys_of_the_developers_shell_do_not_reach_a_service_under_test(
     clerk_emulator_server: ClerkEmulatorServer, clerk_machine: MachineFactory
 ) -> None:
     orders = clerk_machine("orders")
@@ -214,7 +214,7 @@ def test_no_key_of_the_developers_own_shell_reaches_a_service_under_test(
     assert found.secret_key is None
 
 
-def test_the_environment_has_the_instances_key_where_it_is_asked_for(
+def test_the_environment_has_the_instance_key_if_requested(
     clerk_emulator_server: ClerkEmulatorServer, clerk_machine: MachineFactory
 ) -> None:
     server, orders = clerk_emulator_server, clerk_machine("orders")
@@ -225,7 +225,7 @@ def test_the_environment_has_the_instances_key_where_it_is_asked_for(
     assert server.environ(orders)["CLERK_SECRET_KEY"] == ""
 
 
-def test_the_server_sends_one_date_and_it_travels(
+def test_the_server_sends_one_date_header_with_the_emulators_time(
     clerk_emulator_server: ClerkEmulatorServer,
 ) -> None:
     emulator = clerk_emulator_server.emulator
@@ -269,10 +269,10 @@ def test_the_server_stops_while_a_call_hangs(clerk_emulator: ClerkEmulator) -> N
         httpx.get(f"{server.url}/v1/machines")
 
 
-# Time that stands still, requests, and what was opened
+# Frozen time, received requests, and closing
 
 
-async def test_frozen_time_moves_by_travel_only(
+async def test_frozen_time_moves_only_by_travel(
     clerk_emulator: ClerkEmulator, clerk_machine: MachineFactory, clerk_token: TokenFactory
 ) -> None:
     clerk_emulator.travel(100)
@@ -289,7 +289,7 @@ async def test_frozen_time_moves_by_travel_only(
     assert clerk_emulator.now() == clerk_emulator.clock.wall() == frozen + 60
 
 
-async def test_the_requests_that_the_emulator_was_sent_can_be_read(
+async def test_requests_holds_the_requests_to_the_emulator(
     clerk_emulator: ClerkEmulator, clerk_machine: MachineFactory
 ) -> None:
     billing = clerk_machine("billing")
@@ -301,7 +301,7 @@ async def test_the_requests_that_the_emulator_was_sent_can_be_read(
     assert "nightly" not in repr(request)
 
 
-async def test_a_verifier_is_made_of_whole_settings_or_of_a_machine(
+async def test_verifier_accepts_either_a_machine_or_settings(
     clerk_emulator: ClerkEmulator, clerk_machine: MachineFactory, clerk_token: TokenFactory
 ) -> None:
     orders = clerk_machine()
@@ -311,11 +311,11 @@ async def test_a_verifier_is_made_of_whole_settings_or_of_a_machine(
     assert verifier.settings is settings
     assert (await verifier.verify(clerk_token(may_call=[orders]).token)).token_id
     for wrong in ({}, {"machine": orders, "settings": settings}, {"settings": settings, "x": 1}):
-        with pytest.raises(TypeError, match="takes a machine"):
-            clerk_emulator.verifier(**wrong)  # type: ignore[arg-type]  # that is the point
+        with pytest.raises(TypeError, match="needs a machine"):
+            clerk_emulator.verifier(**wrong)  # type: ignore[arg-type]  # the wrong type is intended
 
 
-async def test_what_was_made_is_closed_together(
+async def test_aclose_closes_every_verifier_and_client(
     clerk_emulator: ClerkEmulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     closed: list[ClerkClient] = []
@@ -334,7 +334,7 @@ async def test_what_was_made_is_closed_together(
     assert closed == [client]
 
 
-def test_an_app_of_ones_own_is_served_with_its_lifespan() -> None:
+def test_served_runs_an_app_with_its_lifespan() -> None:
     events: list[str] = []
 
     @asynccontextmanager

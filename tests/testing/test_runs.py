@@ -1,4 +1,4 @@
-"""The pytest plugin in suites of users, each a run of its own."""
+"""The pytest plugin in users' test suites, each in its own run."""
 
 from __future__ import annotations
 
@@ -52,18 +52,18 @@ def anyio_backend():
 
 
 class Suite:
-    """A user's suite in a directory of its own, with this plugin and those that it names."""
+    """A user's suite in its own directory, with this plugin and the plugins that it names."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
     def write(self, **files: str) -> None:
-        """Write files; a double underscore in a name stands for the dot."""
+        """Write files; a double underscore in a name means a dot."""
         for name, text in files.items():
             (self._directory / name.replace("__", ".")).write_text(text, "utf-8")
 
     def run(self, *plugins: str, directory: Path | None = None) -> str:
-        """Run pytest in a process of its own; gives what it printed after it has passed."""
+        """Run pytest in its own process, assert that it passed, and return its output."""
         done = self.attempt(*plugins, directory=directory)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
@@ -71,8 +71,8 @@ class Suite:
     def attempt(
         self, *plugins: str, directory: Path | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Run pytest in a process of its own."""
-        # By name, since a checkout has no entry point, and nothing else that is installed here.
+        """Run pytest in its own process."""
+        # Plugins by name, because a checkout has no entry points; other installed plugins are off.
         options = [f"-p{plugin}" for plugin in (*plugins, "clerk_m2m.testing")]
         environ = {name: os.environ[name] for name in os.environ if not name.startswith("CLERK_")}
         environ |= {
@@ -150,7 +150,7 @@ def test_the_blocks_of_the_document_are_a_suite_that_passes(suite: Suite) -> Non
     assert re.search(r"\b12 passed\b", suite.run("pytest_asyncio.plugin"))
 
 
-def test_a_run_that_uses_no_fixture_pays_for_none(suite: Suite) -> None:
+def test_a_run_without_our_fixtures_imports_nothing_more(suite: Suite) -> None:
     heavy = ("clerk_m2m.emulator", "clerk_m2m.testing.", "uvicorn", "cryptography", "fastapi")
     suite.write(
         pytest__ini=STRICT,
@@ -165,7 +165,7 @@ def test_one():
     assert "1 passed" in suite.run()
 
 
-def test_pytest_finds_the_plugin_by_itself_where_the_package_is_installed() -> None:
+def test_pytest_finds_the_installed_plugin() -> None:
     try:
         distribution = importlib.metadata.distribution("clerk-m2m")
     except importlib.metadata.PackageNotFoundError:

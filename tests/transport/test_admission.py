@@ -1,4 +1,4 @@
-"""Which call goes out, waits or is refused: the rules, without an event loop."""
+"""Which calls are sent, wait or are refused: the rules, without an event loop."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ UNLIMITED = UnknownRate(1e9)
 
 
 def admission(slots: int = SLOTS, unknown_rate: UnknownRate | None = UNLIMITED) -> Admission:
-    """The calls of a service with the default settings, whose strangers are not limited."""
+    """The calls of a service with default settings; the rate of unknown keys does not matter."""
     return Admission(slots=slots, patience=0.5, unknown_rate=unknown_rate)
 
 
@@ -40,7 +40,7 @@ def states(tickets: list[Ticket]) -> list[State]:
     return [ticket.state for ticket in tickets]
 
 
-def test_one_slot_in_twenty_is_for_what_is_known() -> None:
+def test_one_slot_in_twenty_is_reserved_for_known_keys() -> None:
     calls = admission()
     strangers = crowd(calls, 20)
 
@@ -49,13 +49,13 @@ def test_one_slot_in_twenty_is_for_what_is_known() -> None:
     assert enter(calls, Priority.KEPT).state is State.WAITING
 
 
-def test_a_client_without_strangers_uses_all_its_slots() -> None:
+def test_without_unknown_rate_no_slot_is_reserved() -> None:
     calls = admission(unknown_rate=None)
 
     assert states(crowd(calls, 20, Priority.RECENT)) == [State.OUT] * 20
 
 
-def test_a_freed_slot_goes_to_the_highest_priority_and_then_to_the_first_who_came() -> None:
+def test_a_free_slot_goes_to_the_oldest_call_of_the_highest_priority() -> None:
     calls = admission(slots=1, unknown_rate=None)
     out = enter(calls, Priority.RECENT)
     waiting = [
@@ -72,14 +72,14 @@ def test_a_freed_slot_goes_to_the_highest_priority_and_then_to_the_first_who_cam
     assert order == [first, second, refresh, recent]
 
 
-def test_as_many_wait_as_are_answered_within_the_patience_and_the_newest_is_refused() -> None:
+def test_calls_beyond_what_is_answered_within_patience_are_refused() -> None:
     calls = admission()  # 20 slots x 0.5 s / 0.1 s
     tickets = crowd(calls, 19 + 100 + 1)
 
     assert states(tickets) == [State.OUT] * 19 + [State.WAITING] * 100 + [State.REFUSED]
 
 
-def test_a_call_of_a_higher_priority_takes_the_place_of_the_newest_of_the_lowest() -> None:
+def test_a_call_of_a_higher_priority_displaces_the_newest_of_the_lowest() -> None:
     calls = admission()
     tickets = crowd(calls, 19 + 100)
     enter(calls, Priority.KEPT)
@@ -89,7 +89,7 @@ def test_a_call_of_a_higher_priority_takes_the_place_of_the_newest_of_the_lowest
     assert states(tickets[-2:]) == [State.WAITING, State.REFUSED]
 
 
-def test_a_slower_upstream_shortens_the_queue_from_its_end() -> None:
+def test_a_slower_upstream_shortens_the_queue_by_refusing_the_newest() -> None:
     calls = admission()
     tickets = crowd(calls, 19 + 100)
     for _ in range(30):
@@ -102,7 +102,7 @@ def test_a_slower_upstream_shortens_the_queue_from_its_end() -> None:
     assert max(came[State.WAITING]) < min(came[State.REFUSED])
 
 
-def test_a_call_without_an_answer_does_not_move_the_estimate() -> None:
+def test_a_call_without_an_answer_does_not_change_the_service_time() -> None:
     calls = admission()
     for ticket in crowd(calls, 19):
         calls.done(ticket, service_time=None)
@@ -110,7 +110,7 @@ def test_a_call_without_an_answer_does_not_move_the_estimate() -> None:
     assert calls.service_time == 0.1
 
 
-def test_who_leaves_gives_the_place_and_the_charge_back() -> None:
+def test_a_cancelled_call_returns_its_place_and_its_charge() -> None:
     calls = admission(slots=2, unknown_rate=UnknownRate(14.0))
     out, *waiting = crowd(calls, 10)
     assert states([out, *waiting, enter(calls)]) == [
@@ -125,7 +125,7 @@ def test_who_leaves_gives_the_place_and_the_charge_back() -> None:
     assert states(crowd(calls, 10)) == [State.WAITING] * 9 + [State.REFUSED]
 
 
-def test_who_is_refused_for_lack_of_room_gets_the_charge_back() -> None:
+def test_a_call_refused_for_lack_of_room_returns_its_charge() -> None:
     rate = UnknownRate(200.0)
     calls = admission(unknown_rate=rate)
     crowd(calls, 140)
@@ -133,7 +133,7 @@ def test_who_is_refused_for_lack_of_room_gets_the_charge_back() -> None:
     assert sum(rate.take(0.0, returning=True) for _ in range(200)) == 200 - (19 + 100)
 
 
-def test_a_refresh_that_somebody_waits_for_now_goes_before_the_other_refreshes() -> None:
+def test_a_refresh_that_gets_a_waiter_goes_before_other_refreshes() -> None:
     calls = admission(slots=1, unknown_rate=None)
     out = enter(calls, Priority.REFRESH)
     first, second = crowd(calls, 2, Priority.REFRESH)
@@ -143,10 +143,10 @@ def test_a_refresh_that_somebody_waits_for_now_goes_before_the_other_refreshes()
     assert states([first, second]) == [State.WAITING, State.OUT]
 
 
-# How many strangers
+# The rate of calls about unknown keys
 
 
-def test_a_fixed_rate_bounds_the_calls_about_unknown_keys_and_no_others() -> None:
+def test_a_fixed_rate_limits_only_calls_about_unknown_keys() -> None:
     calls = admission(unknown_rate=UnknownRate(4.0))
 
     assert states(crowd(calls, 4)) == [State.OUT] * 3 + [State.REFUSED]
@@ -154,7 +154,7 @@ def test_a_fixed_rate_bounds_the_calls_about_unknown_keys_and_no_others() -> Non
     assert enter(calls, Priority.KEPT).state is State.OUT
 
 
-def test_a_rate_is_filled_up_in_a_second_and_not_further() -> None:
+def test_the_bucket_holds_the_calls_of_one_second() -> None:
     rate = UnknownRate(20.0)
     now = 100.0
     assert sum(rate.take(now, returning=True) for _ in range(100)) == 20
@@ -162,7 +162,7 @@ def test_a_rate_is_filled_up_in_a_second_and_not_further() -> None:
     assert sum(rate.take(now + 60.0, returning=True) for _ in range(100)) == 20
 
 
-def test_a_quarter_of_a_second_is_left_to_those_who_return() -> None:
+def test_a_quarter_of_the_rate_is_reserved_for_returning_keys() -> None:
     calls = admission(unknown_rate=UnknownRate(20.0))
     strangers = crowd(calls, 100)
     returning = crowd(calls, 100, Priority.RETURNING)
@@ -172,14 +172,14 @@ def test_a_quarter_of_a_second_is_left_to_those_who_return() -> None:
     assert sum(each.state in let_through for each in returning) == 5
 
 
-def test_over_a_long_time_no_more_than_the_rate_are_let_through() -> None:
+def test_in_the_long_run_no_more_calls_than_the_rate_are_sent() -> None:
     rate = UnknownRate(20.0)
 
     let_through = sum(rate.take(number / 300) for number in range(300 * 60))
     assert 20 * 59 <= let_through <= 20 * 61
 
 
-def test_the_rate_adapts_by_itself_to_the_limit_of_clerk() -> None:
+def test_an_adaptive_rate_halves_on_a_429_and_grows_without() -> None:
     rate = UnknownRate()
     assert rate.rate(0.0) == START_RATE
     rate.slow_down(0.0)
@@ -191,19 +191,19 @@ def test_the_rate_adapts_by_itself_to_the_limit_of_clerk() -> None:
     assert rate.rate(1000.0) == LEAST_RATE
 
 
-def test_a_rate_that_somebody_has_set_stays() -> None:
+def test_a_fixed_rate_does_not_adapt() -> None:
     rate = UnknownRate(7.0)
     rate.slow_down(0.0)
 
     assert rate.rate(100.0) == 7.0
 
 
-# Any order of events, against a simple model
+# Random sequences of events, compared with a simple model
 
 
 @settings(max_examples=300, stateful_step_count=40, deadline=None)
 class Calls(RuleBasedStateMachine):
-    """The model is a list of tickets in the order of their arrival."""
+    """The model is a list of tickets in order of arrival."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -232,7 +232,7 @@ class Calls(RuleBasedStateMachine):
         ticket = data.draw(strategies.sampled_from(self.of(State.OUT)))
         self.calls.done(ticket, service_time=seconds)
         for let_out in (each for each in before if each.state is State.OUT):
-            # Nobody who came earlier with the same priority, or has a higher one, waits still.
+            # No call of a higher priority still waits, and no earlier call of the same priority.
             assert not [
                 each
                 for each in self.of(State.WAITING)

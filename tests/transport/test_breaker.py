@@ -1,4 +1,4 @@
-"""When Clerk is left alone: after failures in a row, and because it asked for it."""
+"""When calls to Clerk stop: after failures in a row, and because Clerk asked for a pause."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def fail(breaker: Breaker, times: int) -> None:
         breaker.failed()
 
 
-def test_four_failures_in_a_row_let_the_next_call_through(breaker: Breaker) -> None:
+def test_four_failures_in_a_row_do_not_open_the_breaker(breaker: Breaker) -> None:
     fail(breaker, 4)
 
     breaker.enter()
@@ -52,7 +52,9 @@ def test_failures_that_are_not_in_a_row_do_not_add_up(breaker: Breaker) -> None:
     breaker.enter()
 
 
-def test_five_failures_in_a_row_leave_one_probe_a_second(breaker: Breaker, time: FakeTime) -> None:
+def test_after_five_failures_in_a_row_one_probe_a_second_is_sent(
+    breaker: Breaker, time: FakeTime
+) -> None:
     fail(breaker, 5)
 
     probes = 0
@@ -67,7 +69,7 @@ def test_five_failures_in_a_row_leave_one_probe_a_second(breaker: Breaker, time:
     assert 9 <= probes <= 10
 
 
-def test_to_ask_whether_a_call_may_go_out_takes_no_probe(breaker: Breaker, time: FakeTime) -> None:
+def test_check_does_not_use_up_a_probe(breaker: Breaker, time: FakeTime) -> None:
     fail(breaker, 5)
     time.advance(1.0)
 
@@ -78,7 +80,7 @@ def test_to_ask_whether_a_call_may_go_out_takes_no_probe(breaker: Breaker, time:
     assert refused.value.retry_after == 1.0
 
 
-def test_one_success_lets_everybody_through(breaker: Breaker) -> None:
+def test_one_success_closes_the_breaker(breaker: Breaker) -> None:
     fail(breaker, 5)
     breaker.ended(None)
 
@@ -91,7 +93,7 @@ def told_to_wait(seconds: float) -> RateLimitedError:
 
 
 @pytest.mark.parametrize(("asked", "granted"), [(7, 7), (31, 30), (1e9, 30), (0, 0), (-1, 0)])
-def test_a_wish_to_be_left_alone_is_granted_for_30_seconds_at_most(
+def test_a_retry_after_is_obeyed_for_at_most_30_seconds(
     breaker: Breaker, time: FakeTime, asked: float, granted: float
 ) -> None:
     exc = told_to_wait(asked)
@@ -107,7 +109,7 @@ def test_a_wish_to_be_left_alone_is_granted_for_30_seconds_at_most(
     breaker.enter()
 
 
-def test_the_longest_of_several_wishes_holds(breaker: Breaker, time: FakeTime) -> None:
+def test_the_longest_of_several_retry_afters_counts(breaker: Breaker, time: FakeTime) -> None:
     breaker.back_off(told_to_wait(20))
     time.advance(1)
 
@@ -116,7 +118,7 @@ def test_the_longest_of_several_wishes_holds(breaker: Breaker, time: FakeTime) -
     assert second.retry_after == 19
 
 
-def test_a_503_that_asks_for_a_pause_is_left_alone_and_is_a_failure(
+def test_a_503_with_retry_after_is_obeyed_and_counts_as_a_failure(
     breaker: Breaker, time: FakeTime
 ) -> None:
     breaker.ended(BackendUnavailableError("503", retry_after=7.0))
@@ -131,7 +133,7 @@ def test_a_503_that_asks_for_a_pause_is_left_alone_and_is_a_failure(
 
 
 @pytest.mark.parametrize("refusal", [NotFoundError("404"), KeyRefusedError("401")])
-def test_an_answer_after_failures_is_a_success_whatever_it_says(
+def test_a_4xx_after_failures_counts_as_a_success(
     breaker: Breaker, refusal: BackendAPIError
 ) -> None:
     fail(breaker, 4)
@@ -142,14 +144,14 @@ def test_an_answer_after_failures_is_a_success_whatever_it_says(
     breaker.check()
 
 
-def test_a_429_ends_a_row_of_failures_and_still_counts_as_no_answer(breaker: Breaker) -> None:
+def test_a_429_resets_the_failures_but_counts_as_no_answer(breaker: Breaker) -> None:
     fail(breaker, 4)
     breaker.ended(told_to_wait(5.0))
 
     assert breaker.last_call_failed
 
 
-def test_strangers_do_not_open_the_breaker_of_what_is_known(time: FakeTime) -> None:
+def test_failures_of_unknown_keys_do_not_open_the_breaker_of_known_keys(time: FakeTime) -> None:
     breakers = Breakers(time.clock.monotonic)
     fail(breakers.of(Priority.STRANGER), 5)
 
@@ -161,7 +163,7 @@ def test_strangers_do_not_open_the_breaker_of_what_is_known(time: FakeTime) -> N
         breakers.of(priority).check()
 
 
-def test_an_answer_on_one_side_does_not_close_the_breaker_of_the_other(time: FakeTime) -> None:
+def test_an_answer_on_one_side_does_not_close_the_other_breaker(time: FakeTime) -> None:
     breakers = Breakers(time.clock.monotonic)
     fail(breakers.of(Priority.KEPT), 5)
     breakers.of(Priority.STRANGER).ended(None)
@@ -185,14 +187,14 @@ FAULTS: list[dict[str, Any]] = [{"status": 500}, {"kind": "drop"}, {"kind": "htm
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=str)
-async def test_a_dead_upstream_is_asked_five_times_and_then_once_a_second(
+async def test_a_dead_upstream_gets_five_calls_and_then_one_a_second(
     world: World, fault: dict[str, Any]
 ) -> None:
     verifier = world.verifier()
     world.emulator.fail("verifyM2MToken", **fault)
     for _ in range(20):
         await refused(verifier, world)
-    # The first call is repeated after a dropped connection, none of the others.
+    # The first call is retried after a dropped connection, the others are not.
     asked = 6 if fault == {"kind": "drop"} else 5
     assert len(world.upstream.requests) == asked
 
@@ -202,7 +204,9 @@ async def test_a_dead_upstream_is_asked_five_times_and_then_once_a_second(
     assert asked + 9 <= len(world.upstream.requests) <= asked + 10
 
 
-async def test_of_a_crowd_one_call_is_the_probe_and_it_is_not_repeated(world: World) -> None:
+async def test_of_many_concurrent_calls_one_is_the_probe_and_it_is_not_retried(
+    world: World,
+) -> None:
     verifier = world.verifier()
     world.emulator.fail("verifyM2MToken", status=503)
     for _ in range(10):
@@ -214,7 +218,7 @@ async def test_of_a_crowd_one_call_is_the_probe_and_it_is_not_repeated(world: Wo
     assert len(world.upstream.requests) == asked + 1
 
 
-async def test_callers_are_let_in_again_within_two_seconds_of_the_upstreams_recovery(
+async def test_callers_are_accepted_within_two_seconds_of_the_upstreams_recovery(
     world: World,
 ) -> None:
     verifier = world.verifier()
@@ -236,7 +240,7 @@ async def test_callers_are_let_in_again_within_two_seconds_of_the_upstreams_reco
     await asyncio.gather(*(verifier.verify(world.token()) for _ in range(20)))
 
 
-async def test_a_crowd_that_hangs_does_not_delay_the_answer_to_those_who_come_later(
+async def test_hanging_calls_do_not_delay_the_refusal_of_later_requests(
     world: World,
 ) -> None:
     verifier, never = world.verifier(world.settings(timeout=1.0)), asyncio.Event()
@@ -248,15 +252,15 @@ async def test_a_crowd_that_hangs_does_not_delay_the_answer_to_those_who_come_la
     world.upstream.intercept = hang
     await asyncio.gather(*(refused(verifier, world) for _ in range(100)))
     asked = len(world.upstream.requests)
-    assert asked <= 19  # no slot was free for the others, and what nobody waits for is not sent
+    assert asked <= 19  # there was no slot for the others, and calls without waiters are not sent
     await quiet(known)
 
-    async with asyncio.timeout(0.9):  # less than the deadline of a call: nobody waits for one
+    async with asyncio.timeout(0.9):  # less than the deadline of a call: no request waits for one
         await asyncio.gather(*(refused(verifier, world) for _ in range(100)))
     assert len(world.upstream.requests) == asked
 
 
-async def test_a_breaker_of_one_verifier_is_none_of_anothers_business(world: World) -> None:
+async def test_each_verifier_has_its_own_breaker(world: World) -> None:
     one, other = world.verifier(), world.verifier()
     world.emulator.fail("verifyM2MToken", status=500, times=5)
     for _ in range(6):
@@ -266,9 +270,7 @@ async def test_a_breaker_of_one_verifier_is_none_of_anothers_business(world: Wor
 
 
 @pytest.mark.parametrize("status", [404, 429])
-async def test_failures_before_and_after_a_refusal_of_clerks_are_not_in_a_row(
-    world: World, status: int
-) -> None:
+async def test_a_4xx_between_failures_resets_the_count(world: World, status: int) -> None:
     verifier = world.verifier()
     world.emulator.fail("verifyM2MToken", status=500, times=4)
     world.emulator.fail("verifyM2MToken", status=status, times=1)
@@ -277,7 +279,7 @@ async def test_failures_before_and_after_a_refusal_of_clerks_are_not_in_a_row(
         with pytest.raises(RefusalError):
             await verifier.verify(world.token())
         if number == 4:
-            world.time.advance(2.0)  # past the time for which a 429 asks to be left alone
+            world.time.advance(2.0)  # after the pause that the 429 asked for
     assert len(world.upstream.requests) == 9
 
     await verifier.verify(world.token())

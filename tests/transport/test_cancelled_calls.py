@@ -1,4 +1,4 @@
-"""Calls whose waiter has left, over a real socket: what was not out yet is never sent.
+"""Calls whose waiter was cancelled, over a real socket: they are not sent if they still wait.
 
 The emulator counts the calls.
 """
@@ -21,7 +21,7 @@ SLOTS = 20
 
 @pytest_asyncio.fixture
 async def origin(world: World) -> AsyncIterator[str]:
-    """Where the world's emulator listens."""
+    """The address of the world's emulator."""
     async with serve(world.emulator) as served:
         yield served
 
@@ -31,7 +31,7 @@ def client(world: World, origin: str, **given: Any) -> ClerkClient:
     return ClerkClient(api_url=origin, **(settings | given))
 
 
-async def test_calls_that_queue_are_not_sent_after_their_task_group_has_failed(
+async def test_queued_calls_are_not_sent_after_their_task_group_failed(
     world: World, origin: str
 ) -> None:
     world.emulator.fail("CreateMachine", status=409, times=1)
@@ -40,7 +40,7 @@ async def test_calls_that_queue_are_not_sent_after_their_task_group_has_failed(
         with pytest.raises(ExceptionGroup) as failed:
             await create_machines(clerk, 300)
         await eventually(lambda: clerk._api.measure().out == 0)
-    # The first one's slot went to one more, before its error reached the group.
+    # One more call got the first one's slot before the error reached the group.
     assert SLOTS <= world.emulator.calls["CreateMachine"] <= SLOTS + 1
     assert failed.group_contains(ConflictError)
 
@@ -51,7 +51,7 @@ async def create_machines(clerk: ClerkClient, count: int) -> None:
             group.create_task(clerk.machines.create(f"machine-{number}"))
 
 
-async def test_calls_that_queue_are_not_sent_after_they_are_cancelled(
+async def test_queued_calls_are_not_sent_after_they_are_cancelled(
     world: World, origin: str
 ) -> None:
     world.emulator.fail("CreateMachine", delay=0.2)
@@ -73,7 +73,7 @@ async def test_calls_that_queue_are_not_sent_after_they_are_cancelled(
         ("CreateMachine", lambda clerk: clerk.machines.create("orders"), 429),
     ],
 )
-async def test_a_call_that_waits_to_be_repeated_is_not_sent_again_after_it_is_cancelled(
+async def test_a_call_cancelled_before_its_retry_is_not_sent_again(
     world: World,
     origin: str,
     operation: str,
@@ -91,7 +91,7 @@ async def test_a_call_that_waits_to_be_repeated_is_not_sent_again_after_it_is_ca
         assert world.emulator.calls[operation] == 1
 
 
-async def test_a_call_that_waits_for_its_key_is_not_sent_after_it_is_cancelled(
+async def test_a_call_cancelled_while_its_key_is_read_is_not_sent(
     world: World, origin: str
 ) -> None:
     answers = asyncio.Event()
@@ -107,12 +107,12 @@ async def test_a_call_that_waits_for_its_key_is_not_sent_after_it_is_cancelled(
         answers.set()
         with pytest.raises(asyncio.CancelledError):
             await waiter
-        await clerk.machines.list()  # by now the source has given the key
+        await clerk.machines.list()  # by now the source has returned the key
 
     assert world.emulator.calls == {"ListMachines": 1}
 
 
-async def test_a_call_that_queues_with_another_key_is_not_sent_after_it_is_cancelled(
+async def test_a_call_cancelled_while_it_queues_with_another_key_is_not_sent(
     world: World, origin: str
 ) -> None:
     keys = iter(["ak_refused", world.callee.secret_key])
@@ -122,7 +122,7 @@ async def test_a_call_that_queues_with_another_key_is_not_sent_after_it_is_cance
     ) as clerk:
         waiter = asyncio.create_task(clerk.m2m_tokens.create())
         await asyncio.sleep(0)
-        other = asyncio.create_task(clerk.machines.list())  # takes the slot after the refusal
+        other = asyncio.create_task(clerk.machines.list())  # gets the slot after the refusal
         await eventually(
             lambda: (
                 world.emulator.calls["ListMachines"] == 1

@@ -1,4 +1,4 @@
-"""Slots and connections: how many calls are out, and requests dropped meanwhile."""
+"""Slots and connections: how many calls are in progress, and cancelled requests."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from harness import API_URL, World
 
 
 class Gate:
-    """Holds every call until it is opened, and counts how many are out at once."""
+    """Holds every call until it is opened, and counts the calls in progress."""
 
     def __init__(self) -> None:
         self.calls = self.out = self.most = 0
@@ -57,7 +57,7 @@ def gated(gate: Gate, **given: Any) -> HTTPClient:
     return HTTPClient(api_url=API_URL, transport=transport, **settings)
 
 
-async def test_at_most_so_many_calls_are_out_at_once() -> None:
+async def test_at_most_max_inflight_calls_are_in_progress() -> None:
     gate = Gate()
     client = gated(gate)
     calls = [asyncio.create_task(client.call(QUESTION, document_of)) for _ in range(100)]
@@ -69,7 +69,7 @@ async def test_at_most_so_many_calls_are_out_at_once() -> None:
     await client.aclose()
 
 
-async def test_a_call_that_found_no_slot_in_time_is_never_sent() -> None:
+async def test_a_call_without_a_slot_before_its_timeout_is_never_sent() -> None:
     gate, known = Gate(), asyncio.all_tasks()
     client = gated(gate, timeout=0.1, max_inflight=2)
     answers = await asyncio.gather(
@@ -77,8 +77,8 @@ async def test_a_call_that_found_no_slot_in_time_is_never_sent() -> None:
     )
     assert all(isinstance(answer, BackendUnavailableError) for answer in answers)
     assert [str(answer) for answer in answers[2:]] == [
-        "verifyM2MToken: not sent, because 2 other calls were out (max_inflight) during the whole "
-        "timeout of 0.1 s."
+        "verifyM2MToken: not sent, because 2 other calls (max_inflight) were in progress during "
+        "the whole timeout of 0.1 s."
     ] * 8
     gate.opened.set()
     await quiet(known)
@@ -88,7 +88,7 @@ async def test_a_call_that_found_no_slot_in_time_is_never_sent() -> None:
     await client.aclose()
 
 
-async def test_a_call_that_may_not_go_out_does_not_queue_for_a_slot_to_be_told_so() -> None:
+async def test_an_open_breaker_refuses_a_call_before_it_queues() -> None:
     gate, breakers = Gate(), Breakers(time.monotonic)
     client = gated(gate, timeout=5.0, max_inflight=1, breakers=breakers)
     held = asyncio.create_task(client.call(QUESTION, document_of))
@@ -103,7 +103,7 @@ async def test_a_call_that_may_not_go_out_does_not_queue_for_a_slot_to_be_told_s
     await client.aclose()
 
 
-async def test_an_injected_transport_that_never_ends_is_cut_off_and_its_slot_is_free() -> None:
+async def test_a_user_transport_that_hangs_is_cancelled_and_its_slot_freed() -> None:
     gate, known = Gate(), asyncio.all_tasks()
     client = gated(gate, timeout=0.1, max_inflight=2)
     for _ in range(3):
@@ -134,7 +134,7 @@ async def test_a_call_that_is_cancelled_in_the_step_that_gives_it_a_slot_is_not_
     await client.aclose()
 
 
-async def test_closing_waits_for_what_is_out() -> None:
+async def test_closing_waits_for_calls_in_progress() -> None:
     gate = Gate()
     client = gated(gate, timeout=10.0)
     call = asyncio.create_task(client.call(QUESTION, document_of))
@@ -147,7 +147,7 @@ async def test_closing_waits_for_what_is_out() -> None:
     assert await call == Document({})
 
 
-async def test_closing_ends_what_outlives_its_time_and_whoever_waits_is_told() -> None:
+async def test_closing_cancels_calls_after_their_timeout_and_their_waiters_get_an_error() -> None:
     gate, known = Gate(), asyncio.all_tasks()
     client = gated(gate, timeout=0.1)
     call = asyncio.create_task(client.call(QUESTION, document_of))
@@ -162,7 +162,9 @@ async def test_closing_ends_what_outlives_its_time_and_whoever_waits_is_told() -
     await client.aclose()
 
 
-async def test_a_call_with_more_time_than_its_client_is_told_that_the_client_was_closed() -> None:
+async def test_a_call_with_a_longer_timeout_than_its_client_fails_when_the_client_is_closed() -> (
+    None
+):
     gate = Gate()
     client = gated(gate, timeout=0.01)
     budget = Budget.from_now(30.0)
@@ -188,7 +190,7 @@ async def test_a_call_that_has_not_begun_when_the_client_is_closed_is_not_sent()
     assert gate.calls == 1
 
 
-async def test_closing_refuses_what_waits_for_its_turn() -> None:
+async def test_closing_refuses_calls_that_wait_for_a_slot() -> None:
     gate = Gate()
     client = gated(gate, timeout=1.0, max_inflight=1)
     calls = [asyncio.create_task(client.call(QUESTION, document_of)) for _ in range(2)]
@@ -206,7 +208,7 @@ async def test_closing_refuses_what_waits_for_its_turn() -> None:
 # Connections
 
 
-async def test_connections_are_used_again() -> None:
+async def test_connections_are_reused() -> None:
     async with raw_upstream(answering(http_answer({}))) as upstream:
         client = HTTPClient(api_url=upstream.origin, timeout=1.0, max_inflight=5)
         for _ in range(10):
@@ -216,7 +218,7 @@ async def test_connections_are_used_again() -> None:
         assert (upstream.requests, upstream.connections) == (10, 1)
 
 
-async def test_a_connection_that_the_upstream_has_closed_is_not_used_again() -> None:
+async def test_a_connection_closed_by_the_upstream_is_not_reused() -> None:
     async def once(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(http_answer({}))
         await writer.drain()
@@ -232,7 +234,7 @@ async def test_a_connection_that_the_upstream_has_closed_is_not_used_again() -> 
         assert upstream.connections == 3
 
 
-async def test_an_upstream_that_is_not_there_is_tried_twice_and_told_as_unavailable(
+async def test_an_unreachable_upstream_is_tried_twice_and_then_unavailable(
     world: World,
 ) -> None:
     async with raw_upstream(answering(b"")) as upstream:
@@ -243,15 +245,15 @@ async def test_an_upstream_that_is_not_there_is_tried_twice_and_told_as_unavaila
         await verifier.verify(world.token())
 
 
-# Requests that are dropped while a call is out (encode/httpcore#1093)
+# Requests that are cancelled while a call is in progress (encode/httpcore#1093)
 
 
-async def test_requests_dropped_in_flight_cost_no_connection(world: World) -> None:
+async def test_cancelled_requests_leak_no_connection(world: World) -> None:
     await drop_requests(world, rounds=100)
 
 
 @pytest.mark.parametrize("cancellations", [1, 2])
-async def test_a_dropped_call_of_a_client_goes_on_to_its_end(
+async def test_cancelling_a_client_call_does_not_cancel_the_http_call(
     world: World, cancellations: int
 ) -> None:
     answered = asyncio.Event()

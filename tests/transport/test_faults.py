@@ -1,4 +1,4 @@
-"""What is said of a call that got no answer."""
+"""The error texts of calls that got no answer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_a_timeout_is_named(raised: httpx.TimeoutException, said: str) -> None:
 @pytest.mark.parametrize(
     ("code", "said"), [(10, "expired"), (62, "another host"), (18, "not trusted"), (9, "not valid")]
 )
-def test_a_fault_of_the_certificate_is_named(code: int, said: str) -> None:
+def test_a_certificate_error_is_named(code: int, said: str) -> None:
     fault = ssl.SSLCertVerificationError()
     fault.verify_code, fault.verify_message = code, "as OpenSSL says"
     raised = httpx.ConnectError("")

@@ -34,7 +34,7 @@ DATE = "Fri, 15 Jan 2027 08:00:00 GMT"  # Unix 1,800,000,000
 
 
 class Clocks:
-    """A host's clocks, and what the client learns of Clerk's from answers with these headers."""
+    """A host's clocks, and Clerk's clock as the client reads it from answers with these headers."""
 
     def __init__(self) -> None:
         self.time = FakeTime()
@@ -42,7 +42,7 @@ class Clocks:
         self.server_clock = ServerClock(self.time.clock)
 
     async def answer(self, date: str, *, status: int = 200, url: str = "/v1/x") -> None:
-        """Let one call be answered with this `Date`."""
+        """Send one call and answer it with this `Date`."""
         answer = httpx.Response(status, json={}, headers={"Date": date})
         call = replace(QUESTION, url=url)
         async with http_client(lambda _: answer, server_clock=self.server_clock) as client:
@@ -50,7 +50,7 @@ class Clocks:
                 await client.call(call, document_of)
 
 
-async def test_clerks_clock_is_its_last_date_and_what_has_passed_since() -> None:
+async def test_clerks_time_is_its_last_date_plus_the_time_since_then() -> None:
     clocks = Clocks()
     assert clocks.server_clock.latest() == 1_700_000_000.0
 
@@ -63,7 +63,7 @@ async def test_clerks_clock_is_its_last_date_and_what_has_passed_since() -> None
 
 
 @pytest.mark.parametrize("date", ["", "yesterday", "1800000000", "Fri, 99 Jan 2027 08:00:00 GMT"])
-async def test_a_date_that_is_none_is_passed_over(date: str) -> None:
+async def test_an_invalid_date_is_ignored(date: str) -> None:
     clocks = Clocks()
 
     await clocks.answer(date)
@@ -71,7 +71,7 @@ async def test_a_date_that_is_none_is_passed_over(date: str) -> None:
     assert clocks.server_clock.latest() == 1_700_000_000.0
 
 
-async def test_only_a_good_answer_from_the_api_tells_clerks_time() -> None:
+async def test_only_good_answers_from_api_url_set_clerks_time() -> None:
     clocks = Clocks()
 
     await clocks.answer(DATE, status=500)
@@ -97,7 +97,7 @@ async def test_only_a_good_answer_from_the_api_tells_clerks_time() -> None:
     ],
     ids=repr,
 )
-async def test_a_call_that_may_be_repeated_is_repeated_once_after_a_pause(
+async def test_a_repeatable_call_is_retried_once_after_a_pause(
     first: int | Exception,
 ) -> None:
     script = Script(first, 200)
@@ -131,7 +131,7 @@ async def test_there_is_no_second_retry(status: int) -> None:
     ],
     ids=repr,
 )
-async def test_nothing_else_is_repeated(first: int | Exception) -> None:
+async def test_other_errors_are_not_retried(first: int | Exception) -> None:
     script = Script(first, 200)
     async with http_client(script) as client:
         with pytest.raises(BackendAPIError):
@@ -143,7 +143,7 @@ async def test_nothing_else_is_repeated(first: int | Exception) -> None:
 @pytest.mark.parametrize(
     "first", [502, 503, 504, httpx.ReadError(""), httpx.RemoteProtocolError("")], ids=repr
 )
-async def test_what_changes_something_is_never_sent_twice(first: int | Exception) -> None:
+async def test_a_write_is_not_retried_after_it_was_sent(first: int | Exception) -> None:
     script = Script(first, 200)
     async with http_client(script) as client:
         with pytest.raises(BackendUnavailableError):
@@ -161,7 +161,7 @@ async def test_what_changes_something_is_never_sent_twice(first: int | Exception
     ],
     ids=repr,
 )
-async def test_what_changes_something_is_sent_again_where_nothing_was_done(
+async def test_a_write_is_retried_if_it_was_not_carried_out(
     first: Exception | httpx.Response,
 ) -> None:
     script = Script(first, 200)
@@ -169,7 +169,7 @@ async def test_what_changes_something_is_sent_again_where_nothing_was_done(
         assert await client.call(CHANGE, document_of) == Document({})
 
 
-async def test_the_pause_before_a_retry_differs_from_call_to_call() -> None:
+async def test_the_pause_before_a_retry_is_random() -> None:
     pauses = set()
     for _ in range(5):
         script = Script(503, 200)
@@ -187,7 +187,7 @@ def test_pauses_double_with_each_retry_up_to_five_seconds() -> None:
     assert longest == pytest.approx([0.1, 0.2, 0.4, 0.8, 5.0, 5.0], rel=0.1)
 
 
-async def test_a_retry_happens_within_the_deadline_or_not_at_all() -> None:
+async def test_there_is_no_retry_after_the_deadline() -> None:
     async def slowly(_request: httpx.Request) -> httpx.Response:
         requests.append(_request)
         await asyncio.sleep(0.15)
@@ -206,7 +206,7 @@ async def test_a_retry_happens_within_the_deadline_or_not_at_all() -> None:
     assert len(requests) <= 2
 
 
-async def test_a_client_that_may_wait_waits_for_the_rate_limit_to_end() -> None:
+async def test_a_client_without_breakers_waits_for_the_retry_after_of_a_429() -> None:
     script = Script(httpx.Response(429, headers={"Retry-After": "0"}), 200)
     async with http_client(script) as client:
         assert await client.call(QUESTION, document_of) == Document({})
@@ -214,7 +214,7 @@ async def test_a_client_that_may_wait_waits_for_the_rate_limit_to_end() -> None:
     assert len(script.requests) == 2
 
 
-async def test_a_client_does_not_wait_for_a_rate_limit_that_outlasts_its_deadline() -> None:
+async def test_a_client_does_not_wait_for_a_retry_after_beyond_its_deadline() -> None:
     script = Script(httpx.Response(429, headers={"Retry-After": "5"}))
     async with http_client(script) as client:
         with pytest.raises(RateLimitedError) as refused:
@@ -226,7 +226,7 @@ async def test_a_client_does_not_wait_for_a_rate_limit_that_outlasts_its_deadlin
 # Answers
 
 
-async def test_a_status_of_clerks_becomes_its_error_with_what_clerk_said() -> None:
+async def test_an_error_status_raises_its_exception_with_clerks_message() -> None:
     said = {
         "errors": [{"code": "c", "message": "m", "meta": {"param_name": "token"}}],
         "clerk_trace_id": "trace",
@@ -242,7 +242,7 @@ async def test_a_status_of_clerks_becomes_its_error_with_what_clerk_said() -> No
     assert (refused.value.errors[0].code, refused.value.errors[0].field) == ("c", "token")
 
 
-async def test_an_error_that_repeats_what_was_sent_is_withheld() -> None:
+async def test_an_error_message_that_repeats_a_secret_is_withheld() -> None:
     secret, token = "ak_secret_of_ours", "mt_presented_token"
     echo = {"errors": [{"code": token, "message": f"{secret} is wrong"}]}
     call = Call(
@@ -257,7 +257,7 @@ async def test_an_error_that_repeats_what_was_sent_is_withheld() -> None:
     assert token not in str(refused.value) + repr(refused.value.errors)
 
 
-async def test_every_call_names_its_version_and_asks_for_no_compression() -> None:
+async def test_every_call_sends_the_api_version_and_accepts_no_compression() -> None:
     script = Script(200)
     async with http_client(script) as client:
         await client.call(QUESTION, document_of)

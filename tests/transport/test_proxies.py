@@ -78,7 +78,7 @@ async def test_a_host_in_no_proxy_is_called_directly_and_its_certificate_trusted
     assert world.emulator.calls == {"ListMachines": 1}
 
 
-async def test_a_certificate_that_the_environment_does_not_trust_is_refused_in_the_tunnel(
+async def test_an_untrusted_certificate_is_refused_inside_the_tunnel(
     world: World, served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("SSL_CERT_FILE")
@@ -90,7 +90,7 @@ async def test_a_certificate_that_the_environment_does_not_trust_is_refused_in_t
     assert not world.emulator.calls
 
 
-async def test_what_is_on_loopback_is_never_called_through_a_proxy(
+async def test_loopback_is_never_called_through_a_proxy(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Plain http is allowed there because it stays on this machine."""
@@ -105,7 +105,7 @@ async def test_what_is_on_loopback_is_never_called_through_a_proxy(
     assert world.emulator.calls == {"ListMachines": 2}
 
 
-async def test_a_proxy_that_refuses_is_told_of_without_its_password(
+async def test_the_error_names_a_refusing_proxy_without_its_password(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refusal = b"HTTP/1.1 407 Proxy Authentication Required\r\ncontent-length: 0\r\n\r\n"
@@ -115,12 +115,12 @@ async def test_a_proxy_that_refuses_is_told_of_without_its_password(
             with pytest.raises(BackendUnavailableError, match="the proxy answered 407") as failed:
                 await clerk.machines.create("orders")
 
-        assert len(proxy.heads) == 3  # nothing was sent to Clerk, so that a write is repeated too
+        assert len(proxy.heads) == 3  # nothing was sent to Clerk, so a write is retried too
     assert "canary" not in f"{failed.value!r} {failed.value.__cause__!r}"
 
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 2", ESTABLISHED], ids=repr)
-async def test_the_deadline_of_a_call_holds_for_what_its_proxy_does(
+async def test_the_deadline_of_a_call_covers_connecting_to_the_proxy(
     world: World, monkeypatch: pytest.MonkeyPatch, answer: bytes
 ) -> None:
     async with connect_proxy(1, answer=answer) as proxy:
@@ -134,7 +134,7 @@ async def test_the_deadline_of_a_call_holds_for_what_its_proxy_does(
     assert len(proxy.heads) == 1
 
 
-async def test_the_deadline_of_a_call_holds_inside_of_the_tunnel(
+async def test_the_deadline_of_a_call_covers_reads_inside_the_tunnel(
     world: World, served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def drip(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -162,7 +162,7 @@ async def test_the_deadline_of_a_call_holds_inside_of_the_tunnel(
         ("NO_PROXY", "http://canary.test:port"),
     ],
 )
-def test_a_proxy_that_cannot_be_used_is_told_of_at_construction(
+def test_an_invalid_proxy_raises_at_construction(
     world: World, monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     monkeypatch.setenv(name, value)
@@ -172,7 +172,7 @@ def test_a_proxy_that_cannot_be_used_is_told_of_at_construction(
     assert refused.value.__cause__ is None
 
 
-async def test_certificates_that_cannot_be_read_are_told_of(
+async def test_the_error_names_certificates_that_cannot_be_read(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "missing.pem"))

@@ -1,9 +1,8 @@
-"""`clerk-m2m explain`: why a service lets a credential in, or refuses it.
+"""`clerk-m2m explain`: why a service accepts or refuses a credential.
 
-The decision is the middleware's own: `deciding` calls what it calls (`credential_of`, then a
-`Verifier`). `presented` reads what was pasted, `steps` is how far the credential got, `diagnosis`
-finds out more about a refusal, and `token_id` decides about a token of which only the id is at
-hand.
+The decision is the middleware's own: `deciding` calls the same functions (`credential_of`, then a
+`Verifier`). `presented` reads the pasted text. `steps` are the steps of the decision. `diagnosis`
+looks for the cause of a refusal. `token_id` decides about a token of which only the id is known.
 """
 
 from __future__ import annotations

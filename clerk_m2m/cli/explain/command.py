@@ -1,4 +1,4 @@
-"""`clerk-m2m explain`: what is read, what is printed, and how it ends."""
+"""`clerk-m2m explain`: its input, its output and its exit codes."""
 
 from __future__ import annotations
 
@@ -42,16 +42,16 @@ def explain(
     api_url: ApiUrl = None,
     as_json_: AsJson = False,
 ) -> None:
-    """Tell why a service lets the credential on standard input in, or refuses it.
+    """Explain why a service accepts or refuses the credential on standard input.
 
     Reads a token, an `Authorization` header, or all headers of a request, and decides with the
-    settings of this environment, as the middleware does. Exits with 0 if it would be let in, with 1
-    if refused, with 2 if that could not be found out. Clerk charges for up to two verifications.
+    settings of this environment, as the middleware does. Exits with 0 if it would be accepted, with
+    1 if refused, with 2 if that could not be decided. Clerk charges for up to two verifications.
     """
     if caller is not None and token_id is None:
-        raise CommandError("--caller goes with --token-id: a credential tells its holder itself.")
+        raise CommandError("--caller goes with --token-id: a credential itself names its holder.")
     if token_id is None:
-        # Before the event loop runs, which would keep Ctrl-C from ending the wait for the input.
+        # Read before the event loop runs, because Ctrl-C would not interrupt the read inside it.
         explained = _explain_credential(callee, api_url, read_secret("credential"))
     else:
         explained = _explain_id(callee, api_url, check_id(token_id), caller, shown=not as_json_)
@@ -85,7 +85,7 @@ async def _explain_id(
 
 
 async def _settings(callee: str | None, api_url: str | None) -> Settings:
-    """Give the settings of the service that is called, as this environment has them."""
+    """Return the settings of the called service, from this environment."""
     given: dict[str, Any] = {} if api_url is None else {"api_url": api_url}
     if callee is None:
         if not machine_id_from_env():
@@ -112,7 +112,7 @@ async def _machine_id(callee: str, api_url: str | None) -> str:
 
 
 def _client(settings: Settings) -> ClerkClient:
-    # The instance's key sees what a machine's does not, so it is asked with alone.
+    # Only the instance's key is used if there is one, because it reaches more than a machine's.
     key = settings.secret_key
     return ClerkClient(
         secret_key=key,

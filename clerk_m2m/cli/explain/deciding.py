@@ -44,7 +44,7 @@ async def decide_on(settings: Settings, presented: Secret) -> Decided:
 
 
 def _parsed(token: Secret) -> Credential | None:
-    """Take the credential apart, to tell of it; None where the verifier refuses its form."""
+    """Parse the credential, for the output; None if the verifier refuses its form."""
     try:
         return parse(token)
     except TokenInvalidError:

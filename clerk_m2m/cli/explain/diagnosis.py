@@ -1,6 +1,6 @@
-"""More about a refusal than the caller is told: what is missing, since when, and what mends it.
+"""More about a refusal than the caller receives: what is missing, since when, and the remedy.
 
-Nothing here decides. What a JWT says of itself is told as that; it is not verified.
+Nothing here decides. Claims of a JWT are printed as claims; they are not verified.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ _NOT_A_CREDENTIAL: Final = (
 async def diagnose(
     decided: Decided, settings: Settings, clerk: ClerkClient, found: Resource | None = None
 ) -> Diagnosis:
-    """Find out more about a refusal; `found` is what Clerk has told of the credential already.
+    """Look for the cause of a refusal; `found` is Clerk's answer about the credential, if any.
 
-    An opaque credential is asked about once more, which is billed.
+    An opaque credential is verified at Clerk once more, which is billed.
     """
     diagnosis = Diagnosis()
     try:
@@ -68,7 +68,7 @@ async def diagnose(
             case VerificationUnavailableError():
                 diagnosis.mend.append(_DOCTOR)
             case _:
-                pass  # nothing is refused
+                pass  # not a refusal
     except BackendAPIError as exc:
         diagnosis.why.append(f"More could not be found out: {exc}")
     return diagnosis
@@ -104,8 +104,8 @@ async def _scope(
             diagnosis.why.append("The edge is not there now either.")
         elif settings.secret_key is None:
             diagnosis.why.append(
-                "Whether the edge is there now can only be told with the instance's key "
-                "(CLERK_SECRET_KEY)."
+                "Only with the instance's key (CLERK_SECRET_KEY) can explain check whether the "
+                "edge exists now."
             )
     else:
         where = "the live graph" if settings.graph == "live" else str(settings.graph)
@@ -217,7 +217,7 @@ async def _opaque(
         return
     diagnosis.why.append(f"Clerk says of {found.id} of {found.subject}: {told_life(found)}.")
     if isinstance(found, M2MToken) and found.live and settings.machine_secret_key is not None:
-        # The service asked with its machine's key, which sees only what may call that machine.
+        # The service asked with its machine's key, which verifies only tokens for that machine.
         if decided.callee in found.scopes:
             diagnosis.why.append(
                 f"It may call {decided.callee}, and yet the key in CLERK_MACHINE_SECRET_KEY does "

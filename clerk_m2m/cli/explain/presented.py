@@ -1,4 +1,4 @@
-"""From what is pasted to the headers that a service would see."""
+"""Converts pasted text to the headers that a service would receive."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Final
 
 from clerk_m2m.secret import Secret
 
-# The lines of a request, as a log or a browser shows them; or the value of a header alone.
+# A header line of a request, as a log or a browser shows it.
 _HEADER: Final = re.compile(r"([A-Za-z0-9_-]+):[ \t]*(.*)")
 _SCHEME: Final = re.compile(r"[A-Za-z]+[ \t]")
 
 
 def headers_of(text: Secret) -> list[tuple[bytes, bytes]]:
-    """Give the ASGI headers of a token, of the value of an `Authorization`, or of header lines."""
+    """Return the ASGI headers for a token, a value of `Authorization`, or header lines."""
     lines = [line.strip() for line in text.reveal().splitlines() if line.strip()]
     found = [_HEADER.fullmatch(line) for line in lines]
     if lines and all(found):

@@ -21,7 +21,7 @@ from clerk_m2m.identity import Identity, TokenClass
 
 
 class StepName(StrEnum):
-    """What is decided, one after the other."""
+    """The steps, in order."""
 
     HEADER = "header"
     FORM = "form"
@@ -32,7 +32,7 @@ class StepName(StrEnum):
 
 
 class Result(StrEnum):
-    """How a step came out."""
+    """The result of a step."""
 
     PASSED = "passed"
     REFUSED = "refused"
@@ -42,7 +42,7 @@ class Result(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step, and what is to be said of it."""
+    """One step, its result, and a sentence about it."""
 
     name: StepName
     result: Result
@@ -51,10 +51,10 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decided:
-    """What the middleware came to: the identity that it lets in, or the refusal.
+    """The middleware's decision: the accepted identity, or the refusal.
 
-    `credential` is None where it has no form of Clerk's or only its id is at hand; `operations` are
-    the calls that were made, in their order.
+    `credential` is None if it has no form of Clerk's or only its id is known. `operations` are the
+    calls that were made, in order.
     """
 
     callee: str
@@ -66,19 +66,19 @@ class Decided:
 
     @property
     def admitted(self) -> bool | None:
-        """Whether the credential gets in; None where that could not be found out."""
+        """Whether the credential is accepted; None if that could not be decided."""
         if self.refusal is None:
             return True
         return None if isinstance(self.refusal, VerificationUnavailableError) else False
 
     @property
     def holder(self) -> Identity | None:
-        """Whose credential it is, admitted or not, where that was found out."""
+        """The identity of the credential, accepted or not, if it is known."""
         return self.identity or (self.refusal.holder if self.refusal else None)
 
     @property
     def refused_at(self) -> StepName | None:
-        """The step that refuses; None where none does."""
+        """The step that refuses the credential; None if none does."""
         return None if self.refusal is None else _step_of(self.refusal, self.operations)
 
 
@@ -87,7 +87,7 @@ def _step_of(refusal: RefusalError, operations: Sequence[str]) -> StepName:
         case TokenMissingError() | TokenMalformedError():
             return StepName.HEADER
         case TokenTypeNotAcceptedError():
-            # The header for API keys holds something else: no class was told.
+            # The header for API keys holds something else, so the refusal has no token class.
             return StepName.HEADER if refusal.token_class is None else StepName.ACCEPTED
         case TokenInvalidError(token_class=TokenClass.MALFORMED | TokenClass.UNKNOWN):
             return StepName.FORM
@@ -100,12 +100,12 @@ def _step_of(refusal: RefusalError, operations: Sequence[str]) -> StepName:
 
 
 _GUARDS: Final = (
-    "A route may ask for more: a certain caller, or permissions. Only its guard can tell."
+    "A route may ask for more: a certain caller, or permissions. Only its guard decides that."
 )
 
 
 def steps_of(decided: Decided) -> list[Step]:
-    """Give all steps; those after the one that refuses are not reached."""
+    """Return all steps; steps after the refusing one are marked as not reached."""
     passed, steps, refusal = _passed(decided), list[Step](), None
     for name in StepName:
         if refusal is not None:
@@ -140,7 +140,7 @@ def _passed(decided: Decided) -> Mapping[StepName, str]:
 
 
 def _whose(holder: Identity | None) -> str:
-    if holder is None:  # the edge could not be found out, and the refusal tells nobody
+    if holder is None:  # the edge could not be looked up, and the refusal names no caller
         return "It is live."
     return f"It is live: {holder.token_id} of {holder.subject}."
 
@@ -154,14 +154,14 @@ def _edge_text(decided: Decided) -> str:
 
 @dataclass(slots=True)
 class Diagnosis:
-    """Why a credential is refused, as far as could be found out, and what mends it."""
+    """Why a credential is refused, as far as known, and the remedies."""
 
     why: list[str] = field(default_factory=list)
     mend: list[str] = field(default_factory=list)
 
 
 def as_json(decided: Decided, diagnosis: Diagnosis) -> dict[str, Any]:
-    """Give a decision as the members of a JSON object."""
+    """Return a decision as the members of a JSON object."""
     refusal, holder = decided.refusal, decided.holder
     edge = refusal.decision.missing_edge if isinstance(refusal, ScopeDeniedError) else None
     return {

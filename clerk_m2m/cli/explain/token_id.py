@@ -1,7 +1,7 @@
-"""The decision about a token of which only the id is known, by what Clerk lists.
+"""The decision about a token of which only the id is known, from Clerk's lists.
 
-The credential itself is not there, so no verification is asked for: what `Verifier` would be told
-is read from the list, and decided by the same functions.
+Without the credential itself, Clerk cannot verify it. The data that `Verifier` would receive is
+read from the list instead, and the same functions decide.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from clerk_m2m.verification.policy import decide, needs_edge, not_accepted
 
 
 def check_id(token_id: str) -> str:
-    """Give an id as it is; raises `CommandError` for anything else, and never quotes it."""
+    """Return the id; raises `CommandError`, without quoting it, for anything but an id."""
     if not is_credential_id(token_id, "mt", "ak"):
         raise CommandError(
             "--token-id takes the id of a token or an API key: mt_ or ak_ and 32 hex digits. The "
@@ -49,7 +49,7 @@ async def find_by_id(
 ) -> M2MToken | ApiKey:
     """Look a credential up by its id. Clerk lists tokens by machine, so `caller` saves calls.
 
-    Raises `CommandError` where no machine has it.
+    Raises `CommandError` if no machine has it.
     """
     if token_id.startswith("ak_"):
         try:
@@ -80,7 +80,7 @@ async def _token_of(clerk: ClerkClient, owner: str, token_id: str) -> M2MToken |
 
 
 async def decide_on_found(settings: Settings, found: M2MToken | ApiKey) -> Decided:
-    """Decide as the service with these settings would about the credential that was looked up."""
+    """Decide about a credential that was looked up, as the service with these settings would."""
     token_class = TokenClass.API_KEY if isinstance(found, ApiKey) else TokenClass.M2M_OPAQUE
     try:
         identity = await _admitted(settings, found, token_class)

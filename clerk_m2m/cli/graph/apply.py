@@ -1,9 +1,9 @@
-"""Carrying out a plan: one machine after the other, each read again before it is changed.
+"""Applies a plan: one machine after the other; each is read again before it is changed.
 
-The order: renames, creations, edges to add, edges to cut, deletions. So a caller that moves to
-another machine can call it before it loses the old one. A machine at the limit of edges loses one
-for each that it gets. Whatever ends a run (Ctrl-C, `kill -9`, an outage), the same command goes on
-where it stopped: what is done already is no longer a difference.
+The order: renames, creations, edges to add, edges to remove, deletions. So if a caller moves from
+one callee to another, it gets the new edge before it loses the old one. A machine at the limit of
+edges loses one edge for each new one. If a run is stopped (Ctrl-C, `kill -9`, an outage), the same
+command continues it: completed changes are no longer a difference.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from clerk_m2m.cli.program import Advance, CommandError
 from clerk_m2m.errors import ConflictError, NotFoundError
 from clerk_m2m.identity import MACHINE_ID
 
-# Writing the ids of new machines into a large file takes seconds: at most this part of the time.
+# Writing ids of new machines into a large file takes seconds; limit it to this part of the time.
 _WRITING_SHARE: Final = 0.1
 
 
 @dataclass(slots=True)
 class Done:
-    """What a run has done. `created` are ids by name; edges are counted."""
+    """The changes of a run. `created` are ids by name; edges are counted."""
 
     created: dict[str, str] = field(default_factory=dict)
     renamed: int = 0
@@ -37,7 +37,7 @@ class Done:
     cut: int = 0
 
     def as_json(self) -> dict[str, Any]:
-        """Give it as the members of a JSON object."""
+        """Return it as the members of a JSON object."""
         return {
             "created": dict(self.created),
             "renamed": self.renamed,
@@ -68,7 +68,7 @@ def check_plan(plan: Plan, snapshot: Snapshot) -> None:
 
 
 def _created_before(plan: Plan, snapshot: Snapshot) -> dict[str, str]:
-    """Give the machines of the plan that exist already, because a run before has created them."""
+    """Return the machines of the plan that an earlier run has already created."""
     ids = dict(plan.found)
     created = {change.name: change for change in plan.changes if change.base is None}
     named: dict[str, list[Node]] = {}
@@ -82,7 +82,7 @@ def _created_before(plan: Plan, snapshot: Snapshot) -> dict[str, str]:
 
 
 def _leaves(plan: Plan, node: Node) -> bool:
-    """Tell whether a machine is about to get another name, or to be deleted."""
+    """Return whether the plan renames or deletes a machine."""
     return any(
         change.id == node.id and (change.target is None or change.target.name != node.name)
         for change in plan.changes
@@ -109,7 +109,7 @@ def _edited(change: Change, what: str) -> CommandError:
 
 
 class Run:
-    """One run of `apply`. Call `check_plan` first; `advance` is told each step."""
+    """One run of `apply`. Call `check_plan` first; `advance` is called for each step."""
 
     def __init__(
         self, clerk: ClerkClient, plan: Plan, snapshot: Snapshot, advance: Advance
@@ -127,7 +127,7 @@ class Run:
 
     @property
     def steps(self) -> int:
-        """Give the number of machines and edges that are still to be changed."""
+        """Return the number of machines and edges that are still to be changed."""
         return sum(self._steps(change) for change in self._plan.changes)
 
     def _steps(self, change: Change) -> int:
@@ -141,7 +141,7 @@ class Run:
         return len(missing) + len(surplus) + (live.name != change.target.name)
 
     async def run(self) -> Done:
-        """Carry out what is left of the plan."""
+        """Apply the remaining changes of the plan."""
         to_do = [change for change in self._plan.changes if self._steps(change)]
         kept = [change for change in to_do if change.target is not None]
         try:
@@ -150,7 +150,7 @@ class Run:
             for change in kept:
                 await self._create(change)
         finally:
-            self._write_ids()  # also when this is interrupted
+            self._write_ids()  # also if the run is interrupted
         for change in kept:
             await self._add(change)
         for change in kept:
@@ -235,12 +235,12 @@ class Run:
             await self._read(change)
             await patiently(partial(self._machines.delete, change.id))
         except NotFoundError:
-            pass  # it is gone, which is what was wanted
+            pass  # it is already deleted
         self.done.deleted += 1
         self._advance(1)
 
     async def _read(self, change: Change) -> Node:
-        """Read the machine of a change again; raises `CommandError` if somebody has edited it."""
+        """Read the machine of a change again; raises `CommandError` if it was edited."""
         machine_id = change.id or self._ids[change.name]
         try:
             live = node_of(await patiently(partial(self._machines.get, machine_id)))
@@ -256,7 +256,7 @@ class Run:
         return frozenset(self._ids.get(callee, callee) for callee in callees)
 
     def _edges(self, change: Change, live: Node) -> tuple[list[str], list[str]]:
-        """Give the edges that a machine lacks, and those that it has too many, in order."""
+        """Return the edges that a machine lacks, and its surplus edges, in order."""
         wanted = self._callees(change)
         return sorted(wanted - live.may_call), sorted(live.may_call - wanted)
 
@@ -264,7 +264,7 @@ class Run:
         try:
             await patiently(partial(self._machines.create_scope, caller, callee))
         except ConflictError:
-            pass  # the edge is there
+            pass  # the edge exists already
         self.done.added += 1
         self._advance(1)
 
@@ -272,6 +272,6 @@ class Run:
         try:
             await patiently(partial(self._machines.delete_scope, caller, callee))
         except NotFoundError:
-            pass  # the edge is gone
+            pass  # the edge is already removed
         self.done.cut += 1
         self._advance(1)

@@ -14,7 +14,7 @@ from clerk_m2m.identity import MACHINE_ID
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assertion:
-    """One edge that has to be there (`may_call`) or must not; names, or ids where none is known."""
+    """One edge that must exist (`may_call`) or must not; names, or ids if the name is unknown."""
 
     caller: str
     callee: str
@@ -23,7 +23,7 @@ class Assertion:
 
     @property
     def sentence(self) -> str:
-        """Say what is asserted, and what is the case where it is not."""
+        """Return the assertion as text and, if it fails, the actual state."""
         says = "may call" if self.must_be else "must not call"
         found = "" if self.holds else f": there is {'no' if self.must_be else 'an'} edge"
         return f"{self.caller} {says} {self.callee}{found}"
@@ -33,7 +33,7 @@ class Assertion:
 class Graph:
     """A graph that assertions are checked against.
 
-    `edges` are by caller, `keys` tells the caller of a name, and `where` says what graph it is.
+    `edges` are by caller, `keys` maps names to callers, and `where` describes the graph.
     """
 
     edges: Mapping[str, frozenset[str]]
@@ -42,7 +42,7 @@ class Graph:
 
     @classmethod
     def of_instance(cls, snapshot: Snapshot) -> Self:
-        """Take the graph of an instance."""
+        """Make it from an instance."""
         nodes = snapshot.machines.values()
         refuse_equal_names(nodes)
         return cls(
@@ -53,7 +53,7 @@ class Graph:
 
     @classmethod
     def of_file(cls, file: GraphFile) -> Self:
-        """Take the graph of a file; a machine that it names by its id alone may call nobody."""
+        """Make it from a file; a machine that the file names only by its id has no callees."""
         named = {callee for table in file.machines for callee in table.may_call}
         tables = {table.key: table.may_call for table in file.machines}
         return cls(
@@ -63,10 +63,10 @@ class Graph:
         )
 
     def key_of(self, machine: str) -> str | None:
-        """Give what the graph calls a machine; None for a name that it does not have (yet).
+        """Return the key of a machine in the graph; None for a name that it does not have (yet).
 
-        Raises `CommandError` for an id that it does not have: an assertion about a machine that
-        does not exist would tell nothing.
+        Raises `CommandError` for an id that it does not have, because an assertion about an unknown
+        machine would be meaningless.
         """
         if not MACHINE_ID.fullmatch(machine):
             return self.keys.get(machine)
@@ -76,7 +76,7 @@ class Graph:
 
 
 def check_assertions(file: GraphFile, graph: Graph) -> Sequence[Assertion]:
-    """Check each edge that a file asserts, in its order."""
+    """Check each edge that a file asserts, in the file's order."""
     names = {table.key: table.name for table in file.machines}
     keys = {
         machine: graph.key_of(machine)

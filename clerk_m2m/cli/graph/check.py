@@ -13,7 +13,7 @@ from clerk_m2m.cli.program import CommandError
 from clerk_m2m.errors import NotFoundError
 from clerk_m2m.identity import MACHINE_ID
 
-# What a service answers, by whether it has a graph and the edge is there (docs/scope-policy.md).
+# The answers of a service with and without a graph and the edge (docs/scope-policy.md).
 _ADMITTED: Final = "admitted"
 _DENIED: Final = "403 scope_denied"
 _ONLY_ACCEPTED: Final = "only where `accepts` names it; edges do not count"
@@ -21,7 +21,7 @@ _ONLY_ACCEPTED: Final = "only where `accepts` names it; edges do not count"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Way:
-    """One kind of credential, and what becomes of it at a service without and with a graph."""
+    """One type of credential, and the answer of a service without and with a graph."""
 
     credential: str
     without_graph: str
@@ -29,7 +29,7 @@ class Way:
 
 
 def ways(*, allowed: bool) -> Sequence[Way]:
-    """Give what becomes of each kind of credential of the caller."""
+    """Return the answers for each type of credential of the caller."""
     decided = _ADMITTED if allowed else _DENIED
     return (
         Way(
@@ -61,7 +61,7 @@ def ways(*, allowed: bool) -> Sequence[Way]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checked:
-    """Whether `caller` may call `callee`, and `where` that stands."""
+    """Whether `caller` may call `callee`, and `where` that was read."""
 
     caller: Node
     callee: Node
@@ -74,14 +74,14 @@ class Checked:
 
     @property
     def sentence(self) -> str:
-        """Say it, with the reason."""
+        """Return the result as a sentence, with the reason."""
         pair = f"{self.caller.name} ({self.caller.id}) -> {self.callee.name} ({self.callee.id})"
         if self.allowed:
             return f"yes: there is an edge {pair} in {self.where}."
         return f"no: there is no edge {pair} in {self.where}."
 
     def as_json(self) -> dict[str, Any]:
-        """Give it as the members of a JSON object."""
+        """Return it as the members of a JSON object."""
         return {
             "allowed": self.allowed,
             "caller": {"id": self.caller.id, "name": self.caller.name},
@@ -99,7 +99,7 @@ class Checked:
 
 
 async def find_machine(clerk: ClerkClient, name_or_id: str) -> Node:
-    """Read one machine; raises `CommandError` where there is none, or two of the name."""
+    """Read one machine; raises `CommandError` if there is none, or two with the name."""
     if MACHINE_ID.fullmatch(name_or_id):
         try:
             return node_of(await patiently(lambda: clerk.machines.get(name_or_id)))
@@ -113,7 +113,7 @@ async def find_machine(clerk: ClerkClient, name_or_id: str) -> Node:
 
 
 def find_in_file(file: GraphFile, name_or_id: str) -> Node:
-    """Give one machine of a file; raises `CommandError` where it has none of the name or id."""
+    """Return one machine of a file; raises `CommandError` if none has the name or id."""
     for table in file.machines:
         if name_or_id in (table.name, table.id):
             return Node(id=table.key, name=table.name, may_call=table.may_call, token_ttl=0)

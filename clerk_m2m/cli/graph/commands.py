@@ -1,4 +1,4 @@
-"""The commands of `clerk-m2m graph`, put together: what they read, ask, print and end with."""
+"""The commands of `clerk-m2m graph`: their input, questions, output and exit codes."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def apply(
 
 
 def _new_names(made: Plan) -> list[str]:
-    """Give the machines whose ids belong into the file."""
+    """Return the machines whose ids belong into the file."""
     return [*made.found, *(each.name for each in made.changes if each.base is None)]
 
 
@@ -188,7 +188,7 @@ def check(
     api_url: ApiUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """Tell whether CALLER may call CALLEE, and why. Exits with 0 for yes, with 1 for no."""
+    """Show whether CALLER may call CALLEE, and why. Exits with 0 for yes, with 1 for no."""
     if file is not None:
         graph_file = files.load(file)
         checked = checking.Checked(

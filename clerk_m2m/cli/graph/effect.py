@@ -1,4 +1,4 @@
-"""When a change of the graph takes effect, which depends on what a service knows the graph from."""
+"""When a change of the graph takes effect, which depends on the graph source of a service."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from clerk_m2m.settings import Settings
 
 
 def takes_effect(longest_token_ttl: int | None) -> dict[str, Any]:
-    """Tell for each way in which services know the graph when they notice, in sentences.
+    """Return for each graph source when a service notices a change, as sentences.
 
-    `longest_token_ttl` is the longest default lifetime of the callers' tokens, in seconds; None
-    or 0 where it is not known.
+    `longest_token_ttl` is the longest default lifetime of the callers' tokens, in seconds; None or
+    0 if it is unknown.
     """
     graph_ttl = inspect.signature(Settings).parameters["graph_ttl"].default
     life = "" if not longest_token_ttl else f" ({longest_token_ttl} s by default)"
@@ -25,7 +25,7 @@ def takes_effect(longest_token_ttl: int | None) -> dict[str, Any]:
 
 
 def effect_lines(longest_token_ttl: int | None) -> list[str]:
-    """Give what `takes_effect` tells as lines for a person."""
+    """Return the result of `takes_effect` as lines for a person."""
     told = takes_effect(longest_token_ttl)
     return [
         "Takes effect, at services",

@@ -1,4 +1,4 @@
-"""The graph file on the disk: read, written whole or not at all, and given the ids of machines."""
+"""The graph file on disk: reads it, writes it atomically, and writes ids of machines into it."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class GraphFile:
 
     @property
     def by_name(self) -> dict[str, MachineTable]:
-        """Give the machines by their names."""
+        """Return the machines by name."""
         return {machine.name: machine for machine in self.machines}
 
 
 def load(path: Path) -> GraphFile:
-    """Read a graph file; raises `CommandError` naming the file and the entry at fault."""
+    """Read a graph file; raises `CommandError`, which names the file and the wrong entry."""
     text = read_text(path)
     try:
         machines = read_tables(text)
@@ -49,8 +49,8 @@ def read_text(path: Path) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file in one step, so that a service never reads half of it."""
-    target = path.resolve()  # a link stays a link
+    """Replace a file atomically, so that a service never reads a partly written one."""
+    target = path.resolve()  # keep a symbolic link
     mode = target.stat().st_mode & 0o777 if target.exists() else 0o644
     with tempfile.NamedTemporaryFile(
         "wb", dir=target.parent, prefix=f".{target.name}.", delete=False
@@ -79,9 +79,9 @@ def refuse_unless_ids_fit(file: GraphFile, names: Collection[str]) -> None:
 
 
 def write_ids(path: Path, ids: Mapping[str, str]) -> None:
-    """Write the ids of machines, by name, into a file; those that it has already are left alone.
+    """Write the ids of machines, by name, into a file; ids that it already has are not changed.
 
-    The file is read again first: it may have been edited since.
+    The file is read again first, because it may have been edited.
     """
     file = load(path)
     known = file.by_name

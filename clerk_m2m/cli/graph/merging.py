@@ -20,7 +20,7 @@ _NO_MACHINES = "\n[machines]\n"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pulled:
-    """The text of the file, and what the instance does not have and the file had."""
+    """The text of the file, and the entries of the file that the instance does not have."""
 
     text: str
     removed: tuple[str, ...] = ()
@@ -37,9 +37,9 @@ def fresh(snapshot: Snapshot) -> Pulled:
 
 
 def merged(file: GraphFile, snapshot: Snapshot) -> Pulled:
-    """Bring a file to what the instance has, and leave all else in it as it is.
+    """Update a file to the state of the instance, and leave the rest of the text unchanged.
 
-    Tables stay in their order. A new one comes before the first whose name sorts after its own.
+    Tables keep their order. A new one is inserted before the first whose name sorts after it.
     """
     refuse_equal_names(snapshot.machines.values())
     names = {node.id: node.name for node in snapshot.machines.values()}
@@ -65,18 +65,18 @@ def merged(file: GraphFile, snapshot: Snapshot) -> Pulled:
 
 @dataclass(frozen=True, slots=True)
 class _Naming:
-    """`ids`: the machine that each name of the file is; `names`: what ids are called today."""
+    """`ids`: the machine id for each name in the file; `names`: the current names of ids."""
 
     ids: Mapping[str, str]
     names: Mapping[str, str]
 
     def today(self, items: Iterable[str]) -> dict[str, str]:
-        """Give today's names of those items that are names of the file."""
+        """Return the current names of the items that are names in the file."""
         return {item: self.names[self.ids[item]] for item in items if item in self.ids}
 
 
 def _ids_of(file: GraphFile, snapshot: Snapshot) -> dict[str, str]:
-    """Tell which machine of the instance each table is; a table without an id goes by its name."""
+    """Return the machine id of each table; a table without an id is matched by its name."""
     listed = {table.id for table in file.machines}
     unlisted = {node.name: node.id for node in snapshot.machines.values() if node.id not in listed}
     ids = {table.name: table.id or unlisted.get(table.name) for table in file.machines}
@@ -103,9 +103,9 @@ def _updated(section: Section, table: MachineTable, node: Node, naming: _Naming)
 
 
 def _items(before: Iterable[str], live: frozenset[str] | None, naming: _Naming) -> list[str]:
-    """Give the items of an array anew: without what is gone, with what is new, by today's names.
+    """Return the updated items of an array: removed ones left out, new ones added, current names.
 
-    `live` are the callees in the instance; None keeps all that exist there.
+    `live` are the callees in the instance; None keeps all items that exist there.
     """
     after: list[str] = []
     seen: set[str] = set()
@@ -129,7 +129,7 @@ def _new_section(node: Node, names: Mapping[str, str], ending: str = "\n") -> Se
 
 
 def _insert(kept: list[Section], new: Section, ending: str) -> None:
-    """Put a new table before the first that sorts after it, with an empty line between."""
+    """Insert a new table before the first that sorts after it, with an empty line between."""
     name = new.name or ""
     places = [(index, each.name) for index, each in enumerate(kept) if each.name is not None]
     after = [index for index, other in places if other > name]
@@ -143,7 +143,7 @@ def _insert(kept: list[Section], new: Section, ending: str) -> None:
 
 
 def _checked(text: str, snapshot: Snapshot) -> str:
-    """Read the text again: it must say what the instance has, whatever stood in the file before."""
+    """Parse the text again and check that it has the machines and edges of the instance."""
     try:
         tables = read_tables(text)
         text.encode("utf-8")

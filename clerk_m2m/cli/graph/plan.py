@@ -1,9 +1,9 @@
-"""What has to change so that an instance has what a graph file says: values, and their JSON.
+"""A plan: the changes that bring an instance to the state of a graph file, and their JSON.
 
-A machine is named by its id; one that does not exist yet by its name, which never has the form of
-an id (`clerk_m2m.graph.document`). A change holds the state that the plan was made from, `base`,
-and the one that it leads to, `target`. An instance may have of each edge either what `base` or what
-`target` says: so a run that was killed can go on, and anything else is somebody's edit.
+A machine is named by its id. One that does not exist yet is named by its name, which never has the
+form of an id (`clerk_m2m.graph.document`). A change holds the state for which the plan was made
+(`base`) and the new state (`target`). During `apply`, each edge may be as in `base` or as in
+`target`, so a killed run can continue. Any other state means that someone edited the machine.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from clerk_m2m.secret import without_credentials
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """A machine's name, and whom it may call: ids, or names of machines to be created."""
+    """A machine's name, and its callees: ids, or names of machines to be created."""
 
     name: str
     may_call: frozenset[str] = frozenset()
@@ -30,9 +30,9 @@ class State:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """One machine's change; `id` and `base` are None where it is created.
+    """One machine's change; `id` and `base` are None if it is created.
 
-    `target` is None where it is deleted.
+    `target` is None if it is deleted.
     """
 
     id: str | None
@@ -41,27 +41,27 @@ class Change:
 
     @property
     def name(self) -> str:
-        """Give the machine's name, as it will be."""
+        """Return the machine's new name."""
         state = self.target or self.base
         return state.name if state else ""
 
     @property
     def added(self) -> list[str]:
-        """Give the callees whose edges are added, in order."""
+        """Return the callees whose edges are added, in order."""
         return sorted(_callees(self.target) - _callees(self.base))
 
     @property
     def cut(self) -> list[str]:
-        """Give the callees whose edges are cut, in order; a deletion ends them by itself."""
+        """Return the callees whose edges are removed, in order; a deletion removes them itself."""
         return sorted(_callees(self.base) - _callees(self.target)) if self.target else []
 
     @property
     def action(self) -> str:
-        """Say in a word what is done."""
+        """Return the kind of change, as one word."""
         return "create" if self.base is None else "delete" if self.target is None else "change"
 
     def difference(self, live: Node, ids: Mapping[str, str]) -> str | None:
-        """Say where a machine is neither as planned from nor as planned to; None where it is.
+        """Return how a machine differs from both `base` and `target`; None if it does not.
 
         `ids` are the ids of machines that have been created, by name.
         """
@@ -89,9 +89,9 @@ def _resolved(state: State | None, ids: Mapping[str, str]) -> frozenset[str]:
 class Plan:
     """All changes of one file to one instance.
 
-    `found` are machines that exist, by name, and whose ids are still to be written into the file.
-    `edges` are those of the machines that the plan is about, before it. `names` are by id, of what
-    the changes mention. `longest_token_ttl` is in seconds.
+    `found` are existing machines, by name, whose ids must still be written into the file. `edges`
+    are the edges of the plan's machines before it is applied. `names` are the names of machines in
+    the changes, by id. `longest_token_ttl` is in seconds.
     """
 
     instance_id: str
@@ -105,20 +105,20 @@ class Plan:
 
     @property
     def same(self) -> bool:
-        """Whether nothing has to be done."""
+        """Whether there is no change."""
         return not self.changes and not self.found
 
     @property
     def ends_most(self) -> bool:
-        """Whether more than half of the edges go."""
+        """Whether more than half of the edges are removed."""
         return 2 * self.ended > self.edges
 
     def label(self, key: str) -> str:
-        """Give the name of a machine; its id where it has no name here."""
+        """Return the name of a machine, or its id if its name is unknown."""
         return self.names.get(key, key)
 
     def as_json(self) -> dict[str, Any]:
-        """Give the plan as the members of a JSON object."""
+        """Return the plan as the members of a JSON object."""
         return {
             "instance": self.instance_id,
             "file": str(self.file),
@@ -144,7 +144,7 @@ def _state_json(state: State | None) -> dict[str, Any] | None:
 
 
 def is_plan(text: str) -> bool:
-    """Tell the text of a plan from that of a graph file: no TOML begins with a brace."""
+    """Return whether a text is a plan and not a graph file: no TOML begins with a brace."""
     return text.lstrip().startswith("{")
 
 
@@ -152,7 +152,7 @@ _MEMBERS: Final = ("instance", "file", "edges", "ended", "longest_token_ttl", "f
 
 
 def read_plan(path: Path, text: str) -> Plan:
-    """Read the JSON of a plan; raises `CommandError` for one that is not whole."""
+    """Read the JSON of a plan; raises `CommandError` if it is not a complete plan."""
     try:
         document = json.loads(text)
         if document["format_version"] != FORMAT_VERSION:

@@ -1,4 +1,4 @@
-"""From a graph file and what the instance has to a plan; pure."""
+"""Makes a plan from a graph file and the machines of an instance; without I/O."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from clerk_m2m.cli.program import CommandError
 from clerk_m2m.graph.document import MachineTable
 from clerk_m2m.identity import MACHINE_ID
 
-# Clerk's limit of edges for a machine.
+# Clerk's limit of edges per machine.
 MAX_EDGES = 150
 
 
 def make_plan(file: GraphFile, snapshot: Snapshot, *, prune: bool) -> Plan:
-    """Compare; raises `CommandError` where the file cannot be applied to this instance.
+    """Compare file and instance; raises `CommandError` if the file cannot be applied.
 
     `may_call` of a listed machine is complete. A machine that is not listed is deleted with
-    `prune`, and else left alone.
+    `prune`, and otherwise not changed.
     """
     found = _found(file, snapshot)
     listed = {table.id or found.get(table.name) for table in file.machines} - {None}
@@ -50,10 +50,10 @@ def make_plan(file: GraphFile, snapshot: Snapshot, *, prune: bool) -> Plan:
 
 
 def _found(file: GraphFile, snapshot: Snapshot) -> dict[str, str]:
-    """Give machines that a killed run has created, and not written into the file.
+    """Return machines that a killed run created without writing their ids into the file.
 
-    Clerk does not say who created a machine. So one of the name counts only if this takes nothing
-    away from it: all its edges are the file's too.
+    Clerk does not record who created a machine. So a machine with the name is used only if that
+    removes nothing from it: the file has all its edges.
     """
     listed = {table.id for table in file.machines}
     unlisted: dict[str, list[Node]] = {}
@@ -100,7 +100,7 @@ def _refuse_impossible(
 
 
 def _refuse_equal_names(file: GraphFile, snapshot: Snapshot, changes: Iterable[Change]) -> None:
-    """Refuse what would leave two machines of one name, of which one is in the file."""
+    """Raise if the plan would leave two machines with one name, one of them in the file."""
     changed = {change.id: change for change in changes if change.id is not None}
     listed = {table.name for table in file.machines}
     holders: dict[str, list[Node]] = {}

@@ -1,4 +1,4 @@
-"""The machines and edges of an instance, read whole, with edges kept as ids."""
+"""Reads all machines and edges of an instance; edges hold ids."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from clerk_m2m.errors import AnswerTooLargeError, RateLimitedError
 T = TypeVar("T")
 
 PAGE_SIZE: Final = 500
-# Oldest first: with the newest first, every creation would shift the pages that are still to come.
+# Oldest first: with the newest first, each creation would move items on the pages not read yet.
 _ORDER: Final = "+created_at"
 _INSTANCE_ID: Final = re.compile(r"ins_[A-Za-z0-9_]+")
 
@@ -43,19 +43,19 @@ class Snapshot:
 
     @property
     def edges(self) -> int:
-        """Give the number of edges."""
+        """Return the number of edges."""
         return sum(len(node.may_call) for node in self.machines.values())
 
     @property
     def longest_token_ttl(self) -> int:
-        """Give the longest default lifetime of an M2M token, in seconds."""
+        """Return the longest default lifetime of an M2M token, in seconds."""
         return max((node.token_ttl for node in self.machines.values()), default=0)
 
 
 async def patiently(call: Callable[[], Awaitable[T]]) -> T:
-    """Call; where Clerk's rate limit is reached (429), wait as long as Clerk asks, and call again.
+    """Make a call. After a 429, wait for as long as Clerk asks and make it again.
 
-    Clerk has done nothing of a call that it answered with 429.
+    That is safe for every call: if Clerk answers 429, it has not carried out the call.
     """
     while True:
         try:
@@ -65,10 +65,10 @@ async def patiently(call: Callable[[], Awaitable[T]]) -> T:
 
 
 async def read_snapshot(clerk: ClerkClient, advance: Advance) -> Snapshot:
-    """Read every machine; `advance` is told each page.
+    """Read every machine; `advance` is called for each page.
 
-    Raises `CommandError` where the pages do not fit together, because machines were created or
-    deleted meanwhile.
+    Raises `CommandError` if the pages are inconsistent, because machines were created or deleted
+    during the reading.
     """
     with _uncollected():
         return await _read_snapshot(clerk, advance)
@@ -76,7 +76,7 @@ async def read_snapshot(clerk: ClerkClient, advance: Advance) -> Snapshot:
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Keep the garbage collector off: it took a third of the time, and a page has no cycles."""
+    """Turn off the garbage collector: it took a third of the time, and a page has no cycles."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -88,7 +88,7 @@ def _uncollected() -> Iterator[None]:
 
 async def _read_snapshot(clerk: ClerkClient, advance: Advance) -> Snapshot:
     nodes: dict[str, Node] = {}
-    kept: dict[str, str] = {}  # one text for each id, however many edges name it
+    kept: dict[str, str] = {}  # one string object per id, because many edges may name it
     instance_id, offset, limit = "", 0, PAGE_SIZE
     while True:
         try:
@@ -121,7 +121,7 @@ def _refuse_gaps(nodes: dict[str, Node], read: int, last: Page[Machine]) -> None
 
 
 def node_of(machine: Machine, kept: dict[str, str] | None = None) -> Node:
-    """Give what a graph needs of a machine."""
+    """Return the data of a machine that a graph needs."""
     kept = {} if kept is None else kept
     return Node(
         id=machine.id,
@@ -134,7 +134,7 @@ def node_of(machine: Machine, kept: dict[str, str] | None = None) -> Node:
 
 
 async def read_named(clerk: ClerkClient, name: str) -> list[Node]:
-    """Read the machines of exactly this name; Clerk does not keep names apart."""
+    """Read the machines with exactly this name; at Clerk, names need not be unique."""
 
     async def read() -> list[Node]:
         machines = clerk.machines.iter(query=name, order_by=_ORDER)
@@ -144,7 +144,7 @@ async def read_named(clerk: ClerkClient, name: str) -> list[Node]:
 
 
 async def instance_id_of(clerk: ClerkClient) -> str:
-    """Give the id of an instance that has no machines: the name of its signing key."""
+    """Return the id of an instance that has no machines: the name of its signing key."""
     key_set = await clerk.jwks.get()
     for key in key_set["keys"]:
         kid = key.get("kid") if isinstance(key, dict) else None
@@ -154,7 +154,7 @@ async def instance_id_of(clerk: ClerkClient) -> str:
 
 
 def refuse_equal_names(nodes: Iterable[Node]) -> None:
-    """Raise `CommandError` for two machines of one name, which a file could not tell apart."""
+    """Raise `CommandError` for two machines with one name: in a file, names must be unique."""
     seen: dict[str, Node] = {}
     for node in nodes:
         other = seen.setdefault(node.name, node)

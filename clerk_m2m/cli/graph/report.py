@@ -1,4 +1,4 @@
-"""What `graph plan` and `graph apply` tell a person."""
+"""The texts of `graph plan` and `graph apply` for a person."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SHOWN: Final = 20
 
 
 def plan_lines(plan: Plan) -> Iterator[str]:
-    """Say what a plan changes, a machine or an edge a line."""
+    """Return the changes of a plan, one machine or edge per line."""
     for name, machine_id in plan.found.items():
         yield f"found     {name} is {machine_id}; its id is to be written into {plan.file}"
     for change in plan.changes:
@@ -34,7 +34,7 @@ def _change_lines(plan: Plan, change: Change) -> Iterator[str]:
 
 
 def summary(plan: Plan) -> str:
-    """Count what a plan changes."""
+    """Return the numbers of changes in a plan, as a sentence."""
     if plan.same:
         return "Nothing to change: the instance has what the file says."
     actions = [change.action for change in plan.changes]
@@ -50,7 +50,7 @@ def summary(plan: Plan) -> str:
 
 
 def done_lines(done: Done) -> Iterator[str]:
-    """Say what a run has done."""
+    """Return the changes of a run as lines."""
     for name, machine_id in done.created.items():
         yield f"created   {name} ({machine_id})"
     yield (

@@ -1,9 +1,9 @@
-"""A graph file as text: one section for each `[machines.NAME]` table, so that an edit touches only
-the tables that change, and comments survive.
+"""A graph file as text, in one section for each `[machines.NAME]` table.
 
-A section is the comment lines right above a header, the header, and all up to the next section. The
-text is split by lines without reading the TOML around them, which a multi-line string could fool:
-so whoever edits reads the result again with `read_tables` before it is written.
+So an edit changes only the tables that differ, and comments are kept. A section is the comment
+lines directly above a header, the header, and all lines up to the next section. The text is split
+by lines without parsing TOML, so a multi-line string could be misread. Therefore callers must read
+the result again with `read_tables` before they write it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """A piece of the file; `name` is the machine's, None for anything else."""
+    """A part of the file; `name` is the machine's name, None for other parts."""
 
     name: str | None
     comments: str = ""
@@ -31,11 +31,11 @@ class Section:
 
     @property
     def text(self) -> str:
-        """Give the piece as it stands in the file."""
+        """Return the text of this part."""
         return self.comments + self.header + self.body
 
     def with_lines(self, lines: Iterable[str]) -> Section:
-        """Put lines right below the header, with its indentation and its line ending."""
+        """Insert lines directly below the header, with its indentation and line ending."""
         indent = self.header[: len(self.header) - len(self.header.lstrip())]
         ending = "\r\n" if self.header.endswith("\r\n") else "\n"
         header = self.header if self.header.endswith("\n") else self.header + ending
@@ -43,14 +43,14 @@ class Section:
         return replace(self, header=header, body=added + self.body)
 
     def renamed(self, name: str) -> Section:
-        """Give the table another name in its header."""
+        """Return the section with another name in its header."""
         start, _, rest = self.header.partition("[")
         comment = re.search(r"\][ \t]*(#.*)?$", rest.rstrip("\r\n"))
         end = rest[comment.start() :] if comment else "]\n"
         return replace(self, name=name, header=f"{start}[machines.{key_of(name)}{end}")
 
     def with_items(self, key: str, wanted: list[str], renamed: Mapping[str, str]) -> Section:
-        """Make the array `key` hold what is wanted; items that stay keep their comments."""
+        """Return the section with other items in the array `key`; kept ones keep their comments."""
         document: Any = tomlkit.parse(self.header + self.body)
         array = document["machines"][self.name][key]
         for index, item in enumerate(list(array)):
@@ -68,13 +68,13 @@ class Section:
 
 
 def items_of(section: Section) -> dict[str, list[str]]:
-    """Give the arrays of a machine's table, as they stand in the file."""
+    """Return the arrays of a machine's table, as they stand in the file."""
     table = tomllib.loads(section.header + section.body)["machines"][section.name]
     return {key: value for key, value in table.items() if isinstance(value, list)}
 
 
 def split(text: str) -> list[Section]:
-    """Cut a file into its sections; joined, they are the file."""
+    """Split a file into its sections; joined, they are the file."""
     found = [(match.start(), name_of(match[0])) for match in _HEADER.finditer(text)]
     starts = [(at, name) for at, name in found if name is not _NO_HEADER]
     cuts = [*(at for at, _ in starts), len(text)]
@@ -91,7 +91,7 @@ def split(text: str) -> list[Section]:
 
 
 def join(sections: Iterable[Section]) -> str:
-    """Give the text of a file; two sections are never on one line."""
+    """Join sections to the text of a file; each section starts on its own line."""
     return "".join(section.text for section in sections)
 
 
@@ -99,7 +99,7 @@ _NO_HEADER: Final = "\n"  # no machine has this name: a header is one line
 
 
 def name_of(line: str) -> str | None:
-    """Give the machine that a header line names; None for a header of anything else."""
+    """Return the machine that a header line names; None for a header of anything else."""
     try:
         table = tomllib.loads(line.strip())
     except tomllib.TOMLDecodeError:
@@ -112,7 +112,7 @@ def name_of(line: str) -> str | None:
 
 
 def _split_comments(body: str) -> tuple[str, str]:
-    """Cut off the comment lines at the end: they belong to the header below them."""
+    """Split off the comment lines at the end, which belong to the header below them."""
     lines = body.splitlines(keepends=True)
     count = 0
     while count < len(lines) and lines[-1 - count].lstrip().startswith("#"):
@@ -122,12 +122,12 @@ def _split_comments(body: str) -> tuple[str, str]:
 
 
 def key_of(name: str) -> str:
-    """Write a name as a key."""
+    """Return a name as a TOML key."""
     return name if _BARE_KEY.fullmatch(name) else quoted(name)
 
 
 def quoted(text: str) -> str:
-    """Write a text as a basic string, with everything escaped that does not print."""
+    """Return a text as a TOML basic string, with unprintable characters escaped."""
     return '"' + "".join(_escaped(char) for char in text) + '"'
 
 

@@ -26,12 +26,12 @@ from clerk_m2m.cli.graph.shown import ShownGraph
 from clerk_m2m.cli.instance import ApiUrl, Instance
 from clerk_m2m.cli.program import AsJson, CommandError, print_json, progress, say
 
-# Beyond these, a tree or arrows are harder to read than a matrix.
+# With more machines, a tree or arrows are harder to read than a matrix.
 MAX_DRAWN_MACHINES: Final = 20
 MAX_DRAWN_EDGES: Final = 40
-# A matrix of more machines fits no screen, and takes seconds.
+# A matrix of more machines does not fit a screen and takes seconds.
 MAX_MATRIX: Final = 1_000
-# Where the output is no terminal and COLUMNS is not set.
+# The width if the output is not a terminal and COLUMNS is not set.
 _WIDTH: Final = 200
 
 Format = Literal["text", "svg", "mermaid", "json"]
@@ -84,7 +84,7 @@ def _print_text(graph: DrawnGraph, center: int | None, depth: int) -> None:
     encoding = sys.stdout.encoding or "ascii"
     glyphs = UNICODE if codecs.lookup(encoding).name.startswith("utf") else ASCII
     lines = _text(graph, center, depth, glyphs, shutil.get_terminal_size((_WIDTH, 24)).columns)
-    # A name may hold what a terminal's character set does not have.
+    # A name may contain characters that the terminal's encoding lacks.
     typer.echo("\n".join(lines).encode(encoding, "backslashreplace").decode(encoding))
 
 

@@ -1,4 +1,4 @@
-"""What `graph show` draws: the machines of a file or of an instance, under labels of their own."""
+"""The input of `graph show`: the machines of a file or of an instance, with unique labels."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from clerk_m2m.graph.document import MachineTable
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShownMachine:
-    """A machine; `key` is its id, or its name where it has none yet. `may_call` are keys.
+    """A machine; `key` is its id, or its name if it has no id yet. `may_call` holds keys.
 
-    `name` is None for a machine that others may call and that is not listed itself.
+    `name` is None for a machine that others may call but that is not listed itself.
     """
 
     key: str
@@ -36,7 +36,7 @@ class ShownGraph:
 
     @classmethod
     def of(cls, listed: Iterable[ShownMachine]) -> ShownGraph:
-        """Give each machine its label, and put them in the order of the labels."""
+        """Give each machine a label, and sort the machines by label."""
         machines = {machine.key: machine for machine in listed}
         for callee in sorted({key for each in machines.values() for key in each.may_call}):
             machines.setdefault(callee, ShownMachine(key=callee, name=None, id=callee))
@@ -59,7 +59,7 @@ class ShownGraph:
 
     @classmethod
     def of_file(cls, tables: Iterable[MachineTable]) -> ShownGraph:
-        """Take the machines of a graph file, with those that are still to be created."""
+        """Read the machines of a graph file, including those that do not exist yet."""
         return cls.of(
             ShownMachine(key=table.key, name=table.name, id=table.id, may_call=table.may_call)
             for table in tables
@@ -67,14 +67,14 @@ class ShownGraph:
 
     @classmethod
     def of_instance(cls, snapshot: Snapshot) -> ShownGraph:
-        """Take the machines of an instance."""
+        """Read the machines of an instance."""
         return cls.of(
             ShownMachine(key=node.id, name=node.name, id=node.id, may_call=node.may_call)
             for node in snapshot.machines.values()
         )
 
     def find(self, wanted: str) -> int:
-        """Give the index of a machine by its name, id or label; raises `CommandError`."""
+        """Return the index of a machine by its name, id or label; raises `CommandError`."""
         found = [
             index
             for index, machine in enumerate(self.machines)
@@ -92,13 +92,13 @@ class ShownGraph:
         return found[0]
 
     def around(self, center: int, depth: int) -> ShownGraph:
-        """Give the part within `depth` edges of one machine, in both directions."""
+        """Return the part within `depth` edges of one machine, in both directions."""
         part = self.drawn.around(center, depth)
         machine_of = dict(zip(self.drawn.labels, self.machines, strict=True))
         return ShownGraph(drawn=part, machines=tuple(machine_of[label] for label in part.labels))
 
     def as_dict(self) -> dict[str, object]:
-        """Give the graph for a program: edges name machines by their labels, which are unique."""
+        """Return the graph for a program: edges name machines by their labels, which are unique."""
         labels = self.drawn.labels
         return {
             "title": self.drawn.title,
@@ -119,7 +119,7 @@ class ShownGraph:
 
 
 def _labels(machines: Iterable[ShownMachine]) -> list[str]:
-    """Give every machine a label that no other has: its name, with its id where that is needed."""
+    """Return a unique label for every machine: its name, with its id if that is needed."""
     machines = list(machines)
     names = [
         f"{each.key} (not listed)" if each.name is None else visible(each.name) for each in machines
@@ -128,7 +128,7 @@ def _labels(machines: Iterable[ShownMachine]) -> list[str]:
     labels: dict[str, None] = {}
     for machine, label in zip(machines, names, strict=True):
         unique = label if count[label] == 1 else f"{label} ({machine.id or 'no id'})"
-        while unique in labels:  # a name that imitates another's label
+        while unique in labels:  # a name that equals another machine's label
             unique += " (again)"
         labels[unique] = None
     return list(labels)

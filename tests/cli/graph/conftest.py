@@ -1,4 +1,4 @@
-"""An operator at the command line of a served instance."""
+"""An operator who runs commands against a served instance."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from clerk_m2m.testing import ClerkEmulator, ClerkEmulatorServer
 
 @dataclass(frozen=True)
 class Operator:
-    """Runs commands in an environment that names the instance, beside a graph file."""
+    """Runs commands in an environment that names the instance, with a graph file."""
 
     emulator: ClerkEmulator
     environ: dict[str, str]
     file: Path
 
     def run(self, *arguments: object, answers: str = "", **environ: str) -> Ended:
-        """Run `clerk-m2m graph …` in process; nobody answers unless `answers` does."""
+        """Run `clerk-m2m graph …` in process; `answers` is the input for its questions."""
         return run_command("graph", *arguments, stdin=answers, environ=self.environ | environ)
 
     def ended(self, code: int, *arguments: object, **given: str) -> Ended:
-        """Run a command that ends with this code."""
+        """Run a command and assert its exit code."""
         run = self.run(*arguments, **given)
         assert run.code == code, run
         return run
 
     def json(self, code: int, *arguments: object, **given: str) -> dict[str, Any]:
-        """Run a command that ends with this code, and give its JSON."""
+        """Run a command, assert its exit code, and return its JSON."""
         return self.ended(code, *arguments, "--json", **given).json
 
     def write(self, text: str) -> Path:
@@ -41,7 +41,7 @@ class Operator:
         return self.file
 
     def live(self) -> dict[str, list[str]]:
-        """Give the instance's edges, by names."""
+        """Return the instance's edges, by names."""
         machines = self.json(0, "pull")["machines"]
         names = {machine["id"]: machine["name"] for machine in machines}
         return {
@@ -50,7 +50,7 @@ class Operator:
         }
 
     def graph(self) -> ScopeGraph:
-        """Give the graph of the file, as a service reads it."""
+        """Return the graph of the file, as a service reads it."""
         return ScopeGraph.from_toml(self.file.read_text("utf-8"))
 
 

@@ -1,4 +1,4 @@
-"""`graph apply`: what it changes, in which order, and what it refuses to touch."""
+"""`graph apply`: its changes, their order, and what it refuses to change."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ SHOP = {"orders": ["billing", "stock"], "billing": ["orders"], "stock": [], "aud
 
 
 def planned(operator: Operator) -> Path:
-    """A plan of the file, in a file."""
+    """Write a plan of the graph file to a file and return its path."""
     path = operator.file.with_suffix(".json")
     operator.ended(1, "plan", operator.file, "--out", path)
     return path
 
 
 def advance(steps: int, total: int | None = None, /) -> None:
-    """A progress bar that nobody sees."""
+    """A progress callback that does nothing."""
 
 
 def test_new_machines_are_created_and_their_ids_written_beside_the_comments(
@@ -83,7 +83,7 @@ def test_no_secret_key_of_a_new_machine_is_printed_or_written(operator: Operator
     assert operator.emulator.secret_key not in seen
 
 
-def test_what_is_not_listed_is_left_alone_unless_pruned(operator: Operator) -> None:
+def test_unlisted_machines_are_deleted_only_with_prune(operator: Operator) -> None:
     old = operator.emulator.add_machine("old")
     operator.emulator.add_machine("older", may_call=[old])
     operator.write("[machines.orders]\n")
@@ -101,7 +101,7 @@ def test_what_is_not_listed_is_left_alone_unless_pruned(operator: Operator) -> N
     assert operator.live() == {"orders": []}
 
 
-def test_a_name_can_pass_from_one_machine_to_another(operator: Operator) -> None:
+def test_a_name_can_move_from_one_machine_to_another(operator: Operator) -> None:
     first = operator.emulator.add_machine("orders")
     second = operator.emulator.add_machine("billing", may_call=[first])
     operator.write(
@@ -157,7 +157,7 @@ def test_an_edit_between_plan_and_apply_is_refused(operator: Operator, edit: str
 async def run_after(
     edit: Callable[[], object], emulator: ClerkEmulator, path: Path, *, prune: bool = False
 ) -> Done:
-    """Apply a file, with an edit of somebody else's after everything has been read and checked."""
+    """Apply a file, with a concurrent edit after everything has been read and checked."""
     async with emulator.client() as clerk:
         snapshot = await read_snapshot(clerk, advance)
         plan = make_plan(load(path), snapshot, prune=prune)
@@ -182,7 +182,7 @@ async def test_an_edit_during_apply_is_refused_before_its_machine_is_touched(
     clerk_emulator.assert_calls(CreateMachineScope=0, DeleteMachineScope=0)
 
 
-async def test_what_another_run_does_meanwhile_is_not_done_twice(
+async def test_changes_made_by_a_concurrent_run_are_not_repeated(
     clerk_emulator: ClerkEmulator, tmp_path: Path
 ) -> None:
     old = clerk_emulator.add_machine("old")
@@ -200,7 +200,7 @@ async def test_what_another_run_does_meanwhile_is_not_done_twice(
     assert "id = " in path.read_text()
 
 
-async def test_edges_are_added_before_others_are_cut_but_for_those_at_the_limit(
+async def test_edges_are_added_before_others_are_removed_except_at_the_limit(
     clerk_emulator: ClerkEmulator, tmp_path: Path
 ) -> None:
     emulator = clerk_emulator
@@ -239,12 +239,12 @@ async def test_edges_are_added_before_others_are_cut_but_for_those_at_the_limit(
     assert (done.added, done.cut) == (3, 4)
 
 
-def test_an_edge_that_is_there_or_gone_already_counts_as_done(operator: Operator) -> None:
+def test_an_edge_that_already_exists_or_is_gone_counts_as_done(operator: Operator) -> None:
     emulator = operator.emulator
     stock, audit = emulator.add_machine("stock"), emulator.add_machine("audit")
     orders = emulator.add_machine("orders", may_call=[stock])
     operator.write(f'[machines.orders]\nid = "{orders.id}"\nmay_call = ["{audit.id}"]\n')
-    # Carried out, and answered as if somebody else had been faster.
+    # Carry out the change, but answer as if someone else had made it before.
     emulator.fail("CreateMachineScope", status=409, performed=True, times=1)
     emulator.fail("DeleteMachineScope", status=404, performed=True, times=1)
 
@@ -263,7 +263,7 @@ def test_a_rate_limit_is_waited_for(operator: Operator) -> None:
     assert operator.live() == SHOP
 
 
-def test_an_outage_in_the_middle_ends_with_2_and_a_second_run_goes_on(operator: Operator) -> None:
+def test_an_outage_during_apply_exits_with_2_and_a_second_run_continues(operator: Operator) -> None:
     operator.write(FILE)
     operator.emulator.fail("CreateMachineScope", kind="drop", times=1)
 
@@ -275,7 +275,7 @@ def test_an_outage_in_the_middle_ends_with_2_and_a_second_run_goes_on(operator: 
     assert operator.live() == SHOP
 
 
-def test_a_machine_whose_id_a_killed_run_did_not_write_is_found_again(operator: Operator) -> None:
+def test_a_machine_created_by_a_killed_run_is_found_again(operator: Operator) -> None:
     operator.write(FILE)
     plan = planned(operator)
     audit = operator.emulator.add_machine("audit")
@@ -292,7 +292,7 @@ def test_a_machine_whose_id_a_killed_run_did_not_write_is_found_again(operator: 
     assert f'[machines.audit]\nid = "{audit.id}"' in operator.file.read_text()
 
 
-def test_an_id_that_could_not_be_written_stops_apply_before_it_creates(operator: Operator) -> None:
+def test_apply_creates_nothing_if_ids_cannot_be_written(operator: Operator) -> None:
     operator.write("machines.orders = { may_call = [] }\n")
 
     run = operator.ended(2, "apply", operator.file)
@@ -301,7 +301,9 @@ def test_an_id_that_could_not_be_written_stops_apply_before_it_creates(operator:
     assert operator.live() == {}
 
 
-def test_a_live_instance_is_changed_only_after_a_yes(operator: Operator, tmp_path: Path) -> None:
+def test_apply_changes_a_live_instance_only_after_confirmation(
+    operator: Operator, tmp_path: Path
+) -> None:
     key = tmp_path / "key"
     key.write_text("sk_live_" + "x" * 40)
     operator.write("[machines.orders]\n")
@@ -317,12 +319,12 @@ def test_a_live_instance_is_changed_only_after_a_yes(operator: Operator, tmp_pat
     assert "Really make these changes (1 machines) in the LIVE instance" in declined.err
     assert "Nothing was changed. (Answer y, or give --yes.)" in declined.err
     assert "Nothing was changed." in unasked.err
-    # The emulator does not know the key: this far, and no further.
+    # The emulator does not know the live key, so the command fails after the question.
     assert "CreateMachine: Clerk answered 401" in agreed.err
     assert "sk_live_x" not in declined.err + unasked.err + agreed.err
 
 
-def test_a_plan_says_itself_what_is_deleted(operator: Operator) -> None:
+def test_prune_cannot_be_combined_with_a_plan(operator: Operator) -> None:
     operator.write(FILE)
     path = planned(operator)
 

@@ -1,4 +1,4 @@
-"""`graph check` and `graph test`: answers about a graph, and what is not an answer."""
+"""`graph check` and `graph test`: answers about a graph, and errors."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from .conftest import Operator
 def machines(operator: Operator) -> tuple[EmulatedMachine, EmulatedMachine]:
     """`orders`, which may call `stock`."""
     stock = operator.emulator.add_machine("stock")
-    operator.emulator.add_machine("stock two")  # its name holds the other's
+    operator.emulator.add_machine("stock two")  # its name contains the other name
     return operator.emulator.add_machine("orders", may_call=[stock]), stock
 
 
-def test_an_edge_is_a_yes_with_the_credentials_that_get_in(
+def test_an_edge_exits_with_0_and_lists_the_accepted_credentials(
     operator: Operator, machines: tuple[EmulatedMachine, EmulatedMachine]
 ) -> None:
     orders, stock = machines
@@ -32,7 +32,7 @@ def test_an_edge_is_a_yes_with_the_credentials_that_get_in(
     assert rows[2][1:] == ["403 scope_denied", "admitted, where `accepts` names it"]
 
 
-def test_a_missing_edge_is_a_no(
+def test_a_missing_edge_exits_with_1(
     operator: Operator, machines: tuple[EmulatedMachine, EmulatedMachine]
 ) -> None:
     document = operator.json(1, "check", "stock", "orders")
@@ -42,7 +42,7 @@ def test_a_missing_edge_is_a_no(
     assert {row["with_graph"] for row in document["credentials"][:3]} == {"403 scope_denied"}
 
 
-def test_a_typo_or_an_outage_is_neither_yes_nor_no(
+def test_a_typo_or_an_outage_exits_with_2(
     operator: Operator, machines: tuple[EmulatedMachine, EmulatedMachine]
 ) -> None:
     assert "no machine ordres" in operator.ended(2, "check", "ordres", "stock").err
@@ -52,7 +52,7 @@ def test_a_typo_or_an_outage_is_neither_yes_nor_no(
     assert "answered 500" in operator.ended(2, "check", "orders", "stock").err
 
 
-def test_a_file_is_asked_without_an_instance(operator: Operator) -> None:
+def test_check_with_a_file_needs_no_instance(operator: Operator) -> None:
     operator.write('[machines.orders]\nmay_call = ["stock"]\n[machines.stock]\n')
     no_key = {"CLERK_SECRET_KEY": ""}
 
@@ -64,7 +64,7 @@ def test_a_file_is_asked_without_an_instance(operator: Operator) -> None:
     )
 
 
-def test_assertions_hold_or_fail_one_by_one(
+def test_each_assertion_is_reported(
     operator: Operator, machines: tuple[EmulatedMachine, EmulatedMachine]
 ) -> None:
     orders, stock = machines
@@ -86,7 +86,7 @@ def test_assertions_hold_or_fail_one_by_one(
     assert (document["checked"], len(document["failed"])) == (2, 2)
 
 
-def test_an_assertion_about_a_machine_that_does_not_exist_is_no_answer(operator: Operator) -> None:
+def test_an_assertion_about_an_unknown_machine_exits_with_2(operator: Operator) -> None:
     operator.emulator.add_machine("orders")
     operator.write(f'[machines.orders]\nmust_not_call = ["mch_{"u" * 27}"]\n')
 

@@ -1,4 +1,4 @@
-"""`graph apply` in a process of its own that ends in the middle of its work."""
+"""`graph apply` in its own process, which is killed during its work."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EDGES = 200
 
 
 def big_file(operator: Operator) -> dict[str, list[str]]:
-    """Write a file of new machines with 200 edges, and give what the instance is to have."""
+    """Write a file of new machines with 200 edges, and return the edges that must result."""
     names = [f"m{number:02}" for number in range(MACHINES)]
     edges: dict[str, list[str]] = {
         name: [names[(index + step) % MACHINES] for step in range(1, 11)] if index < 20 else []
@@ -38,11 +38,13 @@ def big_file(operator: Operator) -> dict[str, list[str]]:
         ("CreateMachineScope", signal.SIGINT),
     ],
 )
-def test_a_second_run_ends_where_one_that_was_not_stopped_would(
+def test_a_second_run_reaches_the_same_state_as_an_uninterrupted_run(
     operator: Operator, operation: str, ended_by: signal.Signals
 ) -> None:
     expected = big_file(operator)
-    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may ignore it
+    inherited = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell may ignore the signal
     try:
         with subprocess.Popen(
             [sys.executable, "-m", "clerk_m2m", "graph", "apply", str(operator.file)],

@@ -1,4 +1,4 @@
-"""`graph plan`: what it finds, and the files that it refuses."""
+"""`graph plan`: the differences that it finds, and the files that it rejects."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .conftest import Operator
 UNKNOWN = "mch_" + "u" * 27
 
 
-def test_a_plan_names_every_difference_and_ends_with_1(operator: Operator) -> None:
+def test_a_plan_lists_every_difference_and_exits_with_1(operator: Operator) -> None:
     emulator = operator.emulator
     stock, store = emulator.add_machine("stock"), emulator.add_machine("old store")
     orders = emulator.add_machine("orders", may_call=[stock])
@@ -57,7 +57,9 @@ def test_a_plan_names_every_difference_and_ends_with_1(operator: Operator) -> No
         ("[machines", "graph.toml: The scope graph is not valid TOML"),
     ],
 )
-def test_a_file_that_cannot_be_applied_is_refused(operator: Operator, text: str, said: str) -> None:
+def test_a_file_that_cannot_be_applied_is_rejected(
+    operator: Operator, text: str, said: str
+) -> None:
     stock = operator.emulator.add_machine("stock")
     operator.emulator.add_machine("taken", may_call=[stock])
     for _ in range(2):
@@ -70,7 +72,7 @@ def test_a_file_that_cannot_be_applied_is_refused(operator: Operator, text: str,
     assert run.out == ""
 
 
-def test_a_machine_gets_no_more_callees_than_clerk_allows(operator: Operator) -> None:
+def test_more_callees_than_clerks_limit_are_rejected(operator: Operator) -> None:
     callees = [f'"{operator.emulator.add_machine(f"m{n}").id}"' for n in range(151)]
     operator.write(f"[machines.a]\nmay_call = [{', '.join(callees)}]")
 
@@ -96,7 +98,7 @@ def test_an_outage_is_no_answer(operator: Operator, kind: str) -> None:
     assert run.out == ""
 
 
-def test_machines_that_change_during_the_read_are_no_answer(operator: Operator) -> None:
+def test_machines_that_change_during_the_read_exit_with_2(operator: Operator) -> None:
     operator.write("[machines]")
     operator.emulator.fail("ListMachines", body={"data": [], "total_count": 3})
 
@@ -106,14 +108,14 @@ def test_machines_that_change_during_the_read_are_no_answer(operator: Operator) 
 
 
 @pytest.mark.parametrize("text", ['{"format_version": 7}', "{}", '{"format_version": 1}', "{nope"])
-def test_what_is_no_plan_of_this_version_is_refused(operator: Operator, text: str) -> None:
+def test_a_plan_of_another_version_is_rejected(operator: Operator, text: str) -> None:
     path = operator.file.with_suffix(".json")
     path.write_text(text)
 
     assert "ake a new" in operator.ended(2, "apply", path).err
 
 
-def test_a_plan_is_for_its_own_instance_only(operator: Operator) -> None:
+def test_a_plan_of_another_instance_is_rejected(operator: Operator) -> None:
     path = operator.file.with_suffix(".json")
     operator.write("[machines.orders]")
     operator.ended(1, "plan", operator.file, "--out", path)

@@ -1,4 +1,4 @@
-"""`graph pull`: the file that it writes, and what it leaves alone in one that exists."""
+"""`graph pull`: the file that it writes, and what it keeps in an existing file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from clerk_m2m.emulator import Emulator
 from .conftest import Operator
 
 
-def test_a_pulled_file_is_sorted_and_serves_services_the_emulator_and_plan(
+def test_a_pulled_file_is_sorted_and_readable_by_services_emulator_and_plan(
     operator: Operator,
 ) -> None:
     stock = operator.emulator.add_machine("stock")
@@ -35,7 +35,7 @@ def test_a_pulled_file_is_sorted_and_serves_services_the_emulator_and_plan(
     assert operator.ended(0, "plan", operator.file).out.startswith("Nothing to change")
 
 
-def test_what_the_instance_has_not_changed_stays_as_it_is(operator: Operator) -> None:
+def test_pull_changes_only_tables_that_differ(operator: Operator) -> None:
     emulator = operator.emulator
     old, store = emulator.add_machine("old"), emulator.add_machine("store")
     billing, orders = emulator.add_machine("billing"), emulator.add_machine("orders")
@@ -92,7 +92,7 @@ def new_table(operator: Operator) -> str:
     return f'[machines.new]\nid = "{own}"\nmay_call = []\n'
 
 
-def test_a_hostile_name_is_only_a_name(operator: Operator) -> None:
+def test_a_hostile_name_cannot_change_the_file(operator: Operator) -> None:
     name = 'a"]\n[machines.evil]\n\x1b[2J\\ \N{SNOWMAN}\U0001f600'
     machine = operator.emulator.add_machine(name)
     caller = operator.emulator.add_machine("caller", may_call=[machine])
@@ -130,7 +130,7 @@ def test_a_pulled_file_is_utf_8_whatever_the_locale_is(operator: Operator) -> No
     assert done.stdout_bytes == operator.file.read_bytes()
 
 
-def test_two_machines_of_one_name_are_an_error_that_names_both(operator: Operator) -> None:
+def test_two_machines_with_one_name_are_an_error_that_names_both(operator: Operator) -> None:
     twins = [operator.emulator.add_machine("orders").id for _ in range(2)]
 
     for arguments in (["pull"], ["check", "orders", twins[0]]):
@@ -138,7 +138,7 @@ def test_two_machines_of_one_name_are_an_error_that_names_both(operator: Operato
         assert f"Two machines are called orders: {twins[0]} and {twins[1]}." in run.err
 
 
-def test_an_edge_that_the_file_forbids_is_not_pulled_into_it(operator: Operator) -> None:
+def test_pull_refuses_an_edge_that_must_not_call_forbids(operator: Operator) -> None:
     stock = operator.emulator.add_machine("stock")
     orders = operator.emulator.add_machine("orders", may_call=[stock])
     text = (
@@ -153,7 +153,7 @@ def test_an_edge_that_the_file_forbids_is_not_pulled_into_it(operator: Operator)
     assert operator.file.read_text() == text
 
 
-def test_a_file_in_another_form_is_refused_and_left_alone(operator: Operator) -> None:
+def test_a_file_in_an_unknown_form_is_rejected_and_not_changed(operator: Operator) -> None:
     orders = operator.emulator.add_machine("orders")
     operator.emulator.add_machine("stock")
     text = f'[machines]\norders = {{ id = "{orders.id}", may_call = ["{orders.id}"] }}\n'

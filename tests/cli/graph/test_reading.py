@@ -1,4 +1,4 @@
-"""A whole read of an instance: its pages, and what it asks of Clerk."""
+"""Reading a whole instance: the pages and the calls to Clerk."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from harness import API_URL, Upstream
 
 
 def advance(steps: int, total: int | None = None, /) -> None:
-    """A progress bar that nobody sees."""
+    """A progress callback that does nothing."""
 
 
-async def test_all_pages_are_read_the_oldest_machine_first(clerk_emulator: ClerkEmulator) -> None:
+async def test_all_pages_are_read_oldest_machine_first(clerk_emulator: ClerkEmulator) -> None:
     clerk_emulator.seed({"machines": {f"m{number:03}": {} for number in range(501)}})
     upstream = Upstream(clerk_emulator.transport)
     async with ClerkClient(
@@ -29,7 +29,7 @@ async def test_all_pages_are_read_the_oldest_machine_first(clerk_emulator: Clerk
     ]
 
 
-async def test_a_page_that_is_too_large_is_asked_for_in_pieces(
+async def test_a_page_that_is_too_large_is_read_in_smaller_pages(
     clerk_emulator: ClerkEmulator,
 ) -> None:
     clerk_emulator.seed({"machines": {f"m{number}": {} for number in range(126)}})

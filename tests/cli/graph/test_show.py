@@ -1,4 +1,4 @@
-"""`clerk-m2m graph show`: from a file and from an instance, in each format, and how it fails."""
+"""`clerk-m2m graph show`: from a file and from an instance, in each format, and its errors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def shown(*arguments: str, width: int = 80) -> Ended:
 
 
 def failing(*arguments: str, width: int = 80) -> str:
-    """The one line of a command that cannot do what it should."""
+    """Run a command that fails with one line, and return that line."""
     result = shown(*arguments, width=width)
     assert result.code == 2
     assert result.out == ""
@@ -36,11 +36,11 @@ def failing(*arguments: str, width: int = 80) -> str:
 
 
 def written(path: Path, tables: Mapping[str, Sequence[str]]) -> str:
-    """Write a graph file; gives its path."""
+    """Write a graph file and return its path."""
     path.write_text(
         "[machines]\n"
         + "\n".join(
-            # A JSON string is a TOML string, but for surrogates, which neither file nor Clerk has.
+            # A JSON string is a TOML string, except for surrogates, which do not occur here.
             f"[machines.{json.dumps(name)}]\nmay_call = {json.dumps(list(callees))}"
             for name, callees in tables.items()
         ),
@@ -59,13 +59,13 @@ def written_graph(path: Path, graph: DrawnGraph) -> str:
     )
 
 
-def test_the_graph_of_the_documents_is_the_demos() -> None:
+def test_the_graph_in_the_docs_is_the_demos() -> None:
     found = {table.name: table.may_call for table in load(DEMO).machines}
 
     assert found == {name: frozenset(callees) for name, callees in EDGES.items()}
 
 
-def test_the_drawing_in_the_readme_is_what_the_command_gives() -> None:
+def test_the_drawing_in_the_readme_is_the_commands_output() -> None:
     result = shown("--file", str(DEMO), "--format", "svg")
 
     assert result.out == (ROOT / "docs" / "graph.svg").read_text("ascii")
@@ -101,7 +101,7 @@ def test_an_instance_is_drawn(instance: Instance, monkeypatch: pytest.MonkeyPatc
     assert "May call nobody" in shown("--around", twin.id).out
 
 
-def test_a_callee_that_is_not_listed_is_drawn_as_such(tmp_path: Path) -> None:
+def test_an_unlisted_callee_is_marked(tmp_path: Path) -> None:
     file = written(tmp_path / "graph.toml", {"orders": [UNLISTED]})
 
     assert f"└── {UNLISTED} (not listed)" in shown("--file", file).out
@@ -110,7 +110,7 @@ def test_a_callee_that_is_not_listed_is_drawn_as_such(tmp_path: Path) -> None:
     assert [each["listed"] for each in document["machines"]] == [False, True]
 
 
-def test_around_a_machine_every_format_draws_only_what_is_near() -> None:
+def test_around_draws_only_near_machines_in_every_format() -> None:
     near = ("--file", str(DEMO), "--around", "shop", "--depth", "1")
 
     assert shown(*near).out == (
@@ -124,7 +124,7 @@ def test_around_a_machine_every_format_draws_only_what_is_near() -> None:
     assert "2 machines, 1 edge" in shown(*near, "--format", "svg").out
 
 
-def test_an_unknown_name_is_refused_with_the_nearest_ones() -> None:
+def test_an_unknown_name_is_rejected_with_similar_names() -> None:
     assert failing("--file", str(DEMO), "--around", "odrers") == (
         "Error: There is no machine odrers. Nearest names: orders, reports."
     )
@@ -133,7 +133,7 @@ def test_an_unknown_name_is_refused_with_the_nearest_ones() -> None:
     )
 
 
-def test_many_machines_are_a_matrix_and_one_that_does_not_fit_says_what_does(
+def test_many_machines_are_drawn_as_a_matrix_or_an_error_names_the_width(
     tmp_path: Path,
 ) -> None:
     file = written_graph(tmp_path / "graph.toml", clusters(10, 20))
@@ -148,7 +148,7 @@ def test_many_machines_are_a_matrix_and_one_that_does_not_fit_says_what_does(
     assert warned.err.startswith("Warning: Mermaid draws 500 edges by default")
 
 
-def test_too_many_machines_for_a_drawing_are_refused(tmp_path: Path) -> None:
+def test_too_many_machines_for_a_drawing_are_rejected(tmp_path: Path) -> None:
     file = written(tmp_path / "graph.toml", {f"worker-{at}": [] for at in range(1_001)})
 
     for arguments in ([], ["--format", "svg"]):
@@ -158,7 +158,7 @@ def test_too_many_machines_for_a_drawing_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["text", "svg", "mermaid", "json"])
-def test_hostile_names_of_a_file_stay_text_in_every_format(form: str, tmp_path: Path) -> None:
+def test_hostile_names_are_escaped_in_every_format(form: str, tmp_path: Path) -> None:
     names = [name for name in HOSTILE.values() if "\ud800" not in name]
     chain = {name: names[at + 1 : at + 2] for at, name in enumerate(names)}
     result = shown("--file", written(tmp_path / "graph.toml", chain), "--format", form)
@@ -189,11 +189,11 @@ def test_a_terminal_without_unicode_gets_ascii(monkeypatch: pytest.MonkeyPatch) 
         (["--depth", "0"], "'--depth'"),
     ],
 )
-def test_a_command_that_cannot_work_ends_with_2(arguments: list[str], words: str) -> None:
+def test_an_invalid_show_command_exits_with_2(arguments: list[str], words: str) -> None:
     assert words in failing(*arguments)
 
 
-def test_the_commands_of_the_page_draw(
+def test_the_show_commands_of_the_docs_page_work(
     instance: Instance, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("CLERK_SECRET_KEY", instance.emulator.secret_key)

@@ -2,12 +2,12 @@
 
 1. Groups: each machine joins the group with which it has more edges than chance would give it,
    compared with every other group (the modularity of Newman and Girvan, machine by machine and then
-   group by group, as in the method of Louvain). Whoever has no edge is in the last group.
+   group by group, as in the method of Louvain). Machines without edges form the last group.
 2. Groups stand in the order of their machines' mean level, so that most calls point right.
 3. Within a group callers stand before callees (by level); on one level, each machine is followed by
    the one that shares most callees and callers with it.
 
-Ties go to the lower index, so one graph has one order.
+In a tie the lower index comes first, so the order of a graph is always the same.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import Final
 from clerk_m2m.cli.graph.drawings.drawn_graph import DrawnGraph, members
 from clerk_m2m.cli.graph.drawings.reach import Reach
 
-# Each round improves the groups; the last ones only a little.
+# Each round improves the groups; later rounds improve them only slightly.
 _MAX_ROUNDS: Final = 10
 
 
 def arranged(graph: DrawnGraph, reach: Reach) -> list[list[int]]:
-    """Give the groups in their order, each with its machines in theirs."""
+    """Return the groups in order, each with its machines in order."""
     linked = [
         (graph.callees[index] | graph.callers[index]) & ~(1 << index) for index in range(len(graph))
     ]
@@ -40,7 +40,7 @@ def _groups(linked: list[int]) -> list[int]:
 
 
 def _move_machines(linked: list[int], groups: list[int]) -> list[int]:
-    """Move single machines to where they have most edges beyond chance, until none gains by it."""
+    """Move each machine to the group where it has most edges beyond chance, until none improves."""
     groups = list(groups)
     degree = [others.bit_count() for others in linked]
     total = sum(degree)
@@ -67,7 +67,7 @@ def _move_machines(linked: list[int], groups: list[int]) -> list[int]:
 
 
 def _join_groups(linked: list[int], groups: list[int]) -> list[int]:
-    """Join the two groups that gain most by it, until none does."""
+    """Join the two groups whose modularity gains most, until no join improves it."""
     groups = list(groups)
     total = sum(others.bit_count() for others in linked)
     weight = [sum(linked[index].bit_count() for index in members(group)) for group in groups]
@@ -101,7 +101,7 @@ def _in_order(graph: DrawnGraph, reach: Reach, group: int) -> list[int]:
 
 
 def _by_likeness(graph: DrawnGraph, indexes: list[int]) -> list[int]:
-    """Begin with the machine of most edges; follow each with the one most like it."""
+    """Begin with the machine that has most edges; after each, place the most similar one."""
 
     def edges(index: int) -> int:
         return graph.callees[index].bit_count() + graph.callers[index].bit_count()

@@ -12,9 +12,9 @@ from clerk_m2m.cli.graph.drawings.labels import counted, fitted, visible
 class DrawnGraph:
     """A scope graph to be drawn; an edge `(caller, callee)` is a pair of indexes into `labels`.
 
-    Labels are made printable. Raises `ValueError` where two are then alike, or an edge has an end
-    that is no index. `callees` and `callers` are sets of indexes as bits of a number: the drawings
-    compare thousands of them.
+    Labels are made printable. Raises `ValueError` if two are then equal, or an edge has an end that
+    is not an index. `callees` and `callers` are sets of indexes, stored as the bits of an integer,
+    because the drawings compare thousands of them.
     """
 
     labels: tuple[str, ...]
@@ -43,15 +43,15 @@ class DrawnGraph:
 
     @property
     def counts(self) -> str:
-        """How much there is: `5 machines, 4 edges`."""
+        """The counts: `5 machines, 4 edges`."""
         return f"{counted(len(self), 'machine')}, {counted(len(self.edges), 'edge')}"
 
     def headline(self, width: int) -> str:
-        """Give the title and the counts as a line of at most `width` columns."""
+        """Return the title and the counts as a line of at most `width` columns."""
         return f"{fitted(self.title, max(width - len(self.counts) - 2, 12))}: {self.counts}"
 
     def around(self, center: int, depth: int) -> DrawnGraph:
-        """Give the machines that call `center` or are called by it over at most `depth` edges.
+        """Return the machines that call `center` or are called by it over at most `depth` edges.
 
         With all edges between them.
         """
@@ -71,7 +71,7 @@ class DrawnGraph:
 
 
 def closure(neighbours: tuple[int, ...], start: int, depth: int | None = None) -> int:
-    """Give the set `start` with all that it leads to over at most `depth` edges, or over any."""
+    """Return `start` with all machines that it reaches, over at most `depth` edges or any."""
     found = frontier = start
     while frontier and depth != 0:
         frontier = union(neighbours[index] for index in members(frontier)) & ~found
@@ -81,7 +81,7 @@ def closure(neighbours: tuple[int, ...], start: int, depth: int | None = None) -
 
 
 def members(bits: int) -> Iterator[int]:
-    """Walk a set of indexes, lowest first."""
+    """Iterate over a set of indexes, lowest first."""
     while bits:
         lowest = bits & -bits
         yield lowest.bit_length() - 1
@@ -89,7 +89,7 @@ def members(bits: int) -> Iterator[int]:
 
 
 def union(sets: Iterable[int]) -> int:
-    """Give what is in any of the sets."""
+    """Return the union of the sets."""
     found = 0
     for each in sets:
         found |= each

@@ -8,7 +8,7 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Glyphs:
-    """One set of characters; `pairs` gives two cells in one character, where the set can."""
+    """One set of characters; `pairs` holds two cells per character, if the set has such ones."""
 
     direct: str
     in_cycle: str

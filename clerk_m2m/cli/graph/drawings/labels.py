@@ -1,8 +1,8 @@
-"""Names of machines as they may be shown: whoever creates a machine chooses its name.
+"""Makes names of machines safe to show, because their creators may choose any text.
 
-A name can hold what moves a terminal's cursor, what reverses the text around it (Unicode Technical
-Report 36), or what looks like nothing. `visible` makes all of it visible; each format then
-escapes what is special in it.
+A name can contain characters that move a terminal's cursor, reverse the text around it (Unicode
+Technical Report 36), or are invisible. `visible` makes all of them visible. Each format then
+escapes its own special characters.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from unicodedata import bidirectional, category, normalize
 
 from rich.cells import cell_len, set_cell_size
 
-# Letters and symbols by their category, but blank on the screen.
+# Letters and symbols by category that are blank on the screen.
 _BLANK: Final = frozenset("\u115f\u1160\u3164\uffa0\u2800")
-# Marks of one letter, one above the other; more would be drawn over the lines around it.
+# The most combining marks on one letter; more would be drawn over other lines.
 _MAX_MARKS: Final = 2
 _RIGHT_TO_LEFT: Final = frozenset({"R", "AL", "AN"})
 _ISOLATE, _END_ISOLATE = "\u2068", "\u2069"  # Unicode Standard Annex 9: FSI and PDI
 
 
 def visible(name: str) -> str:
-    r"""Give the name with what is not visible as an escape, such as `\x1b` or `\u202e`.
+    r"""Return the name with invisible characters as escapes, such as `\x1b` or `\u202e`.
 
     A name that begins or ends with a space is in quotes.
     """
@@ -44,9 +44,9 @@ def _escaped(name: str) -> list[str]:
 
 
 def fitted(label: str, width: int) -> str:
-    """Cut a label in its middle to at most `width` columns of a terminal.
+    """Shorten a label in its middle to at most `width` columns of a terminal.
 
-    The end is kept because names of one kind often differ there.
+    The end is kept, because similar names often differ there.
     """
     if cell_len(label) <= width:
         return isolated(label)
@@ -56,7 +56,7 @@ def fitted(label: str, width: int) -> str:
 
 
 def isolated(label: str) -> str:
-    """Keep a name that is written from right to left from reversing what stands beside it."""
+    """Isolate a right-to-left name, so that it does not reverse the text beside it."""
     if label.isascii() or not any(bidirectional(each) in _RIGHT_TO_LEFT for each in label):
         return label
     return f"{_ISOLATE}{label}{_END_ISOLATE}"
@@ -69,5 +69,5 @@ def padded(label: str, width: int) -> str:
 
 
 def counted(count: int, one: str, several: str | None = None) -> str:
-    """Give a number with its noun: `1 edge`, `2 edges`, `1,000 edges`."""
+    """Return a number with its noun: `1 edge`, `2 edges`, `1,000 edges`."""
     return f"{count:,} {one if count == 1 else several or f'{one}s'}"

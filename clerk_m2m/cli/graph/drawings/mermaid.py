@@ -12,12 +12,12 @@ from clerk_m2m.cli.graph.drawings.labels import fitted
 MAX_EDGES: Final = 500
 MAX_LABEL: Final = 60
 
-# All that may stand in a quoted label as it is. A hyphen or a full stop could begin a list.
+# The characters that need no escape in a quoted label. A hyphen or full stop could start a list.
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_ ]")
 
 
 def draw_mermaid(graph: DrawnGraph) -> str:
-    """Draw every machine and every edge; the names of nodes are made up, so no label is code."""
+    """Draw every machine and edge; node names are generated, so a label is never read as code."""
     lines = ["flowchart LR"]
     lines += [f'  m{index}["{_quoted(label)}"]' for index, label in enumerate(graph.labels)]
     lines += [f"  m{caller} --> m{callee}" for caller, callee in sorted(graph.edges)]
@@ -25,7 +25,7 @@ def draw_mermaid(graph: DrawnGraph) -> str:
 
 
 def _quoted(label: str) -> str:
-    """Give what is not a letter or a digit of ASCII by its number, as Mermaid reads it: `#45;`."""
+    """Escape every character but ASCII letters and digits by its number, for Mermaid: `#45;`."""
     shown = fitted(label, MAX_LABEL)
     return "".join(
         each if _PLAIN.match(each) or (each == "-" and at) else f"#{ord(each)};"

@@ -1,4 +1,4 @@
-"""Who gets to whom: over one edge, or through other machines."""
+"""Which machines a machine reaches: over one edge, or through other machines."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _MAX_NAMED: Final = 12
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """What follows from the edges. Sets of indexes are bits of a number.
+    """The machines that are reached over edges. Sets of indexes are bits of an integer.
 
-    `reached[i]` are the machines that `i` gets to over one edge or more, itself included only where
-    it is in a cycle. `cycle[i]` are the machines of the same cycle, 0 where there is none.
-    `level[i]` is the most calls that lead to `i` from a machine that nobody calls; a cycle has one
-    level.
+    `reached[i]` are the machines that `i` reaches over one or more edges; it contains `i` only if
+    `i` is in a cycle. `cycle[i]` are the machines of the same cycle, 0 if there is none. `level[i]`
+    is the length of the longest chain of calls to `i` from a machine without callers; all machines
+    of a cycle have the same level.
     """
 
     reached: tuple[int, ...]
@@ -27,11 +27,11 @@ class Reach:
     level: tuple[int, ...]
 
     def through_others(self, graph: DrawnGraph, index: int) -> int:
-        """Give the machines that `index` reaches only through others."""
+        """Return the machines that `index` reaches only through others."""
         return self.reached[index] & ~graph.callees[index] & ~(1 << index)
 
     def sentence(self, graph: DrawnGraph, index: int) -> str:
-        """Say whom a machine may call, whom it reaches through others, and how many may call it."""
+        """Return a sentence with a machine's callees, indirect callees and number of callers."""
         calls = f"may call {named(graph, graph.callees[index])}"
         beyond = self.through_others(graph, index)
         reaches = f"; reaches {named(graph, beyond)} through others" if beyond else ""
@@ -40,7 +40,7 @@ class Reach:
 
 
 def named(graph: DrawnGraph, indexes: int) -> str:
-    """Name the machines of a set; beyond a dozen, the rest are counted."""
+    """Return the names of a set of machines; after twelve names, the number of the others."""
     shown = ", ".join(
         fitted(graph.labels[index], 60) for index in islice(members(indexes), _MAX_NAMED)
     )
@@ -49,11 +49,11 @@ def named(graph: DrawnGraph, indexes: int) -> str:
 
 
 def find_reach(graph: DrawnGraph) -> Reach:
-    """Follow all edges to their ends."""
+    """Compute the reach of all machines."""
     reached, cycle = [0] * len(graph), [0] * len(graph)
     for index in range(len(graph)):
         if cycle[index]:
-            continue  # found together with the others of its cycle
+            continue  # already found, with the others of its cycle
         further = reached[index] = closure(graph.callees, graph.callees[index])
         if further >> index & 1:
             together = further & closure(graph.callers, graph.callers[index])
@@ -64,11 +64,11 @@ def find_reach(graph: DrawnGraph) -> Reach:
 
 def _levels(graph: DrawnGraph, reached: list[int], cycle: list[int]) -> list[int]:
     level = [0] * len(graph)
-    # Whoever reaches another machine, and is not reached by it, reaches more machines than it.
+    # A machine that reaches another, and is not reached by it, reaches more machines than that one.
     order = sorted(range(len(graph)), key=lambda index: -(reached[index] | 1 << index).bit_count())
     levelled = 0
     for index in order:
-        if cycle[index] & ~levelled:  # the first of its cycle; all that call the cycle came before
+        if cycle[index] & ~levelled:  # the first of its cycle; all callers of the cycle came before
             highest = max(level[other] for other in members(cycle[index]))
             for other in members(cycle[index]):
                 level[other] = highest

@@ -1,8 +1,8 @@
 """A small graph as SVG: boxes in columns by level, and an arrow for each edge.
 
-An arrow over several columns has a place of its own in each, so that it does not run through boxes.
-The order within a column is found by the method of Sugiyama, Tagawa and Toda: sweep after sweep,
-each box is put near the mean of its neighbours, so that few arrows cross.
+An arrow over several columns has its own place in each, so it does not cross boxes. The order
+within a column is found by the method of Sugiyama, Tagawa and Toda: in each sweep, each box is
+moved near the mean of its neighbours, so that few arrows cross.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ class _Spot:
 
 
 def suits_layers(graph: DrawnGraph, reach: Reach) -> bool:
-    """Tell whether a small graph is readable like this: few arrows in cycles, no long chain."""
+    """Return whether a small graph is readable in layers: few arrows in cycles, no long chain."""
     back = sum(_in_cycles(graph, reach))
     return back <= _MAX_BACK and max(reach.level, default=0) < _MAX_COLUMNS
 
 
 def draw_svg_layers(graph: DrawnGraph, reach: Reach) -> str:
-    """Draw boxes and arrows; hovering over a box says whom it reaches."""
+    """Draw boxes and arrows; a box has a tooltip with the machines that it reaches."""
     linked = [index for index in range(len(graph)) if graph.callees[index] | graph.callers[index]]
     alone = [index for index in range(len(graph)) if index not in linked]
     boxes = {index: _Spot(reach.level[index], index) for index in linked}
@@ -120,7 +120,7 @@ def _untangle(columns: list[list[_Spot]]) -> None:
 
 
 def _number(column: list[_Spot]) -> None:
-    """Give each its place as a part of the column, which compares columns of different length."""
+    """Number the places of a column as parts of its length, to compare columns of any length."""
     for at, spot in enumerate(column):
         spot.y = (at + 0.5) / len(column)
 
@@ -130,7 +130,7 @@ def _mean(spot: _Spot, neighbours: list[_Spot]) -> float:
 
 
 def _place(graph: DrawnGraph, columns: list[list[_Spot]]) -> tuple[float, float]:
-    """Give every spot its pixels; gives the width and the height that they take."""
+    """Set the pixel position of every spot; return the total width and height."""
     heights = [sum(map(_height, column)) for column in columns]
     tallest, x = max(heights, default=0), float(MARGIN)
     for column, height in zip(columns, heights, strict=True):
@@ -153,7 +153,7 @@ def _box_width(graph: DrawnGraph, index: int | None) -> float:
 
 
 def _place_alone(graph: DrawnGraph, spots: dict[int, _Spot], width: float, top: float) -> float:
-    """Put the boxes without edges in lines below the others; gives where they end."""
+    """Place the boxes without edges in lines below the others; return the lower end."""
     x, y = float(MARGIN), top + 52
     for index, spot in spots.items():
         spot.width = _box_width(graph, index)

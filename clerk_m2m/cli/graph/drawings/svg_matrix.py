@@ -37,7 +37,7 @@ class _Place:
 
 
 def draw_svg_matrix(graph: DrawnGraph, reach: Reach, groups: list[list[int]]) -> str:
-    """Draw the matrix; hovering over a row, a cell or a column's label says what it means."""
+    """Draw the matrix; rows, cells and column labels have tooltips that explain them."""
     order = [index for group in groups for index in group]
     cell = 22 if len(order) <= 30 else 15 if len(order) <= 90 else 11
     font = min(13.0, cell - 1.5)
@@ -108,7 +108,7 @@ def _frames(graph: DrawnGraph, place: _Place, groups: list[list[int]]) -> str:
 
 
 def _blocks(graph: DrawnGraph, place: _Place, groups: list[list[int]]) -> Iterator[tuple[int, int]]:
-    """Give where each group's block begins on the diagonal, and its size; none without an edge."""
+    """Return start and size of each group's block on the diagonal, for groups with edges."""
     start = 0
     for group in groups:
         size = len(group) * place.cell
@@ -156,7 +156,7 @@ def _row(graph: DrawnGraph, reach: Reach, place: _Place, at: int) -> str:
 
 
 def _dots(place: _Place, y: float, beyond: int) -> str:
-    """Draw a dot in each cell; neighbouring ones are one dashed line, whose dashes are dots."""
+    """Draw a dot in each cell; adjacent cells share one dashed line, whose dashes are the dots."""
     runs, start, cell = [], None, place.cell
     for at, index in enumerate([*place.order, None]):
         within = index is not None and beyond >> index & 1

@@ -1,8 +1,8 @@
-"""What all SVG drawings share: the frame, the colours, and how text gets in.
+"""The common parts of all SVG drawings: the frame, the colours, and the escaping of text.
 
-The colours keep a contrast of 3:1 to the background (WCAG 2.2, 1.4.11), are told apart by people
-who confuse red and green (blue and vermilion, as Okabe and Ito propose), and no meaning rests on
-colour alone.
+The colours have a contrast of 3:1 to the background (WCAG 2.2, 1.4.11) and can be distinguished
+by people who confuse red and green (blue and vermilion, as Okabe and Ito propose). No meaning is
+shown by colour alone.
 The drawing is ASCII: other characters are numeric references (XML 1.0, section 4.1).
 """
 
@@ -38,18 +38,18 @@ _STYLE: Final = """
 
 
 def text(label: str, width: int = 200) -> str:
-    """Give a label as the content of an element or an attribute, cut to `width` characters."""
+    """Return a label as the content of an element or an attribute, cut to `width` characters."""
     shown = escape(fitted(label, width))
     return shown.encode("ascii", "xmlcharrefreplace").decode("ascii")
 
 
 def width_of(label: str, size: float, most: int) -> float:
-    """Give the width that a label takes in the monospaced font, cut to `most` characters."""
+    """Return the width that a label takes in the monospaced font, cut to `most` characters."""
     return min(cell_len(label), most) * size * ADVANCE
 
 
 def page(width: float, height: float, title: str, counts: str, parts: list[str]) -> str:
-    """Put the parts on a page of this size, below its title."""
+    """Return a page of this size with the parts below its title."""
     w, h = round(width), round(height)
     return "".join(
         [

@@ -17,7 +17,7 @@ from clerk_m2m.cli.graph.drawings.labels import padded
 from clerk_m2m.cli.graph.drawings.reach import Reach
 
 MAX_LABEL: Final = 40
-# A label cut to less than this tells nobody who it is.
+# A shorter label would not identify the machine.
 _LEAST_LABEL: Final = 14
 # Unicode Standard, Braille Patterns: the left dots are 1 2 3 7, the right ones 4 5 6 8.
 _BRAILLE: Final = 0x2800
@@ -30,7 +30,7 @@ _MEANING: Final = (
 
 
 class TooWideError(ValueError):
-    """The matrix does not fit; `needed` is how many columns it takes at least."""
+    """The matrix does not fit; `needed` is the least number of columns."""
 
     def __init__(self, needed: int) -> None:
         super().__init__(f"The matrix needs {needed} columns.")
@@ -40,7 +40,7 @@ class TooWideError(ValueError):
 def draw_text_matrix(
     graph: DrawnGraph, reach: Reach, groups: list[list[int]], glyphs: Glyphs, width: int
 ) -> list[str]:
-    """Draw the matrix in at most `width` columns; raises `TooWideError` where that cannot be."""
+    """Draw the matrix in at most `width` columns; raises `TooWideError` if it does not fit."""
     order = [index for group in groups for index in group]
     halves, label_width = _fit(graph, glyphs, width)
     digits = len(str(len(order)))
@@ -57,7 +57,7 @@ def draw_text_matrix(
 
 
 def _fit(graph: DrawnGraph, glyphs: Glyphs, width: int) -> tuple[int, int]:
-    """Give how many half characters a cell takes, and the width of the labels."""
+    """Return the width of a cell in half characters, and the width of the labels."""
     longest = min(max(map(cell_len, graph.labels), default=0), MAX_LABEL)
     numbers = 2 * (len(str(len(graph))) + 1) + 2
     needed = 0

@@ -1,7 +1,7 @@
-"""A graph as a tree of text lines: below each machine, those that it may call.
+"""A graph as a tree of text lines: below each machine, the machines that it may call.
 
-A machine that several may call is drawn with its callees once, at the place nearest to the top, and
-marked elsewhere. So the tree has one line for each edge and not one for each path.
+A machine with several callers is drawn with its callees only once, at the place nearest to the top,
+and marked at the other places. So the tree has one line per edge, not one per path.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from clerk_m2m.cli.graph.drawings.reach import Reach
 
 
 def draw_tree(graph: DrawnGraph, reach: Reach, glyphs: Glyphs, width: int) -> list[str]:
-    """Draw all machines, beginning with those that nobody else may call."""
+    """Draw all machines, beginning with those that no other machine may call."""
     roots = list(_roots(graph, reach))
     tree = _Tree(graph, graph.callees, glyphs, width, roots)
     lines = [graph.headline(width), ""]
@@ -33,7 +33,7 @@ def draw_tree(graph: DrawnGraph, reach: Reach, glyphs: Glyphs, width: int) -> li
 def draw_around(
     graph: DrawnGraph, center: int, depth: int, glyphs: Glyphs, width: int
 ) -> list[str]:
-    """Draw whom one machine reaches, and who reaches it, over at most `depth` edges."""
+    """Draw the machines that one machine reaches, or that reach it, over at most `depth` edges."""
     part = graph.around(center, depth)
     lines = [part.headline(width)]
     legend: dict[str, None] = {}
@@ -47,11 +47,11 @@ def draw_around(
 
 
 def _roots(graph: DrawnGraph, reach: Reach) -> Iterator[int]:
-    """Give machines from which all others are reached, in the order of their labels."""
+    """Return machines from which all others are reached, in the order of their labels."""
     seen = 0
     for index in sorted(range(len(graph)), key=lambda index: graph.labels[index].casefold()):
         callers = graph.callers[index] & ~(1 << index)
-        # Of a cycle that nobody calls from outside, the first one stands for all.
+        # For a cycle without callers from outside, its first machine is the root.
         from_outside = union(graph.callers[each] for each in members(reach.cycle[index]))
         first = not seen & reach.cycle[index] and not from_outside & ~reach.cycle[index]
         if not callers or (reach.cycle[index] and first):
@@ -80,7 +80,7 @@ class _Tree:
             depth += 1
 
     def label(self, index: int, mark: str = "", prefix: str = "") -> str:
-        """Give a line that fits the width."""
+        """Return a line, cut to the width."""
         room = max(self.width - len(prefix) - len(mark) - 1, 12)
         return f"{prefix}{fitted(self.graph.labels[index], room)}{mark and ' ' + mark}"
 
