@@ -11,13 +11,16 @@ from pathlib import Path
 from bench import cached, first_sight, fleet, growth, path, price, refresh, serving, startup
 from bench.measure import FULL, Effort, Row
 from bench.plot import draw
-from bench.report import aim, number, render
+from bench.report import aim, noise, number, render
 from bench.upstream import Upstream, running
 
 
 async def measured(upstream: Upstream, effort: Effort) -> AsyncIterator[Row]:
     """Give the rows in the order of the document."""
+    yield await cached.control(upstream, effort, "at the start")
     yield await cached.middleware(upstream, effort)
+    yield await cached.with_live_graph(upstream, effort)
+    yield await cached.jwt_with_graph(upstream, effort)
     yield await cached.fastapi(upstream, effort)
     yield await cached.jwt_again(upstream, effort)
     yield await first_sight.jwt_once(upstream, effort)
@@ -39,6 +42,7 @@ async def measured(upstream: Upstream, effort: Effort) -> AsyncIterator[Row]:
         yield row
     for row in await path.rows():
         yield row
+    yield await cached.control(upstream, effort, "at the end")
 
 
 async def all_rows(effort: Effort) -> list[Row]:
@@ -50,6 +54,7 @@ async def all_rows(effort: Effort) -> list[Row]:
             lower, upper = map(number, row.spread)
             found = f"{number(row.ratio)} ({lower} to {upper})"
             print(f"{found:>24}  {aim(row):<14} {row.title}", file=sys.stderr, flush=True)
+    print(noise(rows), file=sys.stderr)
     return rows
 
 

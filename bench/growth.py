@@ -14,7 +14,6 @@ from bench import endless
 from bench.measure import Effort, Row, compared
 from clerk_m2m import ScopeGraph, Verifier
 from clerk_m2m.backend_api.parsing import read_m2m_token
-from clerk_m2m.lookups.digest import digest_of
 from clerk_m2m.lookups.verdict import Answer
 from clerk_m2m.verification.online import identity_of
 
@@ -39,7 +38,7 @@ def _fill(verifier: Verifier, verdicts: int) -> None:
     """
     for number in range(verdicts):
         record = read_m2m_token(json.loads(endless.verified(endless.machine_id(number))))
-        digest, cache = digest_of(verifier._digest_key, endless.new_token()), verifier._verdicts
+        digest, cache = verifier._digest.of(endless.new_token().encode()), verifier._verdicts
         cache.put(digest, Answer(value=identity_of(record)), asked_at=0)
 
 

@@ -43,6 +43,7 @@ class Row:
     """One comparison: `pairs` holds (this package, the other) of each round, in `unit`.
 
     `aim` bounds the ratio of the two: from above, or from below with `at_least`. None only reports.
+    The two sides of a row that `is_control` are one and the same.
     """
 
     title: str
@@ -53,6 +54,7 @@ class Row:
     at_least: bool = False
     unit: Unit = "time"
     note: str = ""
+    is_control: bool = False
 
     @property
     def ratios(self) -> list[float]:

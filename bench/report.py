@@ -11,6 +11,9 @@ from importlib.metadata import PackageNotFoundError, version
 from bench.findings import FINDINGS
 from bench.measure import Row
 
+# The distance of a control row's quartiles above which the machine was too noisy.
+MAX_NOISE = 0.05
+
 PACKAGES = (
     "cachetools",
     "clerk-backend-api",
@@ -28,6 +31,7 @@ The cost of this package, compared with what you would otherwise use. `make benc
 do not edit it. The text is in `bench/report.py` and `bench/findings.py`.
 
 {where}
+{noise}
 
 Each ratio is this package divided by the other. The two are measured in turn, within the same few
 milliseconds. The ratio is the median of the rounds, with the lower and upper quartile in brackets.
@@ -42,7 +46,12 @@ itself takes tens of milliseconds more, on both sides.
 
 def render(rows: Sequence[Row], load: float) -> str:
     """Give the whole document; `load` is the load average at the beginning."""
-    sections = [HEAD.format(where=_where(load)), _table(rows), _notes(rows), FINDINGS]
+    sections = [
+        HEAD.format(where=_where(load), noise=noise(rows)),
+        _table(rows),
+        _notes(rows),
+        FINDINGS,
+    ]
     return "\n".join(sections)
 
 
@@ -52,6 +61,24 @@ def _where(load: float) -> str:
         f"Measured on {_processor()}, {os.cpu_count()} cores, {platform.system()} "
         f"{platform.release().split('-')[0]}, {platform.python_implementation()} "
         f"{platform.python_version()}, with {versions}. Load average at the beginning: {load:.2f}."
+    )
+
+
+def noise(rows: Sequence[Row]) -> str:
+    """Say whether the machine was quiet enough to believe the figures, by the control rows."""
+    controls = [row for row in rows if row.is_control]
+    if not controls:
+        return "No control row was measured, so nothing tells how noisy the machine was."
+    worst = max(upper - lower for lower, upper in (row.spread for row in controls))
+    off = max(abs(row.ratio - 1) for row in controls)
+    found = (
+        f"A request against itself came to quartiles {worst:.1%} apart, and a median {off:.1%} off"
+    )
+    if max(worst, off) <= MAX_NOISE:
+        return f"{found}: the machine was quiet enough."
+    return (
+        f"**{found}. That is more than {MAX_NOISE:.0%}: the machine was too noisy. Do not believe "
+        "these figures; measure again when it is quiet.**"
     )
 
 

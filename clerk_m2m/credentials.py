@@ -141,6 +141,26 @@ def extract(
     return _api_key(api_key)
 
 
+def usual_bearer(
+    headers: Collection[tuple[bytes, bytes]], *, api_key_header: bytes | None = None
+) -> bytes | None:
+    """Give what follows `Bearer ` where that is all that the headers hold for a credential.
+
+    The form of it is not checked. None for every other spelling, number or length: `extract` tells.
+    """
+    found = None
+    for name, value in headers:
+        if name == b"authorization":
+            if found is not None:
+                return None
+            found = value
+        elif name == api_key_header:
+            return None
+    if found is None or len(found) > MAX_CREDENTIAL_BYTES or found[:7] != b"Bearer ":
+        return None
+    return found[7:]
+
+
 def credential_of(headers: Headers, api_key_header: str | None) -> str:
     """Give the credential among the headers of any framework, by the rules of `extract`.
 

@@ -18,9 +18,9 @@ from clerk_m2m.asgi.lifespan import fail_start, run_lifespan
 from clerk_m2m.asgi.openapi import Protection, describe
 from clerk_m2m.asgi.refusals import EXCHANGE, Exchange, answer
 from clerk_m2m.asgi.routes import mistake
-from clerk_m2m.asgi.starting import misspelt, warnings
+from clerk_m2m.asgi.starting import misspelt, refuse_mix_ups, warnings
 from clerk_m2m.clock import Clock
-from clerk_m2m.credentials import extract
+from clerk_m2m.credentials import extract, usual_bearer
 from clerk_m2m.errors import (
     ConfigurationError,
     MiddlewareMissingError,
@@ -55,6 +55,7 @@ _NO_DENIAL = (
     "websocket.http.response): one that is refused is closed with code 1008 before it is accepted, "
     "which its caller sees as a bare 403. uvicorn, hypercorn and granian have the extension."
 )
+_VERIFY = Verifier.verify
 
 
 class MachineAuthMiddleware:
@@ -67,13 +68,11 @@ class MachineAuthMiddleware:
     routes by, without `root_path`. `required=False` lets it pass with
     `request.state.machine = None`, for guards to decide; a machine credential that is invalid is
     refused either way. `on_error(connection, refusal)` is told of every refusal and may give
-    another answer; None keeps the standard one. `on_event` is called
-    with each `Event`; where it is None, the `verifier`'s is.
-    With `report_only=True` every request
-    passes this middleware; what it would refuse is reported, and `request.state.machine` is
-    None. What an exception handler of the app answers to a
-    guard's refusal is kept. Refusals of guards and those that a handler raises by hand are answered
-    too; one from a `Verifier.verify` that the app calls is the app's own error.
+    another answer; None keeps the standard one. `on_event` is called with each `Event`; where it is
+    None, the `verifier`'s is. With `report_only=True` every request passes this middleware; what it
+    would refuse is reported, and `request.state.machine` is None. What an exception handler of the
+    app answers to a guard's refusal is kept. Refusals of guards and those that a handler raises by
+    hand are answered too; one from a `Verifier.verify` that the app calls is the app's own error.
 
     Servers hide what is raised while middleware is made. So settings or arguments that cannot work
     raise nothing here: the start of the service fails with the `ConfigurationError`, as it does for
@@ -105,7 +104,7 @@ class MachineAuthMiddleware:
         # What is wrong with the settings or the arguments. Text: an exception would keep frames.
         self._fault: str | None = None
         try:
-            _refuse_mix_ups(settings, verifier)
+            refuse_mix_ups(settings, verifier)
             self._exclude = ExcludedPaths(exclude)
             self._verify_by(verifier or Verifier(settings, on_event=on_event))
             if verifier is not None and on_event is not None:
@@ -140,20 +139,20 @@ class MachineAuthMiddleware:
         current = None
         admitted = False
         try:
-            exchange.admit(await self._identify(scope, exchange), copy_state=self._state_shared)
+            identity = self._recall(scope) or await self._identify(scope, exchange)
+            exchange.admit(identity, copy_state=self._state_shared)
             admitted = True
             current = MACHINE.set(exchange.identity)
             if exchange.has_own_state:
                 self._note_shared_state()
-            await self.app(scope, exchange.receive, exchange)
+            await self.app(scope, exchange.receive, exchange.send)
         except RefusalError as refusal:
             if admitted and refusal.from_verifier:
                 # The app asked a verifier itself, about another credential than its caller's.
                 raise
             if not admitted:
-                exchange.admit(
-                    None, copy_state=self._state_shared
-                )  # `on_error` and outer middleware see nobody
+                # `on_error` and outer middleware see nobody.
+                exchange.admit(None, copy_state=self._state_shared)
             await self._refuse(refusal, scope, exchange)
         except ClientGoneError:
             pass  # there is nobody to answer
@@ -206,6 +205,18 @@ class MachineAuthMiddleware:
                 raise
             self._would_refuse(refusal, scope, exchange)
         return None
+
+    def _recall(self, scope: Scope) -> Identity | None:
+        """Give who is calling where that is plain; None leaves everything to `_identify`."""
+        if not self._exclude.is_empty and self._exclude.exempt(scope):
+            return None
+        verifier = self.verifier
+        # Another `verify`, of a subclass or put in place of ours, may refuse more.
+        is_ours = getattr(verifier.verify, "__func__", None) is _VERIFY
+        if not (is_ours and isinstance(verifier, Verifier)):
+            return None
+        token = usual_bearer(scope["headers"], api_key_header=self._api_key_header)
+        return None if token is None else verifier.recall(token)
 
     async def _refuse(self, refusal: RefusalError, scope: Scope, exchange: Exchange) -> None:
         if exchange.begun and scope["type"] == "http":
@@ -289,15 +300,6 @@ class MachineAuthMiddleware:
     async def _close(self) -> None:
         await self.verifier.aclose()
         self._reporter.flush()
-
-
-def _refuse_mix_ups(settings: object, verifier: object) -> None:
-    if settings is not None and verifier is not None:
-        raise ConfigurationError("Give MachineAuthMiddleware settings or a verifier, not both.")
-    if not isinstance(settings, Settings | None) or isinstance(verifier, Settings):
-        raise ConfigurationError(
-            "MachineAuthMiddleware takes Settings as settings=, and a Verifier as verifier=."
-        )
 
 
 def _is_not_ours(refusal: RefusalError) -> bool:

@@ -81,7 +81,8 @@ class Exchange:
         self._state: dict[str, Any] | None = None
         self._state_shared = False
 
-    def __call__(self, message: Message) -> Awaitable[None]:
+    def send(self, message: Message) -> Awaitable[None]:
+        """Pass on what the app answers, unless a guard has refused."""
         if self.refusal is not None:
             return self._send_after_refusal(message)
         if not self.begun:

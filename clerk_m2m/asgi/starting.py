@@ -8,6 +8,7 @@ from typing import Any
 
 from clerk_m2m.asgi.routes import guards
 from clerk_m2m.environment import misspelt_variables, nearest, unknown_variables
+from clerk_m2m.errors import ConfigurationError
 from clerk_m2m.graph.scope_graph import ScopeGraph
 from clerk_m2m.identity import TokenType
 from clerk_m2m.settings import VARIABLES, Settings
@@ -32,6 +33,16 @@ def misspelt() -> str:
     """Name the variables whose names are near to one that is not set: to be added to an error."""
     found = misspelt_variables(VARIABLES)
     return "".join(f" ({name} is set. Was {near} meant?)" for name, near in found.items())
+
+
+def refuse_mix_ups(settings: object, verifier: object) -> None:
+    """Raise `ConfigurationError` where a middleware is given both, or one in place of the other."""
+    if settings is not None and verifier is not None:
+        raise ConfigurationError("Give MachineAuthMiddleware settings or a verifier, not both.")
+    if not isinstance(settings, Settings | None) or isinstance(verifier, Settings):
+        raise ConfigurationError(
+            "MachineAuthMiddleware takes Settings as settings=, and a Verifier as verifier=."
+        )
 
 
 def _only_reports(routes: list[tuple[str, Any]]) -> str:

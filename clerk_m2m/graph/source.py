@@ -49,7 +49,9 @@ def checked_source(source: GraphSource) -> GraphSource:
 
 def known_edge(edge: object) -> bool | None:
     """Return the result of `allows()`; raises like `fetched_edge` for a result of a wrong type."""
-    return None if edge is None else fetched_edge(edge)
+    if edge is True or edge is None:
+        return edge
+    return fetched_edge(edge)
 
 
 def fetched_edge(edge: object) -> bool:

@@ -101,6 +101,17 @@ class Cache(Generic[K, V]):
 
     # Reading
 
+    def settled(self, key: K) -> V | None:
+        """Give the good value of `key` that is in use, where nothing is left to look at.
+
+        It is not due, and nothing has been invalidated since it was last checked. None says nothing
+        of `key`: `read` tells.
+        """
+        entry = self._in_use.get(key)
+        if entry is None or self._now() >= entry.due_at:
+            return None
+        return entry.value if entry.checked == self._invalidations.number else None
+
     def read(self, key: K) -> tuple[V, bool] | None:
         """Give the value of `key` while it is fresh, and whether it is due for a refresh.
 

@@ -14,14 +14,13 @@ from clerk_m2m.backend_api.jwks import get_jwks
 from clerk_m2m.backend_api.opening import open_api
 from clerk_m2m.clock import Clock, ServerClock
 from clerk_m2m.credentials import OpaqueCredential
-from clerk_m2m.decision import Decision, Reason
 from clerk_m2m.environment import key_of_file, require_https
-from clerk_m2m.errors import BackendAPIError, ScopeDeniedError, TokenInvalidError
+from clerk_m2m.errors import BackendAPIError
 from clerk_m2m.graph.file import FileSource
 from clerk_m2m.graph.live import LiveSource
 from clerk_m2m.graph.scope_graph import ScopeGraph
 from clerk_m2m.graph.source import GraphSource, StaticSource
-from clerk_m2m.identity import Identity, TokenClass, TokenType
+from clerk_m2m.identity import TokenClass, TokenType
 from clerk_m2m.lookups.cache import Cache
 from clerk_m2m.lookups.invalidations import Invalidations, Name
 from clerk_m2m.lookups.single_flight import Demand
@@ -37,7 +36,6 @@ from clerk_m2m.transport.breaker import Breakers
 from clerk_m2m.transport.call import Call
 from clerk_m2m.verification.invalidating import Effects, Invalidator
 from clerk_m2m.verification.online import OnlineVerification, verifying_key
-from clerk_m2m.verification.outcome import Source
 
 if TYPE_CHECKING:
     import httpx
@@ -309,17 +307,3 @@ def reported(ask: Ask, reporter: Reporter) -> Ask:
             raise
 
     return ask_again
-
-
-def denied(identity: Identity, callee: str, reason: Reason, source: Source) -> ScopeDeniedError:
-    """Give the refusal of a caller that may not call."""
-    refusal = ScopeDeniedError(Decision(caller=identity.subject, callee=callee, reason=reason))
-    refusal.holder, refusal.source = identity, source
-    return refusal
-
-
-def invalid(verdict: Refused, source: Source) -> TokenInvalidError:
-    """Give the refusal that a verdict means."""
-    refusal = TokenInvalidError(verdict.detail, token_class=verdict.token_class)
-    refusal.source = source
-    return refusal

@@ -31,7 +31,7 @@ from clerk_m2m.errors import (
 )
 from clerk_m2m.graph.source import fetched_edge, known_edge
 from clerk_m2m.identity import Identity
-from clerk_m2m.lookups.digest import digest_of
+from clerk_m2m.lookups.digest import TokenDigest, utf8
 from clerk_m2m.lookups.invalidations import Invalidations
 from clerk_m2m.lookups.verdict import Ask, Refused, Verdict
 from clerk_m2m.observe.call_times import CallTimes, OnCall
@@ -42,6 +42,7 @@ from clerk_m2m.observe.reporter import Reporter
 from clerk_m2m.secret import Secret
 from clerk_m2m.settings import Settings
 from clerk_m2m.verification import parts
+from clerk_m2m.verification.authorization import admit, denied, invalid
 from clerk_m2m.verification.outcome import Outcome, Source, refusal_of, source_of
 from clerk_m2m.verification.policy import ALLOWED, decide, needs_edge, not_accepted
 
@@ -92,7 +93,7 @@ class Verifier:
         )
         self._verdicts = parts.verdict_cache(settings, invalidations, clock)
         digest_keys = parts.keys_of_digests(settings)
-        self._digest_key = digest_keys[0]
+        self._digest = TokenDigest(digest_keys[0])
         self._invalidator, self._fleet = parts.invalidator(
             settings,
             invalidations,
@@ -120,14 +121,14 @@ class Verifier:
         `ScopeDeniedError`, or `VerificationUnavailableError` where it could not be found out.
         """
         try:
-            digest = digest_of(self._digest_key, token)
+            digest = self._digest.of(utf8(token))
             found = self._verdicts.read(digest)
             if found is not None:
                 verdict, due = found
                 if due:
                     self._refresh(digest, Secret(token))
                 try:
-                    identity = self._admit(verdict)
+                    identity = admit(verdict, self._graph, self._callee)
                 except RefusalError:
                     self.stats.hits += 1
                     self.stats.refused_hits += 1
@@ -145,6 +146,22 @@ class Verifier:
         except RefusalError as refusal:
             refusal.from_verifier = True
             raise
+
+    def recall(self, token: bytes) -> Identity | None:
+        """Give what `verify` would, where that is an identity and known. None is no answer.
+
+        `token` may be any bytes of a header: only what had one of Clerk's forms has a verdict.
+        """
+        verdict = self._verdicts.settled(self._digest.of(token))
+        if verdict is None:
+            return None
+        try:
+            identity = admit(verdict, self._graph, self._callee)
+        except RefusalError:
+            return None  # `verify` refuses, and counts it
+        if identity is not None:
+            self.stats.hits += 1
+        return identity
 
     async def verify_headers(self, headers: Headers) -> Identity:
         """Give the identity of who sent these headers, for frameworks other than Starlette's.
@@ -179,7 +196,7 @@ class Verifier:
             number = self._invalidations.number
             verdict, source = await self._verdict(digest, token, timeout=deadline - loop.time())
             if isinstance(verdict, Refused):
-                raise parts.invalid(verdict, source)
+                raise invalid(verdict, source)
             graph, edge = self._graph, None
             if graph is not None and needs_edge(verdict):
                 edge = known_edge(graph.allows(verdict.subject, self._callee))
@@ -192,7 +209,7 @@ class Verifier:
                         continue  # something was invalidated while the graph was read
             reason = decide(verdict, self._callee, edge)
             if reason is not ALLOWED:
-                raise parts.denied(verdict, self._callee, reason, source)
+                raise denied(verdict, self._callee, reason, source)
             return Outcome(identity=verdict, source=source)
 
     async def _verdict(
@@ -259,20 +276,6 @@ class Verifier:
         if isinstance(credential, OpaqueCredential):
             self.stats.refreshes += 1
             self._verdicts.refresh(digest, partial(self._ask_again, credential))
-
-    def _admit(self, verdict: Verdict) -> Identity | None:
-        """Apply a cached verdict and the scope policy; None where the edge is not known yet."""
-        if isinstance(verdict, Refused):
-            raise parts.invalid(verdict, Source.CACHE)
-        edge = None
-        if self._graph is not None and needs_edge(verdict):
-            edge = known_edge(self._graph.allows(verdict.subject, self._callee))
-            if edge is None:
-                return None
-        reason = decide(verdict, self._callee, edge)
-        if reason is ALLOWED:
-            return verdict
-        raise parts.denied(verdict, self._callee, reason, Source.CACHE)
 
     def invalidate(
         self,

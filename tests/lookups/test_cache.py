@@ -179,7 +179,7 @@ async def test_two_instances_never_share_a_verdict_for_equal_tokens(world: World
     for _ in range(2):
         assert await accepts(here, token)
         assert not await accepts(there, token)
-    assert here._digest_key != there._digest_key
+    assert here._digest.of(b"mt_1") != there._digest.of(b"mt_1")
     await there.aclose()
     other.close()
 

@@ -158,9 +158,9 @@ def test_unproven_denials_displace_only_each_other(
 async def test_two_verifiers_of_one_service_have_different_digests(world: World) -> None:
     token = world.token()
 
-    one, other = (digest_of(world.verifier()._digest_key, token) for _ in range(2))
+    one, other = (world.verifier()._digest.of(token.encode()) for _ in range(2))
     assert one != other
-    assert world.callee.secret_key.encode() != world.verifier()._digest_key
+    assert one != digest_of(world.callee.secret_key.encode(), token)
 
 
 @pytest.mark.parametrize("other", ["token", "token_id"])
