@@ -5,10 +5,23 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
-from bench import cached, first_sight, fleet, growth, path, price, refresh, serving, startup
+from bench import (
+    cached,
+    first_sight,
+    fleet,
+    flood,
+    growth,
+    memory,
+    path,
+    price,
+    refresh,
+    serving,
+    startup,
+)
 from bench.measure import FULL, Effort, Row
 from bench.plot import draw
 from bench.report import aim, noise, number, render
@@ -26,12 +39,14 @@ async def measured(upstream: Upstream, effort: Effort) -> AsyncIterator[Row]:
     yield await first_sight.jwt_once(upstream, effort)
     yield await first_sight.opaque_once(upstream, effort)
     yield await first_sight.official_sdk(upstream, effort)
-    for row in await serving.plain_uvicorn(upstream, effort):
-        yield row
-    for row in await serving.fast_uvicorn(upstream, effort):
-        yield row
+    for server in serving.SERVERS:
+        for row in await serving.rows(server, upstream, effort):
+            yield row
+    yield await flood.latency(upstream, effort)
     yield await refresh.latency(upstream, effort)
     for row in await startup.importing(effort):
+        yield row
+    for row in memory.rows(effort):
         yield row
     yield await growth.scopes(effort)
     for row in await growth.verdicts(effort):
@@ -48,12 +63,18 @@ async def measured(upstream: Upstream, effort: Effort) -> AsyncIterator[Row]:
 async def all_rows(effort: Effort) -> list[Row]:
     """Measure everything, telling of each row as it comes."""
     rows: list[Row] = []
+    began = time.monotonic()
     with running(effort) as upstream:
         async for row in measured(upstream, effort):
             rows.append(row)
-            lower, upper = map(number, row.spread)
-            found = f"{number(row.ratio)} ({lower} to {upper})"
-            print(f"{found:>24}  {aim(row):<14} {row.title}", file=sys.stderr, flush=True)
+            found = "not measured"
+            if row.pairs:
+                lower, upper = map(number, row.spread)
+                found = f"{number(row.ratio)} ({lower} to {upper})"
+            seconds = f"{time.monotonic() - began:.0f} s"
+            print(
+                f"{seconds:>6} {found:>24}  {aim(row):<14} {row.title}", file=sys.stderr, flush=True
+            )
     print(noise(rows), file=sys.stderr)
     return rows
 

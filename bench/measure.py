@@ -44,6 +44,7 @@ class Row:
 
     `aim` bounds the ratio of the two: from above, or from below with `at_least`. None only reports.
     The two sides of a row that `is_control` are one and the same.
+    A row without pairs was not measured; `note` says why.
     """
 
     title: str
@@ -76,8 +77,8 @@ class Row:
 
     @property
     def met(self) -> bool | None:
-        """Whether the aim is met, or None where there is none."""
-        if self.aim is None:
+        """Whether the aim is met, or None where there is none, or nothing was measured."""
+        if self.aim is None or not self.pairs:
             return None
         return self.ratio >= self.aim if self.at_least else self.ratio <= self.aim
 

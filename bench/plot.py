@@ -29,8 +29,8 @@ HEAD = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}"
 
 
 def draw(rows: Sequence[Row]) -> str:
-    """Give the plot of the rows that have an aim."""
-    main = [row for row in rows if row.aim is not None]
+    """Give the plot of the measured rows that have an aim."""
+    main = [row for row in rows if row.aim is not None and row.pairs]
     height = TOP + STEP * len(main) + 16
     parts = [HEAD.format(width=WIDTH, height=height), _unity(height)]
     parts += [_bar(row, TOP + STEP * index) for index, row in enumerate(main)]

@@ -56,6 +56,13 @@ def child(module: str) -> Iterator[Process]:
             process.wait()
 
 
+def free_port() -> int:
+    """Give a port of loopback that nobody listens on now."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+    return port
+
+
 def serve(app: Any, answer: dict[str, Any], **options: Any) -> None:
     """In a child: serve `app` on a free port, tell `answer` and its origin, end with stdin."""
     # With the protocol named, asyncio turns Nagle's algorithm off on what is accepted.

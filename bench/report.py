@@ -15,14 +15,16 @@ from bench.measure import Row
 MAX_NOISE = 0.05
 
 PACKAGES = (
-    "cachetools",
     "clerk-backend-api",
     "cryptography",
     "fastapi",
+    "granian",
+    "httptools",
     "httpx",
     "PyJWT",
     "starlette",
     "uvicorn",
+    "uvloop",
 )
 
 HEAD = """# Benchmarks
@@ -110,6 +112,8 @@ def _table(rows: Sequence[Row]) -> str:
 
 
 def _line(row: Row) -> str:
+    if not row.pairs:
+        return f"| {row.title} | {row.ours} | {row.against} | not measured | {aim(row)} | | | 0 |"
     ours, other = (statistics.median(side) for side in zip(*row.pairs, strict=True))
     cells = [
         row.title,
@@ -137,6 +141,8 @@ def aim(row: Row) -> str:
     if row.aim is None:
         return "reported"
     sign = "≥" if row.at_least else "≤"
+    if not row.pairs:
+        return f"{sign} {row.aim:g}"
     return f"{sign} {row.aim:g}: {'met' if row.met else 'missed'}"
 
 

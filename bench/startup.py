@@ -11,7 +11,7 @@ from time import perf_counter
 
 from bench.measure import Effort, Row, compared
 
-THEIRS = "import starlette.requests, starlette.responses, httpx, cachetools"
+THEIRS = "import starlette.requests, starlette.responses, httpx, httpcore"
 
 
 async def importing(effort: Effort) -> list[Row]:
@@ -30,12 +30,12 @@ async def importing(effort: Effort) -> list[Row]:
 
 async def _import(code: str, title: str, effort: Effort, bytecode: str) -> Row:
     pairs = await compared(
-        effort.some(25), partial(_run, code, bytecode), partial(_run, THEIRS, bytecode)
+        effort.some(11), partial(_run, code, bytecode), partial(_run, THEIRS, bytecode)
     )
     return Row(
         title=title,
         ours=f"`{code}`",
-        against="`import` of starlette's requests and responses, httpx and cachetools",
+        against="`import` of starlette's requests and responses, httpx and httpcore",
         pairs=pairs,
         aim=1.15,
     )

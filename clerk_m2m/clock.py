@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from functools import partial
+from functools import lru_cache, partial
 from typing import Final
 
 # The clock skew that Clerk's own SDKs allow, in seconds.
@@ -54,6 +54,8 @@ class Clock:
     wall: Callable[[], float] = time.time
 
 
+# Both users of an answer's `Date` read it, and the answers of one second have the same.
+@lru_cache(maxsize=8)
 def read_date(date: str, age: str = "") -> float | None:
     """Return the instant at which an answer was made, by the sender's clock, in Unix seconds.
 

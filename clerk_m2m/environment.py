@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from difflib import get_close_matches
 from ipaddress import IPv6Address, ip_address
 from math import inf
 from pathlib import Path
@@ -96,6 +95,8 @@ def _is_ours(variable: str) -> bool:
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name that `name` was probably meant to be, or None."""
+    from difflib import get_close_matches  # imported only where a name was misspelt
+
     return next(iter(get_close_matches(name, list(known), 1, 0.8)), None)
 
 

@@ -55,7 +55,6 @@ FOLDERS = sorted(
 # The modules or folders that import a library at run time. The parts that use the package as an
 # application does (the plugin, the demo, the command line) may make HTTP calls themselves.
 OWNERS = {
-    "cachetools": {"lookups.cache"},
     "cryptography": {"emulator", "fleet.seal"},
     "fastapi": {"asgi.guards", "demo"},
     "httpcore": {"transport.sockets"},
@@ -310,7 +309,7 @@ def test_no_module_has_more_than_350_lines() -> None:
 
 def test_importing_the_package_loads_no_optional_library() -> None:
     script = f"""
-import sys, cachetools, httpx, starlette.requests, starlette.responses
+import sys, httpx, starlette.requests, starlette.responses
 before = set(sys.modules)  # httpx itself loads rich where that is installed
 import clerk_m2m
 print([name for name in {NOT_IMPORTED} if name in sys.modules.keys() - before])

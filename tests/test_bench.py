@@ -16,7 +16,9 @@ from bench import (
     cached,
     first_sight,
     fleet,
+    flood,
     growth,
+    memory,
     path,
     price,
     refresh,
@@ -40,6 +42,7 @@ ROWS_WITH_UPSTREAM = [
     first_sight.opaque_once,
     first_sight.official_sdk,
     refresh.latency,
+    flood.latency,
 ]
 
 
@@ -69,8 +72,26 @@ async def test_a_row_that_needs_the_emulator_can_be_measured(
     assert "## Notes" in render([measured], load=0.0)
 
 
-async def test_a_service_can_be_measured_with_each_of_its_doors(upstream: Upstream) -> None:
-    assert [len(each.pairs) for each in await serving.plain_uvicorn(upstream, TINY)] == [1, 1]
+# granian takes some 10 s to start and to stop.
+@pytest.mark.parametrize(
+    "server", ["uvicorn (h11, asyncio)", pytest.param("granian", marks=pytest.mark.soak)]
+)
+async def test_a_service_can_be_measured_behind_a_server(server: str, upstream: Upstream) -> None:
+    rows = await serving.rows(server, upstream, TINY)
+
+    assert [len(each.pairs) for each in rows] == [1, 1]
+
+
+async def test_a_row_whose_package_is_missing_says_so(
+    upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "SERVERS", {"a server": (("no_such_module",), {}, 0.9)})
+    rows = await serving.rows("a server", upstream, TINY)
+
+    report = render(rows, load=0.0)
+    assert "| not measured | ≥ 0.9 |" in report
+    assert "Not measured: no_such_module is not installed." in report
+    assert "<rect" not in draw(rows)
 
 
 async def test_an_import_can_be_measured_with_and_without_the_middleware(
@@ -87,11 +108,16 @@ async def test_a_scope_check_in_a_graph_can_be_measured() -> None:
     assert len((await growth.scopes(TINY)).pairs) == TINY.rounds
 
 
-async def test_memory_and_hits_among_many_verdicts_can_be_measured() -> None:
-    memory, *hits = await growth.verdicts(TINY)
+def test_the_memory_of_each_kind_of_verdict_can_be_measured() -> None:
+    rows = memory.rows(Effort(rounds=1, divisor=20))
 
-    assert memory.unit == "bytes"
-    assert [len(each.pairs) for each in hits] == [1, 1]
+    assert len(rows) == len(memory.KINDS)
+    for each in rows:
+        assert 100 < each.pairs[0][0] < 900, each.title
+
+
+async def test_hits_among_many_verdicts_can_be_measured() -> None:
+    assert [len(each.pairs) for each in await growth.verdicts(TINY)] == [1, 1]
 
 
 async def test_an_invalidation_among_many_verdicts_can_be_measured() -> None:

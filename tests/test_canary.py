@@ -162,7 +162,7 @@ async def test_the_cache_holds_no_token(aviary: Aviary) -> None:
         await aviary.ask(verifier, token)
     assert len(verifier._verdicts) == 5
 
-    aviary.look(dict(verifier._verdicts._positive), dict(verifier._verdicts._negative))
+    aviary.look(verifier._verdicts._positive._entries, verifier._verdicts._negative._entries)
 
     aviary.assert_silent()
 

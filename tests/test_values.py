@@ -17,7 +17,7 @@ CHANGING = {
     "fleet.exchange._Errand",
     "fleet.outbox._Letter",
     "fleet.position.Position",
-    "lookups.cache._Entry",
+    "lookups.store.Entry",
     "observe.counters.SharedVerdicts",
     "observe.counters.Stats",
     "observe.lines._Line",

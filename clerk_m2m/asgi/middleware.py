@@ -17,7 +17,7 @@ from clerk_m2m.asgi.excluded import ExcludedPath, ExcludedPaths
 from clerk_m2m.asgi.lifespan import fail_start, run_lifespan
 from clerk_m2m.asgi.openapi import Protection, describe
 from clerk_m2m.asgi.refusals import EXCHANGE, Exchange, answer
-from clerk_m2m.asgi.routes import mistake
+from clerk_m2m.asgi.routes import read_routes
 from clerk_m2m.asgi.starting import misspelt, refuse_mix_ups, warnings
 from clerk_m2m.clock import Clock
 from clerk_m2m.credentials import extract, usual_bearer
@@ -128,7 +128,7 @@ class MachineAuthMiddleware:
             self._started = True
             self._start(scope)
         if self._fault is not None:
-            await self._refuse_to_serve(self._fault, scope, receive, send)
+            await self._refuse_all(self._fault, scope, receive, send)
             return
         if scope["type"] == "lifespan":
             await run_lifespan(
@@ -262,15 +262,14 @@ class MachineAuthMiddleware:
     def _start(self, scope: Scope) -> None:
         describe(*self._described_app(scope))
         app = scope.get("app", self.app)
-        self._fault = mistake(app)
+        routes, self._fault = read_routes(app)
         if self._fault is None:
-            for text in warnings(app, self.verifier.settings, report_only=self._report_only):
+            settings, graph = self.verifier.settings, getattr(self.verifier, "graph", None)
+            for text in warnings(routes, settings, graph, report_only=self._report_only):
                 logger.warning("%s", text)
 
-    async def _refuse_to_serve(
-        self, fault: str, scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        """Have the start fail, or refuse every request where the server runs no lifespan."""
+    async def _refuse_all(self, fault: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """Fail the start, or refuse every request if the server runs no lifespan."""
         if scope["type"] == "lifespan":
             await fail_start(fault, receive, send)
         self._say_once(

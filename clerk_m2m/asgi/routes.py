@@ -7,9 +7,9 @@ looked for here, when the app starts. Routes that are added later fail at each r
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import fields, is_dataclass
-from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args, get_type_hints
 
 from clerk_m2m.errors import ConfigurationError
 from clerk_m2m.identity import ApiKeyIdentity, MachineIdentity, OAuthIdentity
@@ -20,40 +20,53 @@ if TYPE_CHECKING:
 _IDENTITIES = (MachineIdentity, ApiKeyIdentity, OAuthIdentity)
 
 
-def guards(app: Any) -> Iterator[tuple[str, Guard[Any], list[str]]]:
-    """Give the guards on an app's routes: path, guard, and the scopes of `Security` around it."""
-    for path, dependant in _dependants(app, ""):
+class GuardedRoute(NamedTuple):
+    """A guard on a route, and the scopes of `Security` around it."""
+
+    path: str
+    guard: Guard[Any]
+    scopes: list[str]
+
+
+def read_routes(app: Any) -> tuple[list[GuardedRoute], str | None]:
+    """Give the guards on an app's routes, and what is wrong with a route, if anything is."""
+    try:
+        found = list(_dependants(app, ""))
+        guarded = list(_guards(found))
+        return guarded, _mistake(found, guarded)
+    except (ConfigurationError, TypeError) as exc:
+        # FastAPI reads an included router here, and there may be a guard without parentheses on it.
+        return [], str(exc)
+
+
+def _guards(dependants: Iterable[tuple[str, Any]]) -> Iterator[GuardedRoute]:
+    for path, dependant in dependants:
         # Imported here: the guards bring FastAPI, which is in use where there is a dependant.
         from clerk_m2m.asgi.guards import Guard
 
         if isinstance(dependant.call, Guard):
-            yield path, dependant.call, _scopes(dependant)
+            yield GuardedRoute(path, dependant.call, _scopes(dependant))
 
 
-def mistake(app: Any) -> str | None:
-    """Say what is wrong with a route of an app, if anything is."""
-    try:
-        for path, guard, scopes in guards(app):
-            if scopes and not guard.takes_scopes:
-                return f"{path}: {guard.no_permissions(scopes)}"
-        for path, dependant in _dependants(app, ""):
-            if _is_identity(dependant.call):
+def _mistake(dependants: Iterable[tuple[str, Any]], guarded: Iterable[GuardedRoute]) -> str | None:
+    for path, guard, scopes in guarded:
+        if scopes and not guard.takes_scopes:
+            return f"{path}: {guard.no_permissions(scopes)}"
+    for path, dependant in dependants:
+        if _is_identity(dependant.call):
+            return (
+                f"{path}: Depends({dependant.call.__name__}) would make an identity of what "
+                f"the client sends, and let anybody in. Write Depends({dependant.call.guard}) "
+                "for the identity of the caller, verified."
+            )
+        for parameter in _parameters(dependant):
+            identity = _identity_in(parameter.field_info.annotation, set())
+            if identity is not None:
                 return (
-                    f"{path}: Depends({dependant.call.__name__}) would make an identity of what "
-                    f"the client sends, and let anybody in. Write Depends({dependant.call.guard}) "
-                    "for the identity of the caller, verified."
+                    f"{path}: the parameter {parameter.name!r} would be read from the request. "
+                    f"A {identity.__name__} is never made of input, so nobody could call the "
+                    f"route. Write Depends({identity.guard}) for the identity of the caller."
                 )
-            for parameter in _parameters(dependant):
-                identity = _identity_in(parameter.field_info.annotation, set())
-                if identity is not None:
-                    return (
-                        f"{path}: the parameter {parameter.name!r} would be read from the request. "
-                        f"A {identity.__name__} is never made of input, so nobody could call the "
-                        f"route. Write Depends({identity.guard}) for the identity of the caller."
-                    )
-    except (ConfigurationError, TypeError) as exc:
-        # FastAPI reads an included router here, and there may be a guard without parentheses on it.
-        return str(exc)
     return None
 
 

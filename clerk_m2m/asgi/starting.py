@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Iterator
 
-from clerk_m2m.asgi.routes import guards
+from clerk_m2m.asgi.routes import GuardedRoute
 from clerk_m2m.environment import misspelt_variables, nearest, unknown_variables
 from clerk_m2m.errors import ConfigurationError
-from clerk_m2m.graph.scope_graph import ScopeGraph
+from clerk_m2m.graph.source import GraphSource, StaticSource
 from clerk_m2m.identity import TokenType
 from clerk_m2m.settings import VARIABLES, Settings
 
 
-def warnings(app: Any, settings: Settings, *, report_only: bool) -> Iterator[str]:
+def warnings(
+    routes: Iterable[GuardedRoute],
+    settings: Settings,
+    graph: GraphSource | None,
+    *,
+    report_only: bool,
+) -> Iterator[str]:
     """Give the lines to be logged, one for each thing that is wrong or easily forgotten.
 
-    `app` is the application around or behind the middleware. Guards are found on the routes that
-    FastAPI knows of; one that a handler calls by itself is not.
+    `routes` are those that FastAPI knows of; a guard that a handler calls by itself is on none.
+    `graph` is what the verifier decides by.
     """
-    routes = [(path, guard) for path, guard, _ in guards(app)]
     if report_only:
         yield _only_reports(routes)
     for name, near in unknown_variables(VARIABLES).items():
         yield f"{name} is set in the environment, and nothing reads it.{_question(near)}"
-    yield from _without_edges(settings)
+    yield from _without_edges(settings, graph)
     yield from _unreachable(routes, settings)
 
 
@@ -45,8 +48,8 @@ def refuse_mix_ups(settings: object, verifier: object) -> None:
         )
 
 
-def _only_reports(routes: list[tuple[str, Any]]) -> str:
-    found = ", ".join(sorted({path for path, _ in routes})) or "none that FastAPI knows of"
+def _only_reports(routes: Iterable[GuardedRoute]) -> str:
+    found = ", ".join(sorted({route.path for route in routes})) or "none that FastAPI knows of"
     return (
         "MachineAuthMiddleware only reports what it would refuse (report_only=True): every request "
         f"passes. Guards still refuse, on these routes: {found}. A guard that a handler calls by "
@@ -54,12 +57,15 @@ def _only_reports(routes: list[tuple[str, Any]]) -> str:
     )
 
 
-def _without_edges(settings: Settings) -> Iterator[str]:
-    graph = _graph(settings)
+def _without_edges(settings: Settings, graph: GraphSource | None) -> Iterator[str]:
     if graph is None or TokenType.M2M_TOKEN not in settings.accepts:
         return
-    if settings.machine_id not in graph.machines:
-        near = nearest(settings.machine_id, graph.machines)
+    from clerk_m2m.graph.file import FileSource  # imported only where there is a graph
+
+    if not isinstance(graph, StaticSource | FileSource):
+        return
+    if settings.machine_id not in (machines := graph.machines):
+        near = nearest(settings.machine_id, machines)
         yield (
             f"machine_id {settings.machine_id} is neither caller nor callee of any edge of the "
             f"scope graph, so every machine is refused with 403.{_question(near)}"
@@ -70,18 +76,9 @@ def _question(near: str | None) -> str:
     return "" if near is None else f" Was {near} meant?"
 
 
-def _graph(settings: Settings) -> ScopeGraph | None:
-    if isinstance(settings.graph, Path):
-        try:
-            return ScopeGraph.from_toml(settings.graph.read_text("utf-8"))
-        except (OSError, ValueError):
-            return None  # the verifier reads the file too, and says what is wrong with it
-    return settings.graph if isinstance(settings.graph, ScopeGraph) else None
-
-
-def _unreachable(routes: list[tuple[str, Any]], settings: Settings) -> Iterator[str]:
+def _unreachable(routes: Iterable[GuardedRoute], settings: Settings) -> Iterator[str]:
     closed: dict[str, set[str]] = {}
-    for path, guard in routes:
+    for path, guard, _ in routes:
         if guard.token_types.isdisjoint(settings.accepts):
             closed.setdefault(" or ".join(sorted(guard.token_types)), set()).add(path)
     for wanted, paths in closed.items():

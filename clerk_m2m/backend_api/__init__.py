@@ -13,8 +13,10 @@ from JSON, and `problems` maps error answers to exceptions. `walking` reads whol
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from clerk_m2m.backend_api.calls import UNSET, Unset
-from clerk_m2m.backend_api.client import ClerkClient, ClientOptions
 from clerk_m2m.backend_api.resources import (
     ApiKey,
     CreatedApiKey,
@@ -28,7 +30,10 @@ from clerk_m2m.backend_api.resources import (
     ScopedMachine,
 )
 from clerk_m2m.backend_api.revocations import Revocation
-from clerk_m2m.backend_api.sync_client import SyncClerkClient
+
+if TYPE_CHECKING:
+    from clerk_m2m.backend_api.client import ClerkClient, ClientOptions
+    from clerk_m2m.backend_api.sync_client import SyncClerkClient
 
 __all__ = [
     "UNSET",
@@ -48,3 +53,21 @@ __all__ = [
     "SyncClerkClient",
     "Unset",
 ]
+
+# Imported when first used: the middleware needs neither client.
+_LAZY = {
+    "ClerkClient": "clerk_m2m.backend_api.client",
+    "ClientOptions": "clerk_m2m.backend_api.client",
+    "SyncClerkClient": "clerk_m2m.backend_api.sync_client",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_LAZY[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

@@ -14,11 +14,11 @@ import typer
 
 from clerk_m2m.backend_api.client import ClerkClient
 from clerk_m2m.cli.program import CommandError, printable
-from clerk_m2m.emulator import Emulator
 from clerk_m2m.environment import is_loopback
 
 if TYPE_CHECKING:
     from clerk_m2m.backend_api.resources import Machine
+    from clerk_m2m.emulator import Emulator
 
 MACHINES_SHOWN: Final = 20
 MAX_PORT: Final = 65_535
@@ -75,6 +75,9 @@ def _fail(message: str) -> NoReturn:
 def _open_emulator(
     secret_key: str | None, db: Path | None, seed: Path | None, allowed_hosts: list[str]
 ) -> Emulator:
+    # Imported only now: it brings PyJWT and cryptography, and no other command needs it.
+    from clerk_m2m.emulator import Emulator
+
     try:
         return Emulator(
             secret_key=secret_key,

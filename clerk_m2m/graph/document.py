@@ -10,7 +10,6 @@ The same document seeds the emulator, which reads `secret_key` and `default_toke
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -72,6 +71,8 @@ def _document(text: str) -> dict[str, Any]:
             "The scope graph begins with a byte order mark, which TOML does not allow. Save the "
             'file as UTF-8 without it ("UTF-8", not "UTF-8 with BOM").'
         )
+    import tomllib  # imported only where a graph is in a file
+
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as exc:  # invalid TOML, too long a number, too deep nesting

@@ -74,6 +74,11 @@ class FileSource:
         settled = self._is_settled(self._stamp_now())
         self._look_at = now + (ttl if settled else min(ttl, self.SECOND_LOOK))
 
+    @property
+    def machines(self) -> frozenset[str]:
+        """The machines of the file as it was read last."""
+        return self._graph.machines
+
     def allows(self, caller: str, callee: str) -> bool | None:
         """Return whether the file has the edge; None if it has been unreadable for too long."""
         now = self._now()

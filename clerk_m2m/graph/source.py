@@ -74,6 +74,11 @@ class StaticSource:
     def __init__(self, graph: ScopeGraph) -> None:
         self._graph = graph
 
+    @property
+    def machines(self) -> frozenset[str]:
+        """The machines of the graph."""
+        return self._graph.machines
+
     def allows(self, caller: str, callee: str) -> bool:
         """Return whether the graph has the edge."""
         return self._graph.allows(caller, callee)

@@ -7,26 +7,21 @@ Rules of this file:
 - A failed look-up is not kept.
 - A value that was asked for before an invalidation of its names is never given after it.
 - Event loops and threads share the stores; a look-up under way belongs to one event loop.
-
-Sole owner of `cachetools`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
-
-from cachetools import TLRUCache
 
 from clerk_m2m.clock import Clock
 from clerk_m2m.errors import OverloadedError
 from clerk_m2m.lookups.invalidations import Invalidations, Name
 from clerk_m2m.lookups.recent_keys import RecentKeys
 from clerk_m2m.lookups.single_flight import Demand, Flight, SingleFlight
+from clerk_m2m.lookups.store import Entry, Store
 from clerk_m2m.lookups.verdict import Answer
 from clerk_m2m.tasks import fork_safe_lock
 from clerk_m2m.transport.admission import Priority
@@ -37,24 +32,9 @@ V = TypeVar("V")
 JITTER: Final = 0.1  # the part of `ttl` by which lifetimes differ, so that they do not end together
 REFRESH_FROM: Final = 0.75  # the part of its lifetime after which a value in use is due
 REFRESH_PAUSE: Final = 1.0  # seconds between two attempts to refresh a value
-MAX_IN_USE: Final = 4096
 # For how many seconds a key that was good, or was refused for lack of room, is remembered at least.
 RECENT: Final = 3600.0
 REFUSED: Final = 15.0
-
-
-@dataclass(slots=True)
-class _Entry(Generic[V]):
-    """A kept value: due for a refresh, at its end, and past use at three instants (monotonic s).
-
-    `checked` is the number of the last invalidation that is known not to void the value.
-    """
-
-    value: V
-    due_at: float
-    fresh_until: float
-    ends_at: float
-    checked: int
 
 
 class Cache(Generic[K, V]):
@@ -85,31 +65,24 @@ class Cache(Generic[K, V]):
         self._invalidations = invalidations
         self._names = names
         self._lock = fork_safe_lock()
-        self._positive = self._store(maxsize)
-        self._negative = self._store(maxsize)
-        # Entries that were read since they were put in. Reading one here takes no lock and a fifth
-        # of the time of reading the store, and it stays when a flood evicts it from the store.
-        # (Finding the oldest of a plain dict passes over all that were deleted before it.)
-        self._in_use: OrderedDict[K, _Entry[V]] = OrderedDict()
-        self._max_in_use = min(MAX_IN_USE, maxsize)
+        self._positive: Store[K, V] = Store(maxsize, self._now)
+        self._negative: Store[K, V] = Store(maxsize, self._now)
         self._flights: SingleFlight[K, Answer[V]] = SingleFlight()
         self._recent = RecentKeys[K](RECENT, maxsize, self._now) if has_strangers else None
         self._refused = RecentKeys[K](REFUSED, maxsize, self._now)
 
-    def _store(self, maxsize: int) -> TLRUCache[K, _Entry[V]]:
-        return TLRUCache(maxsize, ttu=lambda _key, entry, _now: entry.ends_at, timer=self._now)
-
     # Reading
 
     def settled(self, key: K) -> V | None:
-        """Give the good value of `key` that is in use, where nothing is left to look at.
+        """Return the positive value of `key` if it needs no further check, else None.
 
-        It is not due, and nothing has been invalidated since it was last checked. None says nothing
-        of `key`: `read` tells.
+        The value is not due for a refresh, and nothing was invalidated since it was last checked.
+        After None, ask `read`: there may still be a value.
         """
-        entry = self._in_use.get(key)
+        entry = self._positive.get(key)
         if entry is None or self._now() >= entry.due_at:
             return None
+        entry.used = True
         return entry.value if entry.checked == self._invalidations.number else None
 
     def read(self, key: K) -> tuple[V, bool] | None:
@@ -117,11 +90,10 @@ class Cache(Generic[K, V]):
 
         A value is due once; until the next call that finds it due, at least 1 s passes.
         """
-        entry = self._in_use.get(key)
+        entry = self._positive.get(key) or self._negative.get(key)
         if entry is None:
-            entry = self._find(key)
-            if entry is None:
-                return None
+            return None
+        entry.used = True
         now = self._now()
         if now < entry.due_at and entry.checked == self._invalidations.number:
             return entry.value, False
@@ -129,34 +101,13 @@ class Cache(Generic[K, V]):
 
     def stale(self, key: K) -> V | None:
         """Give the value of `key` even past its lifetime, within `stale_if_error`."""
-        entry = self._find(key)
-        return None if entry is None or self._is_void(key, entry) else entry.value
-
-    def _find(self, key: K) -> _Entry[V] | None:
-        with self._lock:
-            try:
-                entry = self._positive[key]  # `get` of cachetools looks a key up twice
-            except KeyError:
-                return self._negative.get(key)
-            self._note_use(key, entry)
-            return entry
-
-    def _note_use(self, key: K, entry: _Entry[V]) -> None:
-        in_use, now = self._in_use, self._now()
-        # Entries end in about the order in which they came: the oldest are looked at first.
-        while in_use:
-            oldest = next(iter(in_use))
-            if len(in_use) < self._max_in_use and now < in_use[oldest].ends_at:
-                break
-            del in_use[oldest]
-        in_use[key] = entry
-
-    def _read_closely(self, key: K, entry: _Entry[V], now: float) -> tuple[V, bool] | None:
-        if now >= entry.fresh_until:
-            with self._lock:
-                self._in_use.pop(key, None)
+        entry = self._positive.get(key) or self._negative.get(key)
+        if entry is None or self._now() >= entry.ends_at or self._is_void(key, entry):
             return None
-        if self._is_void(key, entry):
+        return entry.value
+
+    def _read_closely(self, key: K, entry: Entry[V], now: float) -> tuple[V, bool] | None:
+        if now >= entry.fresh_until or self._is_void(key, entry):
             return None
         due = now >= entry.due_at
         if due:
@@ -164,17 +115,14 @@ class Cache(Generic[K, V]):
             entry.due_at = min(now + REFRESH_PAUSE, entry.fresh_until)
         return entry.value, due
 
-    def _is_void(self, key: K, entry: _Entry[V]) -> bool:
+    def _is_void(self, key: K, entry: Entry[V]) -> bool:
         number = self._invalidations.number
         if not self._is_outdated(key, entry.value, entry.checked):
             entry.checked = number
             return False
         with self._lock:
-            for store in (self._positive, self._negative):
-                if store.get(key) is entry:
-                    del store[key]
-            if self._in_use.get(key) is entry:
-                del self._in_use[key]
+            self._positive.discard(key, entry)
+            self._negative.discard(key, entry)
         return True
 
     def _is_outdated(self, key: K, value: V, asked_at: int) -> bool:
@@ -235,7 +183,7 @@ class Cache(Generic[K, V]):
         )
 
     def _priority(self, key: K) -> Priority:
-        if key in self._positive:
+        if self._positive.has(key):
             return Priority.KEPT
         if self._recent is None or key in self._recent:
             return Priority.RECENT
@@ -254,29 +202,26 @@ class Cache(Generic[K, V]):
         if self._recent is not None:
             (self._recent.discard if answer.negative else self._recent.add)(key)
         with self._lock:
-            self._in_use.pop(key, None)
             if answer.negative:
-                self._positive.pop(key, None)
+                self._positive.discard(key)
                 end = now + min(self._negative_ttl, answer.lifetime)
-                self._negative[key] = _Entry(answer.value, end, end, end, asked_at)
+                self._negative.put(key, Entry(answer.value, end, end, end, asked_at))
             else:
-                if key in self._negative:  # cachetools raises inside `pop` of what is not there
-                    self._negative.pop(key, None)
-                self._positive[key] = self._positive_entry(answer, now, asked_at)
+                self._negative.discard(key)
+                self._positive.put(key, self._positive_entry(answer, now, asked_at))
 
-    def _positive_entry(self, answer: Answer[V], now: float, asked_at: int) -> _Entry[V]:
+    def _positive_entry(self, answer: Answer[V], now: float, asked_at: int) -> Entry[V]:
         ttl = self._ttl * (1 - JITTER * random.random())  # noqa: S311  not a secret: spreads load
         asked, last = now - answer.age, now + answer.lifetime
         end = min(asked + ttl, last)
         due = asked + ttl * REFRESH_FROM if answer.refresh and asked + ttl < last else end
         ends_at = max(end, min(asked + self._stale_if_error, last))
-        return _Entry(answer.value, due, end, ends_at, asked_at)
+        return Entry(answer.value, due, end, ends_at, asked_at)
 
     def sizes(self) -> dict[str, int]:
         """Give how many values are kept, the definitive noes apart."""
         with self._lock:
-            return {"positive": len(self._positive), "negative": len(self._negative)}
+            return {"positive": self._positive.size(), "negative": self._negative.size()}
 
     def __len__(self) -> int:
-        with self._lock:
-            return len(self._positive) + len(self._negative)
+        return sum(self.sizes().values())

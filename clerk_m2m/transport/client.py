@@ -19,7 +19,7 @@ def open_client(
     transport: httpx.AsyncBaseTransport,
     proxies: Mapping[str, httpx.AsyncBaseTransport | None],
 ) -> httpx.AsyncClient:
-    """Open a client; headers that others (tracing) add to its requests are removed.
+    """Open a client. Its transports remove headers that others (tracing) add to a request.
 
     `proxies` maps URL patterns to transports; None means `transport`. Each request has its own
     timeout.
@@ -35,7 +35,6 @@ def open_client(
             "Clerk-API-Version": API_VERSION,
             "User-Agent": "clerk-m2m",
         },
-        event_hooks={"request": [_keep_own_headers]},
     )
 
 
@@ -51,10 +50,6 @@ def trusted_certificates() -> ssl.SSLContext:
             "Not sent: the certificates that SSL_CERT_FILE or SSL_CERT_DIR names cannot be read "
             f"({exc.strerror or type(exc).__name__})."
         ) from exc
-
-
-async def _keep_own_headers(request: httpx.Request) -> None:
-    request.headers = httpx.Headers(own_headers(request.headers.raw))
 
 
 class DeadlineTransport(httpx.AsyncHTTPTransport):
@@ -75,5 +70,6 @@ class LentTransport(httpx.AsyncBaseTransport):
         self._transport = transport
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Pass the request to the user's transport."""
+        """Pass the request on, with our own headers only."""
+        request.headers = httpx.Headers(own_headers(request.headers.raw))
         return await self._transport.handle_async_request(request)

@@ -16,8 +16,6 @@ from clerk_m2m.clock import Clock, ServerClock
 from clerk_m2m.credentials import OpaqueCredential
 from clerk_m2m.environment import key_of_file, require_https
 from clerk_m2m.errors import BackendAPIError
-from clerk_m2m.graph.file import FileSource
-from clerk_m2m.graph.live import LiveSource
 from clerk_m2m.graph.scope_graph import ScopeGraph
 from clerk_m2m.graph.source import GraphSource, StaticSource
 from clerk_m2m.identity import TokenClass, TokenType
@@ -91,6 +89,8 @@ def graph_source(
         case ScopeGraph() as graph:
             return StaticSource(graph)
         case "live":
+            from clerk_m2m.graph.live import LiveSource  # imported only where it is used
+
             return LiveSource(
                 api,
                 ttl=ttl,
@@ -100,6 +100,8 @@ def graph_source(
                 reporter=reporter,
             )
         case Path() as path:
+            from clerk_m2m.graph.file import FileSource  # imported only where it is used
+
             return FileSource(path, ttl=ttl, max_stale=max_stale, clock=clock, reporter=reporter)
         case source:
             return source
@@ -241,6 +243,10 @@ def measured(
     fleet: Member | None,
 ) -> Measurements:
     """Read the counters and the state of a verifier's parts."""
+    # Imported only where they are used.
+    from clerk_m2m.graph.file import FileSource
+    from clerk_m2m.graph.live import LiveSource
+
     return Measurements(
         verifications=stats.verifications(),
         refusals=dict(stats.refusals),

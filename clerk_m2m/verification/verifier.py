@@ -15,8 +15,6 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, assert_never
 
-from clerk_m2m.backend_api.client import ClerkClient
-from clerk_m2m.backend_api.sync_client import SyncClerkClient
 from clerk_m2m.clock import Clock, ServerClock
 from clerk_m2m.credentials import Headers, JWTCredential, OpaqueCredential, credential_of, parse
 from clerk_m2m.errors import (
@@ -48,6 +46,9 @@ from clerk_m2m.verification.policy import ALLOWED, decide, needs_edge, not_accep
 
 if TYPE_CHECKING:
     import httpx
+
+    from clerk_m2m.backend_api.client import ClerkClient
+    from clerk_m2m.backend_api.sync_client import SyncClerkClient
 
 
 class Verifier:
@@ -84,7 +85,7 @@ class Verifier:
         # The key set has a breaker of its own: `jwks_url` is another host, and whether it answers
         # says nothing of the endpoints.
         self._key_api = open_api("keys")
-        self._graph = parts.graph_source(settings, self._api, clock, reporter)
+        self.graph = parts.graph_source(settings, self._api, clock, reporter)
         self._callee = settings.machine_id
         self._not_accepted = not_accepted(settings)
         self._invalidations = invalidations = Invalidations(clock)
@@ -98,7 +99,7 @@ class Verifier:
             settings,
             invalidations,
             self._offline,
-            self._graph,
+            self.graph,
             clock,
             server_clock,
             reporter,
@@ -128,7 +129,7 @@ class Verifier:
                 if due:
                     self._refresh(digest, Secret(token))
                 try:
-                    identity = admit(verdict, self._graph, self._callee)
+                    identity = admit(verdict, self.graph, self._callee)
                 except RefusalError:
                     self.stats.hits += 1
                     self.stats.refused_hits += 1
@@ -148,15 +149,14 @@ class Verifier:
             raise
 
     def recall(self, token: bytes) -> Identity | None:
-        """Give what `verify` would, where that is an identity and known. None is no answer.
+        """Return the identity of a token's holder if it is cached and may call, else None.
 
-        `token` may be any bytes of a header: only what had one of Clerk's forms has a verdict.
+        `token` may be any bytes of a header: only a token in one of Clerk's forms has a verdict.
+        After None, call `verify`: it refuses, or asks Clerk.
         """
         verdict = self._verdicts.settled(self._digest.of(token))
-        if verdict is None:
-            return None
         try:
-            identity = admit(verdict, self._graph, self._callee)
+            identity = None if verdict is None else admit(verdict, self.graph, self._callee)
         except RefusalError:
             return None  # `verify` refuses, and counts it
         if identity is not None:
@@ -197,7 +197,7 @@ class Verifier:
             verdict, source = await self._verdict(digest, token, timeout=deadline - loop.time())
             if isinstance(verdict, Refused):
                 raise invalid(verdict, source)
-            graph, edge = self._graph, None
+            graph, edge = self.graph, None
             if graph is not None and needs_edge(verdict):
                 edge = known_edge(graph.allows(verdict.subject, self._callee))
                 if edge is None:
@@ -321,7 +321,7 @@ class Verifier:
             upstreams={"backend_api": self._api, "key_set": self._key_api},
             verdicts=self._verdicts,
             invalidations=self._invalidations,
-            graph=self._graph,
+            graph=self.graph,
             offline=self._offline,
             server_clock=self._server_clock,
             fleet=self._fleet,
@@ -345,6 +345,6 @@ class Verifier:
         await self._verdicts.aclose()
         if self._fleet is not None:
             await self._fleet.leave_loop()
-        if (close_graph := getattr(self._graph, "aclose", None)) is not None:
+        if (close_graph := getattr(self.graph, "aclose", None)) is not None:
             await close_graph()
         self.reporter.flush()

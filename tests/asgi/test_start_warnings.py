@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import pytest
 from fastapi import APIRouter, Depends, FastAPI
+from starlette.routing import BaseRoute
 from starlette.testclient import TestClient
 
 from clerk_m2m import (
@@ -119,7 +120,7 @@ def test_a_machine_with_an_edge_causes_no_warning(
     assert said(caplog) == []
 
 
-def test_a_graph_file_that_is_gone_meanwhile_does_not_stop_the_start(
+def test_a_graph_file_is_not_read_again_for_the_warnings(
     world: World, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     path = tmp_path / "graph.toml"
@@ -131,7 +132,28 @@ def test_a_graph_file_that_is_gone_meanwhile_does_not_stop_the_start(
 
     with TestClient(app) as client:
         assert client.get("/").json()["code"] == "token_missing"
-    assert said(caplog) == []
+    assert said(caplog) == [
+        f"machine_id {world.callee.id} is neither caller nor callee of any edge of the scope "
+        "graph, so every machine is refused with 403."
+    ]
+
+
+def test_the_routes_are_walked_once(world: World) -> None:
+    walks = 0
+
+    class Service(FastAPI):
+        @property
+        def routes(self) -> list[BaseRoute]:
+            nonlocal walks
+            walks += 1
+            return super().routes
+
+    app = Service()
+    app.add_middleware(MachineAuthMiddleware, verifier=world.verifier())
+    before = walks
+    with TestClient(app):
+        pass
+    assert walks == before + 1
 
 
 # Variables that nothing reads
