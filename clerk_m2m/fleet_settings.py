@@ -111,7 +111,8 @@ def _server(server: object) -> Secret | Callable[[], Any]:
         return server
     if not isinstance(server, Secret):
         raise ConfigurationError(
-            "fleet: the server must be a URL, or a callable that returns a client of redis.asyncio."
+            "fleet: the server must be an address, or a callable that returns a client of "
+            "redis.asyncio."
         )
     try:
         parts = urlsplit(server.reveal())

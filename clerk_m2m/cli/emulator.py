@@ -57,8 +57,8 @@ def emulator(
         ):
             if not is_loopback(host):
                 typer.echo(
-                    f"Warning: {host} is not loopback. Whoever reaches this port can use "
-                    "/_emulator, which takes no key.",
+                    f"Warning: {host} is not loopback. Everyone who can reach this port can use "
+                    "/_emulator, which needs no key.",
                     err=True,
                 )
             address = _origin(host, listener)
@@ -158,8 +158,8 @@ Mint a token with the CALLER's secret_key (it keeps the scopes that it is minted
   curl "$CLERK_API_URL/v1/m2m_tokens" -H "Authorization: Bearer ak_…" \\
     -H "Content-Type: application/json" -d {}
 
-Let another caller in:  POST   /v1/machines/<caller>/scopes  {"to_machine_id": "<callee>"}
-Cut an edge:            DELETE /v1/machines/<caller>/scopes/<callee>"""
+Add an edge:     POST   /v1/machines/<caller>/scopes  {"to_machine_id": "<callee>"}
+Remove an edge:  DELETE /v1/machines/<caller>/scopes/<callee>"""
 
 
 def _machine_lines(machine: Machine, secret_key: str) -> list[str]:

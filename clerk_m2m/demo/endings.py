@@ -24,7 +24,7 @@ async def tell_endings(runner: StepRunner, known_token: str) -> None:
 
 
 async def _ends(runner: StepRunner) -> None:
-    runner.scene("Tokens end: by their expiry, or revoked")
+    runner.scene("Tokens end: they expire, or are revoked")
     await _expiry(runner)
     await _revocation(runner)
     await _invalidation(runner)
@@ -42,7 +42,7 @@ async def _expiry(runner: StepRunner) -> None:
         "the same, until refused",
         runner.until(expected, call),
         expected,
-        note="No verdict outlives its token.",
+        note="A cached verdict ends with its token.",
     )
 
 
@@ -57,7 +57,7 @@ async def _revocation(runner: StepRunner) -> None:
         "the same, revoked a moment ago",
         call,
         LET_IN,
-        note="Clerk tells no service of a revocation.",
+        note="Clerk does not notify services of a revocation.",
     )
     expected = Expected(
         status=401, code="token_invalid", paid=None, timeout=STOCK_CACHE_TTL + TOLERANCE
@@ -84,12 +84,12 @@ async def _invalidation(runner: StepRunner) -> None:
         "the same, revoked and invalidated",
         call,
         UNKNOWN_PAID,
-        note="invalidate() ends it at once.",
+        note="invalidate() removes the verdict at once.",
     )
 
 
 async def _cut_edges(runner: StepRunner) -> None:
-    runner.scene("An edge is cut while the token is alive")
+    runner.scene("An edge is removed while the token is live")
     await _cut_elsewhere(runner)
     await _cut_in_sight(runner)
 
@@ -127,12 +127,12 @@ async def _cut_in_sight(runner: StepRunner) -> None:
         "the same, the edge cut by a client that it watches",
         call,
         NO_EDGE,
-        note="The very next call.",
+        note="Refused at the next call.",
     )
 
 
 async def _outage(runner: StepRunner, known_token: str) -> None:
-    runner.scene("Clerk is down: who is known goes on, and nobody else gets in")
+    runner.scene("Clerk is down: cached tokens and JWTs are accepted, new tokens get 503")
     company = runner.company
     new_token, new_jwt = (
         await company.token("shop"),

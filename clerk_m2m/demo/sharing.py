@@ -21,7 +21,7 @@ async def tell_sharing(runner: StepRunner) -> None:
     """Run this scene, or report what is missing for it."""
     runner.scene("Three workers of orders, each a process, share verdicts through a Valkey")
     if missing := lacking():
-        runner.leave_out(f"Left out: this needs {missing}.")
+        runner.leave_out(f"Skipped: this needs {missing}.")
         return
     company = runner.company
     first, *others = workers = company.workers
@@ -55,7 +55,7 @@ async def tell_sharing(runner: StepRunner) -> None:
         "the same, revoked, to all three until all refuse",
         revoked_everywhere,
         Expected(status=401, code="token_invalid", paid=len(workers), timeout=HEAR_TIMEOUT),
-        note="Worker 1 was told: invalidate_everywhere().",
+        note="invalidate_everywhere() was called in worker 1.",
     )
 
 

@@ -72,7 +72,7 @@ async def _tokens(runner: StepRunner, known: Known) -> None:
         "the same token",
         runner.get("orders", known.stranger_token),
         UNKNOWN_PAID,
-        note="With its machine's key, orders learns no more.",
+        note="With its machine's key, orders cannot see why.",
     )
     await runner.step(
         "nobody",
@@ -85,7 +85,7 @@ async def _tokens(runner: StepRunner, known: Known) -> None:
 
 
 async def _jwts(runner: StepRunner, known: Known) -> None:
-    runner.scene("JWTs of machines: verified by the service itself, for free")
+    runner.scene("JWTs of machines: the service verifies them itself, for free")
     await runner.step(
         "shop", "orders", "a JWT", runner.get("orders", known.jwt), LET_IN, billed=False
     )
@@ -95,7 +95,7 @@ async def _jwts(runner: StepRunner, known: Known) -> None:
         "a JWT that grants itself orders, by a custom claim",
         runner.get("orders", known.stranger_jwt),
         NO_EDGE,
-        note="A JWT's claims are the caller's own words.",
+        note="The caller chose these claims: they grant nothing.",
         billed=False,
     )
     await runner.step(
@@ -113,7 +113,7 @@ def _with_signature_of(signed: str, jwt: str) -> str:
 
 
 async def _other_credentials(runner: StepRunner) -> None:
-    runner.scene("API keys of people, and what is no machine's credential at all")
+    runner.scene("API keys of users, and credentials that are not a machine's")
     company = runner.company
     permitted, bare = await company.api_key(PERMISSION), await company.api_key()
     session = company.emulator.mint_session_jwt()
@@ -146,7 +146,7 @@ async def _other_credentials(runner: StepRunner) -> None:
 
 
 async def _websockets(runner: StepRunner, known: Known) -> None:
-    runner.scene("WebSockets: refused before they open")
+    runner.scene("WebSockets: an invalid credential is refused before the WebSocket opens")
     await runner.step(
         "shop",
         "orders",
@@ -165,7 +165,7 @@ async def _websockets(runner: StepRunner, known: Known) -> None:
 
 
 async def _chain(runner: StepRunner, known: Known) -> None:
-    runner.scene("A chain: shop calls orders, orders calls stock, each in its own name")
+    runner.scene("A chain: shop calls orders, orders calls stock, each with its own token")
     call = runner.get("orders", known.token, path="/stock")
     await runner.step("shop", "orders", "its token; orders calls stock", call, LET_IN_PAID)
     await runner.step(
@@ -174,7 +174,7 @@ async def _chain(runner: StepRunner, known: Known) -> None:
         "the same again",
         call,
         LET_IN,
-        note="orders keeps its token, and both services their verdicts.",
+        note="orders reuses its token, and both services use cached verdicts.",
     )
     await runner.step(
         "shop",
@@ -182,5 +182,5 @@ async def _chain(runner: StepRunner, known: Known) -> None:
         "the same; orders names its caller in its claims",
         runner.get("orders", known.token, path="/stock/named"),
         LET_IN_PAID,
-        note="That is orders' word, not Clerk's.",
+        note="orders chose these claims; Clerk does not attest them.",
     )

@@ -28,7 +28,8 @@ MAX_TIMEOUT: Final = 60.0
 class LiveSource:
     """The graph at Clerk: reads `GetMachine` of each caller, at most once per `ttl` seconds.
 
-    In an outage the last good answer about a caller is used until `max_stale` seconds after `ttl`.
+    In an outage the last good answer about a caller is used for at most `max_stale` seconds after
+    it was requested.
     """
 
     def __init__(

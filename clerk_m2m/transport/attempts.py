@@ -94,7 +94,7 @@ class Attempts:
         self, pause: float, demand: CallDemand, deadline: float, breaker: Breaker | None
     ) -> bool:
         """Wait for `pause` seconds and return True, or return False if there must be no retry."""
-        # After a failure known to the breaker, a call is a probe, and a probe is sent once.
+        # No retry while the breaker's last call failed: the probe of an open breaker is one call.
         if _now() + pause >= deadline or (breaker and breaker.last_call_failed):
             return False
         return await self._gate.pause(demand, pause)

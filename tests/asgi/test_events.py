@@ -124,7 +124,7 @@ async def test_the_breaker_logs_its_cause_when_it_opens_and_its_duration_when_it
     assert await code_of(app, world.token()) is None
 
     texts = [each.getMessage() for each in caplog.records]
-    opened = [each for each in texts if each.startswith("Clerk is left alone")]
+    opened = [each for each in texts if each.startswith("Calls to Clerk about")]
     closed = [each for each in texts if each.startswith("Clerk answers again")]
     assert len(opened) == len(closed) == 1
     assert "Clerk answered 500" in opened[0]

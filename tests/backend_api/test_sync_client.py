@@ -318,9 +318,8 @@ def test_a_listener_runs_in_the_clients_thread_and_cannot_call_the_client(
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes fork on POSIX only")
-@pytest.mark.filterwarnings(
-    "ignore::DeprecationWarning"
-)  # the warning about a fork with several threads
+# The warning is about a fork in a process with several threads.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_forked_child_starts_its_own_thread(
     emulator: ClerkEmulator, clerk: SyncClerkClient
 ) -> None:

@@ -105,7 +105,7 @@ def test_an_emulator_without_machines_prints_how_to_create_one(tmp_path: Path) -
     with started(
         "emulator", "--host", "localhost", "--port", "0", "--db", str(database)
     ) as process:
-        lines = lines_until(process, "Cut an edge")
+        lines = lines_until(process, "Remove an edge")
         minted = use_curl_lines(lines)
         _, errors = interrupted(process)
 
@@ -149,7 +149,7 @@ def test_the_emulator_warns_if_it_listens_beyond_loopback() -> None:
         calls = httpx.get(f"{origin}/_emulator/calls", trust_env=False)
         _, errors = interrupted(process)
 
-    assert re.match(r"Warning: 0\.0\.0\.0 is not loopback\..*takes no key\.\n$", errors)
+    assert re.match(r"Warning: 0\.0\.0\.0 is not loopback\..*needs no key\.\n$", errors)
     assert origin.startswith("http://127.0.0.1:")
     assert calls.json()["total"] == 0, "what the command itself asked is not counted"
 

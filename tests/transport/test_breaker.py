@@ -40,16 +40,19 @@ def fail(breaker: Breaker, times: int) -> None:
 
 def test_four_failures_in_a_row_do_not_open_the_breaker(breaker: Breaker) -> None:
     fail(breaker, 4)
-
     breaker.enter()
+
+    assert breaker.state == "closed"
 
 
 def test_failures_that_are_not_in_a_row_do_not_add_up(breaker: Breaker) -> None:
     for _ in range(10):
         fail(breaker, 4)
         breaker.ended(None)
-
     breaker.enter()
+
+    assert breaker.state == "closed"
+    assert not breaker.last_call_failed
 
 
 def test_after_five_failures_in_a_row_one_probe_a_second_is_sent(
@@ -86,6 +89,7 @@ def test_one_success_closes_the_breaker(breaker: Breaker) -> None:
 
     for _ in range(20):
         breaker.enter()
+    assert breaker.state == "closed"
 
 
 def told_to_wait(seconds: float) -> RateLimitedError:
@@ -266,7 +270,9 @@ async def test_each_verifier_has_its_own_breaker(world: World) -> None:
     for _ in range(6):
         await refused(one, world)
 
-    await other.verify(world.token())
+    identity = await other.verify(world.token())
+
+    assert identity.subject == world.caller.id
 
 
 @pytest.mark.parametrize("status", [404, 429])

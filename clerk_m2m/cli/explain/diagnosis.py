@@ -268,7 +268,7 @@ def _unknown(diagnosis: Diagnosis, decided: Decided, settings: Settings) -> None
     )
     if decided.token_class is not TokenClass.OAUTH_OPAQUE:
         diagnosis.mend.append(
-            "If its id is known (from a log): clerk-m2m explain --token-id ID tells whether it was "
+            "If its id is known (from a log): clerk-m2m explain --token-id ID shows whether it was "
             "revoked or has expired, and when."
         )
     if decided.token_class is TokenClass.API_KEY:

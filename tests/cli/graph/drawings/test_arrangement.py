@@ -1,4 +1,4 @@
-"""Who reaches whom, and the order in which clusters show."""
+"""Which machines reach which, and the order of machines in which clusters are visible."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from clerk_m2m.cli.graph.drawings.reach import find_reach
 
 
 def walked(graph: DrawnGraph, start: int) -> set[int]:
-    """Follow the edges one by one."""
+    """Compute the reach by following the edges one by one."""
     found: set[int] = set()
     waiting = [start]
     while waiting:
@@ -28,7 +28,7 @@ CYCLIC = graph_of(
 
 
 @pytest.mark.parametrize("graph", [CYCLIC, clusters(3, 8), dense(20)], ids=["cyclic", "3x8", "20"])
-def test_reach_is_what_a_walk_along_the_edges_finds(graph: DrawnGraph) -> None:
+def test_reach_equals_a_walk_along_the_edges(graph: DrawnGraph) -> None:
     reach = find_reach(graph)
     all_walked = [walked(graph, index) for index in range(len(graph))]
 
@@ -43,14 +43,14 @@ def test_reach_is_what_a_walk_along_the_edges_finds(graph: DrawnGraph) -> None:
                 assert reach.level[callee] > reach.level[index]
 
 
-def test_the_level_is_the_longest_way_from_a_machine_that_nobody_calls() -> None:
+def test_the_level_is_the_longest_path_from_a_machine_without_callers() -> None:
     graph = graph_of({"web": ["api", "db"], "api": ["db"], "db": [], "job": ["db"]})
     levels = dict(zip(graph.labels, find_reach(graph).level, strict=True))
 
     assert levels == {"web": 0, "api": 1, "db": 2, "job": 0}
 
 
-def test_each_team_is_a_group_and_its_callers_come_first() -> None:
+def test_each_cluster_is_a_group_with_its_callers_first() -> None:
     graph = clusters(6, 10)
     reach = find_reach(graph)
     groups = arranged(graph, reach)
@@ -63,7 +63,7 @@ def test_each_team_is_a_group_and_its_callers_come_first() -> None:
         assert levels == sorted(levels)
 
 
-def test_machines_without_edges_come_last_and_a_self_edge_counts_for_nothing() -> None:
+def test_machines_without_edges_come_last_and_self_edges_are_ignored() -> None:
     groups = arranged(CYCLIC, find_reach(CYCLIC))
 
     assert [CYCLIC.labels[index] for index in groups[-1]] == ["alone", "self"]
@@ -75,7 +75,7 @@ def test_an_empty_graph_has_no_groups() -> None:
     assert arranged(empty, find_reach(empty)) == []
 
 
-def test_around_a_machine_are_its_callers_and_callees_to_the_depth() -> None:
+def test_around_selects_callers_and_callees_up_to_the_depth() -> None:
     chain = graph_of({"a": ["b"], "b": ["c"], "c": ["d"], "d": ["e"], "x": ["d"]})
 
     assert chain.around(chain.labels.index("c"), 1).labels == ("b", "c", "d")

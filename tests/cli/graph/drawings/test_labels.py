@@ -1,4 +1,4 @@
-"""Any name can be shown: what would act on the screen is made visible, and cut to its place."""
+"""Labels: invisible and hostile characters are escaped, and long labels are shortened."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from clerk_m2m.cli.graph.drawings.labels import fitted, padded, visible
 
 
 @pytest.mark.parametrize("name", HOSTILE.values(), ids=HOSTILE)
-def test_a_hostile_name_keeps_nothing_that_acts(name: str) -> None:
+def test_a_hostile_name_keeps_no_control_characters(name: str) -> None:
     shown = visible(name)
 
     assert shown.isprintable()
@@ -34,19 +34,19 @@ def test_an_ordinary_name_is_shown_as_it_is() -> None:
     ]
 
 
-def test_what_is_not_visible_is_shown_as_an_escape() -> None:
+def test_invisible_characters_are_shown_as_escapes() -> None:
     assert visible("a\x1b[0m\u202eb") == r"a\x1b[0m\u202eb"
 
 
-def test_a_name_written_from_right_to_left_is_set_apart() -> None:
+def test_a_right_to_left_name_is_isolated() -> None:
     assert fitted(HOSTILE["hebrew"], 20) == f"\u2068{HOSTILE['hebrew']}\u2069"
 
 
-def test_a_long_name_is_cut_in_its_middle() -> None:
+def test_a_long_name_is_shortened_in_its_middle() -> None:
     assert fitted("payments-reconciliation-eu-1", 16) == "payments-r…-eu-1"
 
 
-def test_two_machines_of_one_label_and_an_edge_to_nowhere_are_refused() -> None:
+def test_duplicate_labels_and_edges_to_unknown_machines_are_rejected() -> None:
     with pytest.raises(ValueError, match="same label"):
         DrawnGraph(labels=("a\x1b", "a\\x1b"), edges=frozenset())
     with pytest.raises(ValueError, match="not a machine"):

@@ -1,4 +1,4 @@
-"""The SVG and Mermaid drawings: whole, quick, and closed to what a name may hold."""
+"""The SVG and Mermaid drawings: complete, fast, and safe for hostile names."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_any_graph_is_drawn_with_every_edge_and_machine(graph: DrawnGraph, draw:
 
 
 @DRAW
-def test_a_hostile_name_cannot_leave_its_text(draw: object) -> None:
+def test_a_hostile_name_is_escaped_in_the_drawing(draw: object) -> None:
     assert callable(draw)
     graph = hostile_graph()
     drawing = draw(graph)
@@ -79,7 +79,7 @@ def test_a_hostile_name_cannot_leave_its_text(draw: object) -> None:
     assert any("<script>alert(1)</script>" in title for title in titles(drawing)), "as text"
 
 
-def test_a_matrix_draws_edges_cycles_and_reach_through_others_in_three_forms() -> None:
+def test_a_matrix_distinguishes_edges_cycles_and_indirect_reach() -> None:
     graph = graph_of({"a": ["b"], "b": ["c"], "c": ["d"], "d": ["c"]})
     root = ElementTree.fromstring(matrix(graph))
     rows = [each for each in root.iter(f"{SVG}g") if each.get("class") == "row"]
@@ -101,7 +101,7 @@ def test_a_matrix_draws_edges_cycles_and_reach_through_others_in_three_forms() -
     assert "a may call b; reaches c, d through others; 0 callers" in titles(matrix(graph))
 
 
-def test_a_chain_of_many_and_a_thicket_of_cycles_are_not_drawn_with_arrows() -> None:
+def test_long_chains_and_many_cycles_are_not_drawn_with_arrows() -> None:
     chain = [graph_of({f"m{at}": [f"m{at + 1}"] for at in range(length)}) for length in (7, 8)]
 
     assert [suits_layers(graph, find_reach(graph)) for graph in chain] == [True, False]
@@ -111,13 +111,13 @@ def test_a_chain_of_many_and_a_thicket_of_cycles_are_not_drawn_with_arrows() -> 
     assert all(suits_layers(graph, find_reach(graph)) for graph in ODD.values())
 
 
-def test_one_graph_has_one_drawing() -> None:
+def test_the_drawing_of_a_graph_is_deterministic() -> None:
     graph = clusters(4, 10)
 
     assert matrix(graph) == matrix(clusters(4, 10))
 
 
-def test_mermaid_has_every_label_as_text_and_every_edge() -> None:
+def test_mermaid_contains_every_label_as_text_and_every_edge() -> None:
     graph = hostile_graph()
     head, *lines = draw_mermaid(graph).splitlines()
     nodes, edges = lines[: len(graph)], lines[len(graph) :]

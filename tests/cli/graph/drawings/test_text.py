@@ -1,4 +1,4 @@
-"""The drawings for a terminal: what they say, and that they fit."""
+"""The drawings for a terminal: their content and their width."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SHOP = graph_of(
 )
 
 
-def test_a_tree_has_each_edge_once_and_marks_what_is_drawn_elsewhere() -> None:
+def test_a_tree_has_each_edge_once_and_marks_machines_drawn_elsewhere() -> None:
     assert (
         tree(SHOP)
         == """\
@@ -64,12 +64,12 @@ No edges:
     )
 
 
-def test_a_tree_of_nothing_and_of_one_machine() -> None:
+def test_a_tree_of_an_empty_graph_and_of_one_machine() -> None:
     assert tree(graph_of({})).rstrip() == "Scope graph: 0 machines, 0 edges"
     assert tree(graph_of({"a": []})) == "Scope graph: 1 machine, 0 edges\n\nNo edges:\n  a"
 
 
-def test_around_a_machine_both_directions_are_drawn_to_the_depth() -> None:
+def test_around_draws_both_directions_up_to_the_depth() -> None:
     lines = draw_around(SHOP, SHOP.labels.index("stock"), 1, ASCII, 80)
 
     assert (
@@ -95,7 +95,7 @@ def test_a_long_chain_is_drawn_without_recursion() -> None:
     assert len(draw_around(chain, 0, 1_200, UNICODE, 80)) > 1_200
 
 
-def test_a_matrix_tells_calls_cycles_and_reach_through_others_apart() -> None:
+def test_a_text_matrix_distinguishes_calls_cycles_and_indirect_reach() -> None:
     assert (
         "\n".join(matrix(SHOP, 100)[:-1])
         == """\
@@ -166,7 +166,7 @@ def test_a_matrix_fits_the_terminal_and_has_every_cell(
     assert all(any(label in line for line in lines) for label in graph.labels)
 
 
-def test_a_matrix_that_does_not_fit_says_how_many_columns_it_takes() -> None:
+def test_a_matrix_that_does_not_fit_raises_with_the_columns_needed() -> None:
     with pytest.raises(TooWideError) as raised:
         matrix(clusters(10, 20), 80)
 
