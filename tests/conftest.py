@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from hypothesis import settings
 
 from clerk_m2m.testing import ClerkEmulatorServer
 from harness import SIGNING_KEY, Instance, World, open_world
@@ -17,6 +18,11 @@ SOAK_SECONDS = 1800
 
 # For `bench` and `live`. Appended, so that an installed package is still the one tested.
 sys.path.append(str(Path(__file__).parent.parent))
+
+
+# A busy machine makes an example slow, and that says nothing about the code.
+settings.register_profile("no_deadline", deadline=None)
+settings.load_profile("no_deadline")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

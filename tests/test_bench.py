@@ -94,6 +94,7 @@ async def test_a_row_whose_package_is_missing_says_so(
     assert "<rect" not in draw(rows)
 
 
+@pytest.mark.soak  # all modules are compiled anew: some 10 s
 async def test_an_import_can_be_measured_with_and_without_the_middleware(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -109,7 +110,7 @@ async def test_a_scope_check_in_a_graph_can_be_measured() -> None:
 
 
 def test_the_memory_of_each_kind_of_verdict_can_be_measured() -> None:
-    rows = memory.rows(Effort(rounds=1, divisor=20))
+    rows = memory.rows(Effort(rounds=1, divisor=100))
 
     assert len(rows) == len(memory.KINDS)
     for each in rows:
@@ -131,6 +132,7 @@ async def test_a_token_in_use_is_paid_once_and_not_for_each_request() -> None:
     assert 0 < paid < requests
 
 
+@pytest.mark.soak  # it starts 24 processes: some 10 s
 def test_what_shared_verdicts_save_can_be_measured(upstream: Upstream) -> None:
     tokens, lifetimes, *latencies = fleet.rows(upstream, TINY)
 

@@ -196,7 +196,7 @@ PLAIN = {"required": True, "report_only": False, "exclude": []}
 EVERYTHING = {"accepts": KINDS, "api_key_header": None, "has_machine_key": False}
 
 
-@settings(deadline=None, derandomize=True, database=None, max_examples=30)
+@settings(derandomize=True, database=None, max_examples=30)
 @given(events, configured, given_to_middleware)
 @example(EACH, EVERYTHING | {"has_graph": False}, PLAIN)
 @example(EACH, EVERYTHING | {"has_graph": False}, PLAIN | {"exclude": ["/"]})

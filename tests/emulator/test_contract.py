@@ -51,7 +51,7 @@ MACHINE = schemathesis.openapi.from_dict(contract()).include(path_regex="^/m2m_t
 INSTANCE.app = MACHINE.app = EMULATOR
 
 # Each run takes other examples; `make soak` takes 500.
-QUICK = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+QUICK = settings(max_examples=25, suppress_health_check=list(HealthCheck))
 LONG = settings(QUICK, max_examples=500)
 
 

@@ -182,5 +182,5 @@ class LookupsMachine(RuleBasedStateMachine):
             assert sum(p.demand.waiters for p in self.pending if p.value.key == key) == waiting
 
 
-LookupsMachine.TestCase.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
+LookupsMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40)
 TestLookups = LookupsMachine.TestCase

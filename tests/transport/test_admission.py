@@ -201,7 +201,7 @@ def test_a_fixed_rate_does_not_adapt() -> None:
 # Random sequences of events, compared with a simple model
 
 
-@settings(max_examples=300, stateful_step_count=40, deadline=None)
+@settings(max_examples=150, stateful_step_count=40)
 class Calls(RuleBasedStateMachine):
     """The model is a list of tickets in order of arrival."""
 

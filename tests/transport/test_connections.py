@@ -249,7 +249,7 @@ async def test_an_unreachable_upstream_is_tried_twice_and_then_unavailable(
 
 
 async def test_cancelled_requests_leak_no_connection(world: World) -> None:
-    await drop_requests(world, rounds=100)
+    await drop_requests(world, rounds=40)
 
 
 @pytest.mark.parametrize("cancellations", [1, 2])
