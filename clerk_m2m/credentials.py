@@ -1,13 +1,13 @@
-"""From ASGI headers to one credential, and from a credential to its class. Pure: no I/O, no clock.
+"""Extracts the credential from ASGI headers, and finds its class. Pure: no I/O, no clock.
 
 Rules, in the order in which they apply (RFC 9110 section 11.4, RFC 6750 section 2.1):
 
-- a header longer than 8 KiB is refused before a byte of it is decoded;
-- exactly one credential: two are refused, never the first one taken;
-- `Bearer`, in any case, then token68 characters and nothing else; spaces and tabs around the whole
-  are no part of it (RFC 9110 section 5.5), though not every server takes them off;
-- another scheme (Basic, Digest) is not ours, and counts as no credential;
-- the class of a credential is told by its form alone, before any network call.
+- A header longer than 8 KiB is refused before any byte of it is decoded.
+- There must be exactly one credential. Two are refused; the first one is never chosen.
+- The header is `Bearer` (in any case), then token68 characters and nothing else. Spaces and tabs
+  around the whole value are ignored (RFC 9110 section 5.5), because not every server removes them.
+- Another scheme (Basic, Digest) is not ours, and counts as no credential.
+- The class of a credential depends on its form alone, and is known before any network call.
 """
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ _BARE = re.compile(_OWS + rb"(" + _TOKEN68 + rb")" + _OWS)
 _OTHER_SCHEME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+( [\t\x20-\x7e]*)?")
 _BEARER_WORD = re.compile(rb"(?i)(^|[\s,])bearer($|[\s,])")
 
-# API keys come in base64 too, so all of token68 is allowed there.
+# An API key may contain base64 characters, so all of token68 is allowed there.
 _OPAQUE = re.compile(r"(mt|oat)_[A-Za-z0-9_\-]{16,}|ak_[A-Za-z0-9\-._~+/]{16,}=*")
 _JWT = re.compile(r"[A-Za-z0-9_\-]+\.[A-Za-z0-9_\-]*\.[A-Za-z0-9_\-]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """What is true of one kind of credential.
+    """The properties of one class of credential.
 
-    `prefix` begins an opaque one; a JWT has none. `operation` verifies it at Clerk; a JWT is
-    verified offline and has none. `keys` are the settings that may hold the key for that operation:
-    the first one that is set is used.
+    An opaque credential begins with `prefix` and is verified at Clerk by `operation`. A JWT has
+    neither: it is verified offline. `keys` are the settings that may hold the key for the
+    operation. The first one that is set is used.
     """
 
     token_type: TokenType
@@ -93,7 +93,7 @@ _BY_PREFIX: Final = {kind.prefix: each for each, kind in KINDS.items() if kind.p
 
 @dataclass(frozen=True, slots=True)
 class UnverifiedJWT:
-    """The three parts of a compact JWS (RFC 7515 section 7.1), decoded and not yet believed."""
+    """The three parts of a compact JWS (RFC 7515 section 7.1), decoded but not verified."""
 
     header: Mapping[str, Any]
     payload: bytes = field(repr=False)
@@ -103,7 +103,7 @@ class UnverifiedJWT:
 
 @dataclass(frozen=True, slots=True)
 class OpaqueCredential:
-    """A credential that says nothing of itself: Clerk must be asked about `token`."""
+    """A credential without readable contents: only Clerk can verify `token`."""
 
     token_class: TokenClass
     token: Secret
@@ -111,7 +111,7 @@ class OpaqueCredential:
 
 @dataclass(frozen=True, slots=True)
 class JWTCredential:
-    """A JWT taken apart; its parts and its claims are not verified."""
+    """A parsed JWT; its parts and its claims are not verified."""
 
     token_class: TokenClass
     jwt: UnverifiedJWT
@@ -126,10 +126,11 @@ Headers: TypeAlias = Mapping[str, str] | Iterable[tuple[str, str] | tuple[bytes,
 def extract(
     headers: Collection[tuple[bytes, bytes]], *, api_key_header: bytes | None = None
 ) -> str | None:
-    """Give the one credential among ASGI `headers`, or None where there is none of ours.
+    """Return the one credential in ASGI `headers`, or None if there is none of ours.
 
-    `api_key_header` is the lower-case name of a header that may carry an API key instead. Raises
-    `TokenMalformedError`, or `TokenTypeNotAcceptedError` where that header holds anything else.
+    `api_key_header` is the lower-case name of a header that may hold an API key instead. Raises
+    `TokenMalformedError`, or `TokenTypeNotAcceptedError` if that header holds anything but an API
+    key.
     """
     authorization = _only(headers, b"authorization")
     token = None if authorization is None else _bearer_token(authorization)
@@ -144,9 +145,10 @@ def extract(
 def usual_bearer(
     headers: Collection[tuple[bytes, bytes]], *, api_key_header: bytes | None = None
 ) -> bytes | None:
-    """Give what follows `Bearer ` where that is all that the headers hold for a credential.
+    """Return the bytes after `Bearer ` if the only credential is in one `Authorization` header.
 
-    The form of it is not checked. None for every other spelling, number or length: `extract` tells.
+    Their form is not checked. Returns None in every other case: another spelling of `Bearer`, two
+    headers, an API key header, or a value above 8 KiB. `extract` then decides.
     """
     found = None
     for name, value in headers:
@@ -162,10 +164,11 @@ def usual_bearer(
 
 
 def credential_of(headers: Headers, api_key_header: str | None) -> str:
-    """Give the credential among the headers of any framework, by the rules of `extract`.
+    """Return the credential in the headers of any framework, by the rules of `extract`.
 
-    Names that differ only in case are one header that was sent twice. Raises what `extract` does,
-    and `TokenMissingError`. It is the app that asks, so the middleware answers none of them.
+    Header names that differ only in case count as one header, sent twice. Raises what `extract`
+    does, and `TokenMissingError`. The app calls this, so the middleware does not answer these
+    errors.
     """
     pairs = headers.items() if isinstance(headers, Mapping) else headers
     in_asgi = [(_latin1(name).lower(), _latin1(value)) for name, value in pairs]
@@ -182,7 +185,7 @@ def credential_of(headers: Headers, api_key_header: str | None) -> str:
 
 
 def _latin1(text: str | bytes) -> bytes:
-    # HTTP has no other characters; the question mark in place of one is in no token.
+    # HTTP headers have only Latin-1 characters. Any other becomes "?", which no token contains.
     return text if isinstance(text, bytes) else text.encode("latin-1", "replace")
 
 
@@ -203,8 +206,8 @@ def _only(headers: Collection[tuple[bytes, bytes]], wanted: bytes) -> bytes | No
 def _bearer_token(value: bytes) -> str | None:
     if match := _BEARER.fullmatch(value):
         return match[1].decode("ascii")
-    # Not ours only when it is a well-formed header of another scheme in which no second
-    # credential hides: proxies join two Authorization headers with a comma.
+    # Return None only for a well-formed header of another scheme that does not also contain a
+    # Bearer credential: proxies join two Authorization headers with a comma.
     other = value.strip(b" \t")
     if _OTHER_SCHEME.fullmatch(other) and not _BEARER_WORD.search(other):
         return None
@@ -214,28 +217,29 @@ def _bearer_token(value: bytes) -> str | None:
 def _api_key(value: bytes) -> str:
     match = _BARE.fullmatch(value)
     if match is None:
-        raise TokenMalformedError("The API key header holds characters that no API key has.")
+        raise TokenMalformedError("The API key header contains characters that are not allowed.")
     if not match[1].startswith(b"ak_"):
-        raise TokenTypeNotAcceptedError("The API key header takes API keys only.")
+        raise TokenTypeNotAcceptedError("The API key header may contain an API key only.")
     return match[1].decode("ascii")
 
 
 def parse(token: Secret) -> Credential:
-    """Tell what a credential claims to be from its form alone, and take a JWT apart on the way.
+    """Return a credential with its class, read from its form alone; a JWT is also parsed.
 
     The category (`cat`) and the subject of a JWT are read unverified: they only select which checks
-    run; they grant no access. Raises `TokenInvalidError` for what has no form of Clerk's.
+    run; they grant no access. Raises `TokenInvalidError` if the form is not that of a Clerk
+    credential.
     """
     parsed = _parse(token)
     if isinstance(parsed, TokenClass):
         raise TokenInvalidError(
-            "The credential has no form that Clerk gives to one.", token_class=parsed
+            "The credential does not have the form of a Clerk credential.", token_class=parsed
         )
     return parsed
 
 
 def _parse(token: Secret) -> Credential | TokenClass:
-    # Nothing is raised here: tracebacks may show the locals of this frame.
+    # Do not raise in this function: its locals hold the token, and tracebacks may show them.
     text = token.reveal()
     prefix, mark, _ = text.partition("_")
     if mark and prefix in _BY_PREFIX:
@@ -253,7 +257,7 @@ def _parse(token: Secret) -> Credential | TokenClass:
 
 
 def jwt_of(token: str) -> UnverifiedJWT | None:
-    """Take a JWT apart; None for what is none."""
+    """Parse a JWT without verification; None if the token is not a JWT."""
     try:
         return split_jwt(token)
     except TokenInvalidError:
@@ -261,14 +265,15 @@ def jwt_of(token: str) -> UnverifiedJWT | None:
 
 
 def classify_jwt(header: Mapping[str, Any], claims: Mapping[str, Any]) -> TokenClass:
-    """Tell the class of a JWT; its category (`cat`) decides, then its type, then its subject.
+    """Return the class of a JWT, from its category (`cat`), then its type, then its subject.
 
-    A type that is none of ours is that of another kind of JWT (RFC 8725 section 3.11).
+    With a `typ` that we do not know, it is another kind of JWT (RFC 8725 section 3.11).
     """
     category, subject, typ = header.get("cat"), claims.get("sub"), header.get("typ")
     if isinstance(category, str) and category in SESSION_CATEGORIES:
         return TokenClass.SESSION_JWT
-    if None in header.values():  # neither a value nor an absence
+    # A JSON null is not the same as a missing member, and no issuer sends one.
+    if None in header.values():
         return TokenClass.UNKNOWN
     if category not in (None, M2M_CATEGORY) or not isinstance(typ, str | None):
         return TokenClass.UNKNOWN
@@ -283,7 +288,7 @@ def classify_jwt(header: Mapping[str, Any], claims: Mapping[str, Any]) -> TokenC
 
 
 def split_jwt(token: str) -> UnverifiedJWT:
-    """Take a compact JWS apart; `TokenInvalidError` unless it is one in its only spelling."""
+    """Parse a compact JWS; raises `TokenInvalidError` unless its encoding is the canonical one."""
     if not _JWT.fullmatch(token):
         raise TokenInvalidError("The credential is not a JWT.")
     signing_input, _, signature = token.rpartition(".")
@@ -296,7 +301,8 @@ def split_jwt(token: str) -> UnverifiedJWT:
     )
 
 
-# All JWTs of an instance have the same header: reading it is a tenth of a first verification.
+# Cached, because all JWTs of an instance have the same header: parsing it takes a tenth of the time
+# of a first verification.
 @lru_cache(maxsize=64)
 def _header(segment: str) -> Mapping[str, Any]:
     return MappingProxyType(load_object(_decode(segment)))
@@ -307,25 +313,26 @@ def _decode(segment: str) -> bytes:
         decoded = base64.urlsafe_b64decode(segment + "=" * (-len(segment) % 4))
     except binascii.Error:
         decoded = b""
-    # Spare bits in the last character would give one token many spellings (RFC 4648 section 3.5).
+    # Unused bits in the last character would allow several encodings of one token (RFC 4648
+    # section 3.5).
     if base64.urlsafe_b64encode(decoded).rstrip(b"=") != segment.encode("ascii"):
         raise TokenInvalidError("The JWT is not base64url in its canonical form.")
     return decoded
 
 
 def load_object(text: bytes) -> dict[str, Any]:
-    """Parse a JSON object; a duplicate key, NaN or endless nesting raises `TokenInvalidError`."""
+    """Parse a JSON object; raises `TokenInvalidError` on duplicate keys, NaN or deep nesting."""
     try:
         value = _decode_json(text.decode("utf-8"))
     except (ValueError, RecursionError):
-        value = None  # the error holds what was parsed, a part of the token: it is not passed on
+        value = None  # drop the error: it contains the parsed text, a part of the token
     if not isinstance(value, dict):
         raise TokenInvalidError("The JWT does not hold a well-formed JSON object.")
     return value
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    # RFC 7519 section 4: two parsers could each take another one of the two values.
+    # RFC 7519 section 4: of two values for one name, two parsers could use different ones.
     unique = dict(pairs)
     if len(unique) != len(pairs):
         raise ValueError("duplicate key")

@@ -138,8 +138,8 @@ class _OnlyByGuard:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
         raise TypeError(
-            "This would make an identity of what the client sends, and let anybody in. Write "
-            f"Depends({self._guard}) for the identity of the caller, verified."
+            "This would make an identity from what the client sends, and accept everybody. Write "
+            f"Depends({self._guard}) for the verified identity of the caller."
         )
 
 
@@ -186,7 +186,7 @@ class _Identity:
             core_schema.is_instance_schema(cls),
             custom_error_type="identity_from_input",
             custom_error_message=(
-                f"A {cls.__name__} is never made of input. In FastAPI, get the caller's with "
+                f"A {cls.__name__} is never made from input. In FastAPI, get the caller's with "
                 f"Depends({cls.guard})."
             ),
             # Wrapped, so that include, exclude and exclude_none apply to the result of `as_dict`.

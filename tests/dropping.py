@@ -42,9 +42,8 @@ async def drop_requests(world: World, *, rounds: int) -> None:
             world.time.advance(60.0)
             answer = await client.get("/", headers=bearer("mt_" + "n" * 40))
             assert answer.status_code == 200
-        assert (
-            upstream.requests > rounds // 4
-        )  # calls were in progress when their requests were cancelled
+        # Calls were in progress when their requests were cancelled.
+        assert upstream.requests > rounds // 4
         assert upstream.connections <= POOL
         await eventually(lambda: len(asyncio.all_tasks()) == tasks_before + upstream.open)
         await verifier.aclose()

@@ -74,7 +74,7 @@ class Parts:
     def token(
         self, by: Any = None, *, payload: Any = None, header: Any = None, **claims: Any
     ) -> str:
-        """Sign with the instance's key unless told otherwise; a claim that is `...` is left out."""
+        """Sign with the instance's key or the given one; a claim that is `...` is left out."""
         merged = {k: v for k, v in (self.claims | claims).items() if v is not ...}
         return jws(
             self.header if header is None else header,

@@ -55,14 +55,14 @@ class FakeTime:
 
 
 class PromptServer(uvicorn.Server):
-    """A server that ends as soon as it is told to; uvicorn's looks for that ten times a second."""
+    """A server that stops at once when asked to; uvicorn's checks for that ten times a second."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self._told = asyncio.Event()
 
     async def main_loop(self) -> None:
-        """Do what uvicorn does at each tick, until the server is told to end."""
+        """Do what uvicorn does at each tick, until the server is asked to stop."""
         tick = 0
         while not await self.on_tick(tick):
             tick += 1
@@ -70,7 +70,7 @@ class PromptServer(uvicorn.Server):
                 await asyncio.wait_for(self._told.wait(), 0.1)
 
     def end(self) -> None:
-        """Have the server answer what it has begun to answer, and end."""
+        """Let the server finish the responses that it has begun, and stop."""
         self.should_exit = True
         self._told.set()
 

@@ -1,4 +1,4 @@
-"""From raw header fields to one credential, and from a credential to its class."""
+"""Extraction of the credential from raw header fields, and its class."""
 
 from __future__ import annotations
 

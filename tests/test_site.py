@@ -1,4 +1,4 @@
-"""The pages link to what exists, and the reference holds every public name, documented."""
+"""Every link on the pages has a target, and the reference documents every public name."""
 
 from __future__ import annotations
 

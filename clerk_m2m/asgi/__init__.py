@@ -1,9 +1,10 @@
-"""The ASGI side: a request in, an identity or a refusal out.
+"""The ASGI middleware and the guards: verify a request's credential, then pass it on or refuse it.
 
-`middleware` takes the credential out of the headers, has it verified and passes the request on, or
-answers with one of the `refusals`. `excluded` holds the paths that need no credential, `starting`
-what is warned of at the start, `lifespan` the start that fails. `disconnect` notices a client that
-has gone meanwhile. `guards` are what a route asks of the identity. `openapi` shows the refusals in
-FastAPI's document. May import `verification` and everything below it. Only the public names, the
-test kit, the demo and the command line import this folder.
+`middleware` reads the credential from the headers, verifies it, and passes the request on or sends
+one of the `refusals`. `excluded` decides which paths need no credential. `starting` logs warnings
+at the start, `routes` finds mistakes on FastAPI's routes, and `lifespan` makes the start fail.
+`disconnect` detects a client that disconnects during the verification. `guards` are the checks of a
+route on the caller's identity. `openapi` adds guards and refusals to FastAPI's document. This
+folder may import `verification` and everything below it. Only the public names, the test kit, the
+demo and the command line import this folder.
 """

@@ -1,4 +1,4 @@
-"""Who is calling, for log filters: a context variable that holds during one request."""
+"""The caller's identity in a context variable that is set during one request, for log filters."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ MACHINE: Final[ContextVar[Identity | None]] = ContextVar("clerk_m2m.machine", de
 
 
 def current_machine() -> Identity | None:
-    """Give the caller of the request that is being handled; None outside of one, or for nobody.
+    """Return the caller of the current request; None without a caller or outside of a request.
 
-    For log filters. Guards never read it: to decide by, use a guard or `request.state.machine`.
+    It is for log filters, and guards never read it. To authorize, use a guard or
+    `request.state.machine`.
     """
     return MACHINE.get()

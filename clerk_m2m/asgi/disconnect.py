@@ -1,14 +1,15 @@
-"""Notices that a client has gone while its credential is verified.
+"""Detects that a client disconnects while its credential is verified.
 
-Servers do not cancel the app when a client goes; they only tell it at its next `receive`. A request
-that nobody waits for any longer would keep its place in the queue to Clerk.
+A server does not cancel the app when the client disconnects. The app learns it from its next
+`receive` only. Without this check, an abandoned request would keep its place in the queue of calls
+to Clerk.
 
 Rules of this file:
 
-- Nothing is read in the first 50 ms, and nothing where the request may have a body or an `Expect`:
-  reading would ask a caller that nobody has verified to send it (`100 Continue`).
-- What was read is for the app. Its `receive` gives the messages in their order, and joins a read
-  that is under way.
+- Nothing is read in the first 50 ms. Nothing is read if the request may have a body or an
+  `Expect` header: reading would invite an unverified caller to send the body (`100 Continue`).
+- The messages that were read belong to the app. Its `receive` returns them in their order, and
+  waits for a read that is in progress.
 - A read is cancelled only after the app has returned: servers do not expect it earlier.
 """
 
@@ -25,11 +26,11 @@ _BODY_HEADERS: Final = frozenset({b"content-length", b"transfer-encoding", b"exp
 
 
 class ClientGoneError(Exception):
-    """The client has closed its connection: there is nobody to answer."""
+    """The client has closed its connection, so no response is sent."""
 
 
 class Watch:
-    """Watches one connection while its request waits, and is the app's `receive` afterwards."""
+    """Watches one connection during the verification; its `receive` is then used by the app."""
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self._scope = scope
@@ -41,7 +42,7 @@ class Watch:
         self._gone = False
 
     def start(self) -> None:
-        """Watch from 50 ms from now on; the current task is cancelled when the client goes."""
+        """Start to watch after 50 ms; cancel the current task if the client disconnects."""
         task = asyncio.current_task()
         if task is not None and self._scope["type"] == "http":
             self._waiter = task
@@ -49,30 +50,31 @@ class Watch:
             self._timer = asyncio.get_running_loop().call_later(PATIENCE, self._begin)
 
     def stop(self, exc: BaseException | None) -> None:
-        """The request waits no longer; raises `ClientGoneError` where the client has gone."""
+        """Stop watching; raises `ClientGoneError` if the client has disconnected."""
         waiter, self._waiter = self._waiter, None
         if waiter is None:
             return
         self._timer.cancel()
         if not self._gone:
             return
-        # Like `asyncio.timeout`: only the cancellation that was asked for here is taken back.
+        # As in `asyncio.timeout`: undo only the cancellation that this object requested.
         if waiter.uncancel() <= self._cancelling and isinstance(exc, asyncio.CancelledError):
             raise ClientGoneError from exc
 
     def close(self) -> None:
-        """The app has returned: end a read that is still under way."""
+        """Cancel a read that is still in progress; called after the app has returned."""
         if self._reading is not None:
             self._reading.cancel()
 
     async def receive(self) -> Message:
-        """Give the app its next message."""
+        """Return the app's next message."""
         if self._read:
             return self._read.popleft()
         if self._reading is None:
             return await self._receive()
         if not self._reading.done():
-            # A wait, not an await: the app may cancel its own receive and call it again.
+            # `asyncio.wait` leaves the read running if the app cancels its own `receive`; the app
+            # may then call `receive` again.
             await asyncio.wait({self._reading})
         reading, self._reading = self._reading, None
         return reading.result()
@@ -87,12 +89,13 @@ class Watch:
         self._reading.add_done_callback(self._received)
 
     async def _one_message(self) -> Message:
-        # Not every server's `receive` is a coroutine function, and a task wants a coroutine.
+        # `ensure_future` gets a coroutine in every case: some servers' `receive` returns another
+        # awaitable.
         return await self._receive()
 
     def _received(self, reading: asyncio.Task[Message]) -> None:
         if self._waiter is None or reading.cancelled() or reading.exception() is not None:
-            return  # it is the app's now
+            return  # the verification is over: the app's `receive` takes this result
         message = reading.result()
         self._reading = None
         self._read.append(message)

@@ -2,13 +2,14 @@
 
 Rules of this file:
 
-- An entry is a path, compared whole, or a prefix: `"/static/*"` is everything below `/static/`.
-- A doubt means that the request is not exempt. A server, a middleware or an app may decode or
-  normalize a path once more than the others. So a prefix matches only a path that has one reading:
-  no `.`, `..` or empty segment (with a `;` and parameters or without), no backslash, `%` or control
-  character after decoding, and no slash that was sent encoded. Only `raw_path` shows the last, so
-  without it a prefix never matches.
-- A whole path needs none of this: no other spelling equals it.
+- An entry is a whole path, compared for equality, or a prefix: `"/static/*"` exempts everything
+  below `/static/`.
+- An ambiguous path is not exempt. A server, a middleware or an app may decode or normalize a path
+  once more than the others do. So a prefix matches only a path that can be read in one way: no `.`,
+  `..` or empty segment (with a `;` and parameters or without), no backslash, `%` or control
+  character after decoding, and no slash that was sent encoded. Only `raw_path` shows an encoded
+  slash, so without `raw_path` a prefix never matches.
+- A whole path needs none of these checks, because no other spelling is equal to it.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ ExcludedPath: TypeAlias = str | tuple[str, str]
 
 _AMBIGUOUS: Final = re.compile(r"[\\%\x00-\x1f\x7f]")
 _DOT_SEGMENTS: Final = frozenset({"", ".", ".."})
-# A path's entry without a method exempts every method, and WebSockets, which have none.
+# An entry without a method exempts every method, and WebSockets, which have no method.
 _ANY: Final = ""
 
 
 class ExcludedPaths:
-    """Tells whether a request is exempt; raises `ConfigurationError` for what never could be."""
+    """Decides whether a request is exempt; raises `ConfigurationError` for an impossible entry."""
 
     def __init__(self, exclude: Iterable[ExcludedPath]) -> None:
         given: object = exclude
@@ -49,7 +50,7 @@ class ExcludedPaths:
         self.is_empty = not (self._whole or self._prefixes)
 
     def exempt(self, scope: Scope) -> bool:
-        """Tell whether an HTTP request or a WebSocket is let through without a credential."""
+        """Return whether an HTTP request or a WebSocket needs no credential."""
         path = route_path(scope)
         methods = self._whole.get(path)
         if methods is not None and not methods.isdisjoint(_methods(scope)):
@@ -61,11 +62,11 @@ class ExcludedPaths:
 
 
 def route_path(scope: Scope) -> str:
-    """Give the path that the app routes by: `path` without `root_path` in front of it.
+    """Return the path that the app routes by: `path` without the leading `root_path`.
 
-    The rule is that of `get_route_path` in starlette/_utils.py (private there), which its routes
-    and mounts use: ASGI's `path` begins with `root_path`, and a server that leaves it out is
-    believed too. It is taken off at a slash only.
+    Same rule as `get_route_path` in starlette/_utils.py (private there), which Starlette's routes
+    and mounts use. ASGI's `path` begins with `root_path`; if a server leaves it out, `path` is used
+    as it is. `root_path` is removed only where a slash or the end follows.
     """
     path: str = scope["path"]
     root_path: str = scope.get("root_path", "")
@@ -77,7 +78,7 @@ def route_path(scope: Scope) -> str:
 
 def _methods(scope: Scope) -> tuple[str, ...]:
     method: str = scope.get("method", _ANY)
-    # Whoever may GET may ask for the head alone (RFC 9110 section 9.3.2).
+    # HEAD is GET without the content (RFC 9110 section 9.3.2), so an entry for GET includes it.
     return (_ANY, method, "GET") if method == "HEAD" else (_ANY, method)
 
 
@@ -86,7 +87,7 @@ def _has_one_reading(path: str, scope: Scope) -> bool:
     raw: bytes | None = scope.get("raw_path")
     if raw is None or _AMBIGUOUS.search(whole) or not _DOT_SEGMENTS.isdisjoint(_segments(path)):
         return False
-    # Apps differ in what they do with a path that is not below `root_path`.
+    # Apps handle a path that is not below `root_path` in different ways.
     if scope.get("root_path") and path == whole:
         return False
     text = raw.decode("latin-1")
@@ -136,6 +137,6 @@ def _refuse_unmatchable(path: str) -> None:
         )
     if _AMBIGUOUS.search(prefix) or not _DOT_SEGMENTS.isdisjoint(_segments(prefix)):
         raise ConfigurationError(
-            f"exclude: the prefix {path!r} can match nothing: no segment of a path below a prefix "
-            "is empty, . or .., and none holds a backslash, a % or a control character."
+            f"exclude: the prefix {path!r} can match nothing. Remove the segments that are empty, "
+            ". or .. and any backslash, % or control character."
         )

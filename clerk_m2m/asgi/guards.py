@@ -1,17 +1,17 @@
-"""Guards: what a route asks of the identity that the middleware has established.
+"""Guards: the checks of a route on the identity that the middleware has verified.
 
-A guard is a value, made once. As a FastAPI dependency it is awaited, on HTTP and WebSocket routes
-alike; on any Starlette connection call `guard.check(connection)`, or await the guard. It reads what
-the innermost `MachineAuthMiddleware` found out, trusts nothing in `connection.state`, and does no
-I/O. (It can be awaited because FastAPI runs a synchronous dependency in a worker thread, which
-costs more than all the rest of the request here.)
+A guard is an object that is made once. FastAPI awaits it as a dependency, on HTTP and WebSocket
+routes alike. On any Starlette connection, call `guard.check(connection)` or await the guard. It
+reads the identity that the innermost `MachineAuthMiddleware` verified. It trusts nothing in
+`connection.state`, and does no I/O. (It is a coroutine because FastAPI runs a synchronous
+dependency in a worker thread, which costs more than our whole part of the request.)
 
-`Depends(require_api_key)`, without parentheses, would make a guard on each request and ask nothing.
-FastAPI takes the parameters of such a function for fields of the request and asks pydantic for
-their schema when it reads the route; `_NotADependency` in their annotations refuses there. A guard
-that a dependency of the user's own *returns* (`Depends(lambda: require_api_key())`) is never asked,
-and nothing tells it from any other value: the handler runs, and gets the guard. `Guard.__getattr__`
-says so to a handler that wants to know who calls.
+`Depends(require_api_key)`, without parentheses, would make a guard on each request and check
+nothing. FastAPI takes the parameters of such a function for fields of the request, and asks
+pydantic for their schema when it reads the route. `_NotADependency` in their annotations raises an
+error there. A guard that a user's own dependency *returns* (`Depends(lambda: require_api_key())`)
+is never called, and FastAPI cannot tell it from any other value: the handler runs and receives the
+guard. `Guard.__getattr__` raises when the handler then reads the caller's identity from it.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ else:
     try:
         from fastapi.security import SecurityScopes
 
-        # FastAPI shows a dependency in OpenAPI as a security scheme only if it is one of its own.
+        # FastAPI documents a dependency as a security scheme only if it is a `SecurityBase`.
         from fastapi.security.base import SecurityBase as _SecurityScheme
-    except ImportError:  # the extra `fastapi` is not installed: there is no OpenAPI to show it in
+    except ImportError:  # the extra `fastapi` is not installed, so there is no OpenAPI document
 
         class _SecurityScheme:
             pass
@@ -72,39 +72,40 @@ _NO_SCOPES: Final = SecurityScopes()
 
 
 class Guard(_SecurityScheme, Generic[T_co]):
-    """Asks something of the caller; made by the `require_…` functions.
+    """A check on the caller's identity; made by the `require_…` functions.
 
-    `await guard(connection)` and `guard.check(connection)` give the identity or raise a
-    `RefusalError` that the middleware answers; `MiddlewareMissingError` where there is none.
-    With FastAPI's `Security(guard, scopes=[…])`, those scopes are required too: `rule` is called
-    with the identity and with the scopes that the route wants besides the guard's own.
+    `await guard(connection)` and `guard.check(connection)` return the identity or raise a
+    `RefusalError`, which the middleware answers. They raise `MiddlewareMissingError` without a
+    middleware. With FastAPI's `Security(guard, scopes=[…])`, those scopes are required too: `rule`
+    is called with the identity and with the scopes that the route requires besides the guard's.
     """
 
     def __init__(
         self, alternatives: Sequence[Alternative], rule: Callable[[Identity, Sequence[str]], T_co]
     ) -> None:
-        # The two names that FastAPI reads of a security scheme.
+        # FastAPI reads these two attributes of a security scheme.
         self.scheme_name, self.model = scheme_of(alternatives)
         self._alternatives = alternatives
         self._rule = rule
 
     @property
     def token_types(self) -> frozenset[TokenType]:
-        """The types of credential that the guard lets in."""
+        """The types of credential that the guard accepts."""
         return frozenset(token_type for token_type, _ in self._alternatives)
 
     @property
     def takes_scopes(self) -> bool:
-        """Whether any credential that the guard lets in can have permissions."""
+        """Whether the guard accepts a type of credential that can have permissions."""
         return self.token_types != {TokenType.M2M_TOKEN}
 
     async def __call__(
         self, connection: HTTPConnection, security_scopes: SecurityScopes = _NO_SCOPES
     ) -> T_co:
-        """Give the caller's identity, or refuse.
+        """Return the caller's identity, or raise a `RefusalError`.
 
-        FastAPI gives the scopes of `Security(…)` around this guard; they are required too. Raises
-        `ConfigurationError`, whoever calls, if the guard is for a credential without permissions.
+        FastAPI passes the scopes of `Security(…)` around this guard; they are required too. If
+        there are such scopes and the guard accepts only credentials without permissions, raises
+        `ConfigurationError` for every caller.
         """
         if security_scopes.scopes and not self.takes_scopes:
             raise ConfigurationError(self.no_permissions(security_scopes.scopes))
@@ -112,32 +113,31 @@ class Guard(_SecurityScheme, Generic[T_co]):
 
     @staticmethod
     def no_permissions(scopes: Sequence[str]) -> str:
-        """Say that the guard cannot require these scopes; see `takes_scopes`."""
+        """Return the error text for scopes that this guard cannot require; see `takes_scopes`."""
         return (
-            f"Security(…, scopes={scopes!r}) around a guard that lets in only machines: an M2M "
-            "token has no permissions. Use Depends, and name the machines: "
+            f"Security(…, scopes={scopes!r}) is used with a guard that accepts only machines, and "
+            "an M2M token has no permissions. Use Depends, and name the machines: "
             "require_machine(*machine_ids)."
         )
 
     def check(self, connection: Mapping[str, Any]) -> T_co:
-        """Give the caller's identity, or refuse; the same as the call, without `await`.
+        """Return the caller's identity, or raise a `RefusalError`; the same without `await`.
 
-        `connection` is a request or WebSocket of Starlette's, or in another framework its ASGI
-        scope.
+        `connection` is a Starlette request or WebSocket; in another framework, pass the ASGI scope.
         """
         return self._check(connection, ())
 
     def accept(self, identity: Identity) -> T_co:
-        """Apply the rule to an identity at hand."""
+        """Apply the guard's rule to an identity that you have already."""
         return self._rule(identity, ())
 
-    if not TYPE_CHECKING:  # a type checker knows better what a guard has
+    if not TYPE_CHECKING:  # with it, a type checker would accept any attribute name
 
         def __getattr__(self, name: str) -> Any:
             raise AttributeError(
-                f"This is a guard and no identity: it has no {name!r}, and it was not asked who "
-                "calls. Where a handler got it from Depends(…), give Depends the guard itself, not "
-                "a function that returns one. Elsewhere, use what guard.check(request) returns.",
+                f"This is a guard and not an identity: it has no {name!r}, and it was not called. "
+                "If a handler received it from Depends(…), give Depends the guard itself, not a "
+                "function that returns one. Elsewhere, use what guard.check(request) returns.",
                 name=name,
                 obj=self,
             )
@@ -152,7 +152,7 @@ class Guard(_SecurityScheme, Generic[T_co]):
 
 
 class _NotADependency:
-    """Refuses `Depends(require_…)` without parentheses, when FastAPI reads the route."""
+    """Rejects `Depends(require_…)` without parentheses, when FastAPI reads the route."""
 
     def __init__(self, written: str) -> None:
         self._written = written
@@ -160,7 +160,7 @@ class _NotADependency:
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
         name = self._written.partition("(")[0]
         raise ConfigurationError(
-            f"Depends({name}) without parentheses makes a guard and never asks it. "
+            f"Depends({name}) without parentheses makes a guard and never calls it. "
             f"Write Depends({self._written}); the same with Security."
         )
 
@@ -168,16 +168,17 @@ class _NotADependency:
 def require_machine(
     *machine_ids: Annotated[str, _NotADependency("require_machine()")],
 ) -> Guard[MachineIdentity]:
-    """Require a machine with an M2M token; one of `machine_ids`, where any are given.
+    """Require a machine with an M2M token; one of `machine_ids`, if any are given.
 
-    With none given (mind `*[]`), any machine that may call this service will do.
-    Refuses another credential type with 401 `token_type_not_accepted` and another machine with 403
-    `permission_denied`. Raises `ConfigurationError` for what is not a machine id.
+    Without ids, any machine that may call this service is accepted. (Beware of an empty list:
+    `*[]` means the same.) Another credential type is refused with 401 `token_type_not_accepted`,
+    another machine with 403 `permission_denied`. Raises `ConfigurationError` for an invalid machine
+    id.
     """
     for machine_id in machine_ids:
         if not MACHINE_ID.fullmatch(machine_id):
             raise ConfigurationError(
-                f"require_machine({machine_id!r}): not a machine id. A name will not do, since "
+                f"require_machine({machine_id!r}): not a machine id. A name is not enough, since "
                 "several machines may have it: give the id, mch_ and 27 more characters."
             )
     allowed = frozenset(machine_ids)
@@ -231,11 +232,11 @@ def require_any(first: Guard[A], *others: Guard[A]) -> Guard[A]: ...
 def require_any(
     first: Annotated[Guard[Any], _NotADependency("require_any(…)")], *others: Guard[Any]
 ) -> Guard[Any]:
-    """Require what at least one of the guards requires; without `others`, the same as `first`.
+    """Accept the caller if at least one of the guards does; without `others`, the same as `first`.
 
-    Where all refuse, the refusal that came closest is raised: a missing permission before a wrong
-    type of credential. With `Security(require_any(…), scopes=[…])`, only guards of credentials that
-    can have permissions let anybody in.
+    If all refuse, the most specific refusal is raised: a missing permission (403) takes precedence
+    over a wrong type of credential (401). With `Security(require_any(…), scopes=[…])`, the guards
+    of credentials that cannot have permissions accept nobody.
     """
     guards = (first, *others)
 
@@ -249,7 +250,7 @@ def require_any(
             except RefusalError as refusal:
                 if closest is None or refusal.status > closest.status:
                     closest = refusal
-        assert closest is not None  # noqa: S101  at least one guard was asked
+        assert closest is not None  # noqa: S101  at least one guard was tried
         raise closest
 
     alternatives = dict.fromkeys(each for guard in guards for each in guard._alternatives)
@@ -276,7 +277,7 @@ def _identity(exchange: Exchange, connection: Mapping[str, Any]) -> Identity:
 
 
 def _none_of_ours(connection: Mapping[str, Any], api_key_header: str | None) -> RefusalError:
-    """Tell a credential that is not a machine's from none at all."""
+    """Return the refusal for a credential that is not a machine's, or for no credential."""
     header = api_key_header.encode("ascii") if api_key_header else None
     if extract(connection["headers"], api_key_header=header) is None:
         return TokenMissingError(api_key_header=api_key_header)
@@ -300,7 +301,7 @@ def _scopes(scopes: Iterable[str]) -> tuple[str, ...]:
 def _require_scopes(identity: ApiKeyIdentity | OAuthIdentity, required: tuple[str, ...]) -> None:
     missing = [scope for scope in required if scope not in identity.scopes]
     if missing:
-        # `Security(…)` may name a scope of the guard's own again.
+        # `Security(…)` may repeat a scope that the guard requires itself.
         raise PermissionDeniedError(
             f"The credential lacks: {' '.join(dict.fromkeys(missing))}.",
             required_scopes=tuple(dict.fromkeys(required)),

@@ -1,4 +1,4 @@
-"""The ASGI lifespan: a start that fails with its reason, and a shutdown that closes the network."""
+"""The ASGI lifespan: makes a faulty start fail, and closes the connections at shutdown."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _STATE: Final = (
 
 
 async def fail_start(fault: str, receive: Receive, send: Send) -> NoReturn:
-    """Answer the start with what is wrong, and raise it as `ConfigurationError`.
+    """Send `lifespan.startup.failed` with the fault, and raise it as `ConfigurationError`.
 
-    An exception alone is taken for an app without a lifespan (uvicorn, hypercorn, granian), which
-    is then served. After the message every server stops, and shows the reason.
+    If the app only raised, uvicorn, hypercorn and granian would assume that it has no lifespan, and
+    would serve it. After the message every server shows the reason and stops.
     """
     await receive()
     logger.critical("This service cannot start: %s", fault)
@@ -41,7 +41,8 @@ async def run_lifespan(
 ) -> None:
     """Run the app's own lifespan.
 
-    Awaits `warm_up` before its start is complete, and `close` before its shutdown is.
+    Awaits `warm_up` before the server is told that the start is complete, and `close` before it is
+    told that the shutdown is.
     """
     state: dict[str, Any] = scope.get("state", {})
     refused = False
@@ -54,10 +55,10 @@ async def run_lifespan(
             await send({"type": "lifespan.startup.failed", "message": _STATE})
             raise ConfigurationError(_STATE)
         if refused:
-            return  # the app reports the error just raised, and the server has been told
+            return  # the app reports the error raised above; the server has its message already
         if kind == "lifespan.startup.complete":
             await warm_up()
-        # Before the server hears that shutdown is complete: after that its loop may stop.
+        # Close before the message is sent: after it the server may stop its event loop.
         if kind in ("lifespan.shutdown.complete", "lifespan.shutdown.failed"):
             await close()
         await send(message)

@@ -1,4 +1,4 @@
-"""`MachineAuthMiddleware`: ASGI in, identity or refusal out."""
+"""`MachineAuthMiddleware`: verifies the credential of each request, or refuses the request."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ _SHARED_STATE = (
     "(hypercorn before 0.18), upgrade it; if other code sets request.state.machine, rename that."
 )
 _NO_DENIAL = (
-    "This server cannot answer a WebSocket with a status (the ASGI extension "
-    "websocket.http.response): one that is refused is closed with code 1008 before it is accepted, "
-    "which its caller sees as a bare 403. uvicorn, hypercorn and granian have the extension."
+    "This server cannot refuse a WebSocket with an HTTP response (it lacks the ASGI extension "
+    "websocket.http.response). A refused WebSocket is closed with code 1008 instead, and its "
+    "caller sees a 403 without a body. uvicorn, hypercorn and granian have the extension."
 )
 _VERIFY = Verifier.verify
 
@@ -62,21 +62,21 @@ class MachineAuthMiddleware:
     """Puts the caller's identity into `request.state.machine`, or refuses the request.
 
     `settings` None reads the environment; give a `verifier` instead to share one. `required=True`
-    refuses a request with no machine credential, save on the `exclude`d paths: `"/healthz"` whole,
-    `"/static/*"` with all that is below, `("GET", "/healthz")` for one method (GET includes HEAD);
-    without a method, every method and WebSockets. They are compared with the path that the app
-    routes by, without `root_path`. `required=False` lets it pass with
-    `request.state.machine = None`, for guards to decide; a machine credential that is invalid is
-    refused either way. `on_error(connection, refusal)` is told of every refusal and may give
-    another answer; None keeps the standard one. `on_event` is called with each `Event`; where it is
-    None, the `verifier`'s is. With `report_only=True` every request passes this middleware; what it
-    would refuse is reported, and `request.state.machine` is None. What an exception handler of the
-    app answers to a guard's refusal is kept. Refusals of guards and those that a handler raises by
-    hand are answered too; one from a `Verifier.verify` that the app calls is the app's own error.
+    refuses a request without a machine credential, except on the paths in `exclude`: `"/healthz"`
+    (this path only), `"/static/*"` (all paths below), `("GET", "/healthz")` (one method; GET
+    includes HEAD). Without a method, every method and WebSockets are exempt. Entries are compared
+    with the path that the app routes by, without `root_path`. With `required=False` such a request
+    passes with `request.state.machine = None`, and guards decide. An invalid machine credential is
+    refused in both cases. `on_error(connection, refusal)` is called for every refusal. It may
+    return another response; None keeps the standard one. `on_event` is called with each `Event`;
+    if it is None, the `verifier`'s is. With `report_only=True` every request passes: a refusal is
+    only reported, and `request.state.machine` is None. Refusals that guards and handlers raise are
+    answered too, unless the app's own exception handler does it. A refusal from a
+    `Verifier.verify` that the app calls itself is the app's error, and is not answered here.
 
-    Servers hide what is raised while middleware is made. So settings or arguments that cannot work
-    raise nothing here: the start of the service fails with the `ConfigurationError`, as it does for
-    a lifespan state with a `machine`. Where the server runs no lifespan, every request is answered
+    Servers hide errors raised while middleware is made. So invalid settings or arguments do not
+    raise here: the start of the service fails with the `ConfigurationError`. It also fails if the
+    lifespan state has an entry `machine`. If the server runs no lifespan, every request is answered
     with 503 `verifier_misconfigured`.
     """
 
@@ -101,7 +101,7 @@ class MachineAuthMiddleware:
         self._started = False
         self._state_shared = False
         self._said: set[str] = set()
-        # What is wrong with the settings or the arguments. Text: an exception would keep frames.
+        # The error in the settings or arguments, as text: an exception would keep frames alive.
         self._fault: str | None = None
         try:
             refuse_mix_ups(settings, verifier)
@@ -123,8 +123,8 @@ class MachineAuthMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the connection on with an identity, or answer it with a refusal."""
         if not self._started and self._fault is None:
-            # Here, not at construction: only a scope knows which application this stands in, unless
-            # it stands around one.
+            # Done at the first event, because only `scope["app"]` tells which app this middleware
+            # belongs to. (If it wraps the app directly, that app is `self.app`.)
             self._started = True
             self._start(scope)
         if self._fault is not None:
@@ -148,17 +148,17 @@ class MachineAuthMiddleware:
             await self.app(scope, exchange.receive, exchange.send)
         except RefusalError as refusal:
             if admitted and refusal.from_verifier:
-                # The app asked a verifier itself, about another credential than its caller's.
+                # The app called a verifier itself, with a credential that is not its caller's.
                 raise
             if not admitted:
-                # `on_error` and outer middleware see nobody.
+                # `on_error` and outer middleware see None as the caller.
                 exchange.admit(None, copy_state=self._state_shared)
             await self._refuse(refusal, scope, exchange)
         except ClientGoneError:
-            pass  # there is nobody to answer
+            pass  # the connection is closed: no response
         else:
             if exchange.refusal is not None and exchange.status >= 400:
-                # The app answered a guard's refusal itself, by an exception handler of its own.
+                # The app's own exception handler answered a guard's refusal.
                 self._report(exchange.refusal, scope, exchange.status, exchange.identity)
         finally:
             if current is not None:
@@ -168,9 +168,9 @@ class MachineAuthMiddleware:
                 await exchange.release()
 
     def _described_app(self, scope: Scope) -> tuple[Any, Protection | None]:
-        """Give the app whose document this middleware speaks for, and what it protects there.
+        """Return the app whose OpenAPI document to extend, and what is protected there.
 
-        The app in the scope is that of an outer app, where this stands around a mounted one.
+        If this middleware wraps a mounted app, `scope["app"]` is the outer app, not that one.
         """
         layer = getattr(scope.get("app"), "middleware_stack", None)
         while layer is not None and layer is not self:
@@ -207,11 +207,11 @@ class MachineAuthMiddleware:
         return None
 
     def _recall(self, scope: Scope) -> Identity | None:
-        """Give who is calling where that is plain; None leaves everything to `_identify`."""
+        """Return the caller in the usual case: a plain header, a cached verdict; else None."""
         if not self._exclude.is_empty and self._exclude.exempt(scope):
             return None
         verifier = self.verifier
-        # Another `verify`, of a subclass or put in place of ours, may refuse more.
+        # A subclass or a test may have replaced `verify` by one that refuses more.
         is_ours = getattr(verifier.verify, "__func__", None) is _VERIFY
         if not (is_ours and isinstance(verifier, Verifier)):
             return None
@@ -220,7 +220,7 @@ class MachineAuthMiddleware:
 
     async def _refuse(self, refusal: RefusalError, scope: Scope, exchange: Exchange) -> None:
         if exchange.begun and scope["type"] == "http":
-            raise refusal  # too late to answer: the server ends the response
+            raise refusal  # the response has begun: the server aborts it
         response = self._report(refusal, scope, refusal.status, exchange.identity) or answer(
             refusal
         )
@@ -234,10 +234,10 @@ class MachineAuthMiddleware:
             await response(scope, exchange.receive, send)
 
     def _would_refuse(self, refusal: RefusalError, scope: Scope, exchange: Exchange) -> None:
-        """Report what `report_only` lets pass, as nobody."""
+        """Report a refusal that `report_only` does not send; the request has no identity."""
         self._stats.would_refuse[refusal.code] += 1
         self._reporter.refused(refusal, _request(scope), status=refusal.status, only_reported=True)
-        refusal.from_verifier = False  # a guard may raise it again, as its own
+        refusal.from_verifier = False  # a guard may raise it again as its own refusal
         exchange.reported = refusal
 
     def _report(
@@ -254,8 +254,8 @@ class MachineAuthMiddleware:
             given.close()
         self._say_once(
             logging.ERROR,
-            f"on_error gave {type(given).__name__}. It must be a plain function that gives a "
-            "starlette Response, or None to keep the standard answer. What it gave is not used.",
+            f"on_error returned {type(given).__name__}, which is not used. It must be a plain "
+            "function that returns a Starlette Response, or None to keep the standard response.",
         )
         return None
 
@@ -274,7 +274,7 @@ class MachineAuthMiddleware:
             await fail_start(fault, receive, send)
         self._say_once(
             logging.ERROR,
-            f"Every request is refused with 503 verifier_misconfigured, until this is mended: "
+            f"Every request is refused with 503 verifier_misconfigured until this is corrected: "
             f"{fault}",
         )
         exchange = Exchange(scope, receive, send)
@@ -313,7 +313,7 @@ def _synchronous(on_error: OnError | None) -> OnError | None:
 
 
 def _request(scope: Scope) -> Request:
-    """Give what is told of a request; the reporter cleans what its sender wrote."""
+    """Return the request's data for a report; the reporter cleans what the client chose."""
     agents = [value for name, value in scope["headers"] if name == b"user-agent"]
     client = scope.get("client")
     return Request(
@@ -325,11 +325,11 @@ def _request(scope: Scope) -> Request:
 
 
 def verifier_of(place: Any) -> CredentialVerifier:
-    """Give the verifier of a request's innermost `MachineAuthMiddleware`, or of an app's.
+    """Return the verifier of a request's innermost `MachineAuthMiddleware`, or of an app's.
 
     `place` is a connection that is being handled, the middleware itself, or an app after its first
-    event (a lifespan will do). Raises `MiddlewareMissingError` where there is none, and
-    `ConfigurationError` where its settings cannot work.
+    event (for example in its lifespan). Raises `MiddlewareMissingError` if there is no middleware,
+    and `ConfigurationError` if its settings cannot work.
     """
     if isinstance(place, HTTPConnection):
         exchange: Exchange | None = place.scope.get(EXCHANGE)
@@ -344,6 +344,6 @@ def verifier_of(place: Any) -> CredentialVerifier:
             return place.verifier
         place = getattr(place, "middleware_stack", None) or getattr(place, "app", None)
     raise MiddlewareMissingError(
-        "No MachineAuthMiddleware is found here. Starlette makes it at the app's first event: ask "
-        "in the lifespan or in a request."
+        "No MachineAuthMiddleware was found. Starlette makes it at the app's first event: call "
+        "verifier_of in the lifespan or in a request."
     )

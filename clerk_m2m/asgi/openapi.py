@@ -1,9 +1,9 @@
-"""What FastAPI's OpenAPI document shows of the middleware and of the guards.
+"""Adds the middleware and the guards to FastAPI's OpenAPI document.
 
-FastAPI puts the scheme of each guard into the document by itself, with a name and a model for each
-guard. This file makes of them what OpenAPI has for it: the schemes that the guard accepts, as
-alternatives, with the permissions that it wants, and the refusals as answers. Where a middleware
-asks, it adds the same to the operations that it protects without a guard.
+FastAPI adds one security scheme per guard to the document. This file replaces it by the schemes
+that the guard accepts, as alternatives with the permissions that the guard requires, and adds the
+refusals as responses. For a middleware, it adds the same to the operations that the middleware
+protects and that have no guard.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Alternative: TypeAlias = tuple[TokenType, Sequence[str]]
 """A type of credential, and the permissions that it must have."""
 
 Security: TypeAlias = list[dict[str, list[str]]]
-"""The alternatives of an operation, as OpenAPI has them (3.1, section 4.8.30)."""
+"""The security requirements of an operation; one is enough (OpenAPI 3.1 section 4.8.30)."""
 
 _PROBLEM: Final = {
     "application/problem+json": {
@@ -41,7 +41,7 @@ _REFUSALS: Final = {
     "403": "The caller may not call this service, or lacks a permission.",
     "503": "The credential could not be verified just now.",
 }
-# The other members of a Path Item Object are no operations (OpenAPI 3.1 section 4.8.9).
+# The other members of a Path Item Object are not operations (OpenAPI 3.1 section 4.8.9).
 _METHODS: Final = frozenset({"get", "put", "post", "delete", "options", "head", "patch", "trace"})
 _NAMES: Final = {
     TokenType.M2M_TOKEN: "ClerkM2MToken",
@@ -49,21 +49,21 @@ _NAMES: Final = {
     TokenType.OAUTH_TOKEN: "ClerkOAuthToken",
 }
 _DESCRIPTIONS: Final = {
-    TokenType.M2M_TOKEN: "An M2M token of Clerk's, opaque or JWT.",
-    TokenType.API_KEY: "An API key of Clerk's.",
-    TokenType.OAUTH_TOKEN: "An OAuth access token of Clerk's.",
+    TokenType.M2M_TOKEN: "A Clerk M2M token, opaque or JWT.",
+    TokenType.API_KEY: "A Clerk API key.",
+    TokenType.OAUTH_TOKEN: "A Clerk OAuth access token.",
 }
 _KEY_HEADER: Final = "ClerkApiKeyHeader"
 _OURS: Final = frozenset({*_NAMES.values(), _KEY_HEADER})
-# In the model of a guard that is not one plain scheme: its alternatives.
+# The member for the alternatives in the model of a guard that is not one plain scheme.
 _EXTENSION: Final = "x-clerk-alternatives"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Protection:
-    """What a middleware asks of the operations of its app.
+    """Which operations of its app a middleware protects, and which credentials it accepts.
 
-    `protects` is called with a method in upper case and a path as the document has it.
+    `protects` is called with an upper-case method and a path as written in the document.
     """
 
     accepts: frozenset[TokenType]
@@ -72,9 +72,10 @@ class Protection:
 
 
 def scheme_of(alternatives: Sequence[Alternative]) -> tuple[str, dict[str, Any]]:
-    """Give the name and the model of the security scheme that a guard is to FastAPI.
+    """Return the name and the model of the security scheme by which FastAPI documents a guard.
 
-    Guards that want the same have the same name. `describe` puts the alternatives in its place.
+    Guards with equal requirements have the same name. `describe` replaces this scheme by the
+    alternatives.
     """
     types = dict.fromkeys(token_type for token_type, _ in alternatives)
     names = "-or-".join(
@@ -88,17 +89,17 @@ def scheme_of(alternatives: Sequence[Alternative]) -> tuple[str, dict[str, Any]]
 
 
 def describe_refusals(app: Any) -> None:
-    """Have `app.openapi()` show what guards accept, and 401, 403 and 503 where there is one.
+    """Make `app.openapi()` show what guards accept, and 401, 403 and 503 on guarded operations.
 
-    The middleware does it by itself at the first event, and then shows the same of the operations
-    that it protects itself. Call it where the document is exported without starting the app. Twice
-    does no harm; an app that is not FastAPI's is left alone.
+    The middleware does this at the app's first event, and then also for the operations that it
+    protects itself. Call this function if you export the document without starting the app. It may
+    be called twice. An app that is not FastAPI's is not changed.
     """
     describe(app, None)
 
 
 def describe(app: Any, protection: Protection | None) -> None:
-    """Do what `describe_refusals` does, and show the `protection` of a middleware."""
+    """Do what `describe_refusals` does, and also show the `protection` of a middleware."""
     generate = getattr(app, "openapi", None)
     if not callable(generate):
         return
@@ -145,7 +146,7 @@ def _describe(document: dict[str, Any], protections: Iterable[Protection]) -> No
 
 
 def _told_apart(security: Security, combined: dict[str, list[Any]]) -> Security:
-    """Put what a guard accepts in the place of its scheme."""
+    """Replace the scheme of a guard by the schemes that the guard accepts."""
     apart: Security = []
     for one in security:
         ((name, more_scopes), *others) = one.items() or [("", [])]
@@ -153,14 +154,17 @@ def _told_apart(security: Security, combined: dict[str, list[Any]]) -> Security:
             apart.append(one)
             continue
         for token_type, scopes in combined[name]:
-            # A machine's token has no permissions: with some wanted, it does not get in.
+            # An M2M token has no permissions: if some are required, it is never accepted.
             if not (more_scopes and token_type == TokenType.M2M_TOKEN):
                 apart.append({_NAMES[token_type]: list(dict.fromkeys([*scopes, *more_scopes]))})
     return _distinct(apart)
 
 
 def _protected(security: Security, accepts: frozenset[TokenType]) -> Security:
-    """Add what the middleware wants, where no guard of ours says more; other schemes stay."""
+    """Add the schemes that the middleware accepts, unless a guard has set its own.
+
+    Schemes that are not ours are kept.
+    """
     if any(_OURS.intersection(one) for one in security):
         return security
     ours = [_NAMES[token_type] for token_type in TokenType if token_type in accepts]
@@ -168,7 +172,7 @@ def _protected(security: Security, accepts: frozenset[TokenType]) -> Security:
 
 
 def _with_header(security: Security, header: str | None) -> Security:
-    """Show that an API key may come in a header of its own, too."""
+    """Show that an API key may also be sent in its own header."""
     name = _NAMES[TokenType.API_KEY]
     in_header: Security = [
         {_KEY_HEADER if each == name else each: scopes for each, scopes in one.items()}

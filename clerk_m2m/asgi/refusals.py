@@ -1,6 +1,6 @@
-"""How a connection is answered: one `Exchange` for each, and the answer to a refusal.
+"""The state of one connection (`Exchange`), and the response to a refusal.
 
-A refusal becomes an RFC 9457 body and an RFC 6750 challenge, never with a secret in them.
+A refusal becomes an RFC 9457 body and an RFC 6750 challenge. Neither ever contains a secret.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from clerk_m2m.errors import (
 )
 from clerk_m2m.identity import Identity
 
-# Where a connection's `Exchange` is found: in its ASGI scope, and in the dict behind
-# `request.state`, there to tell whether the server gives that dict to other connections too.
+# The key of a connection's `Exchange` in its ASGI scope, and in the dict behind `request.state`. In
+# that dict it shows whether the server gives the same dict to other connections too.
 EXCHANGE: Final = "clerk_m2m.exchange"
 
 _BEGINNINGS = frozenset(
@@ -34,13 +34,13 @@ _BEGINNINGS = frozenset(
 
 
 class Exchange:
-    """One connection: the `send` that the app gets, and what guards read and note.
+    """The state of one connection: the caller's identity, a guard's refusal, and the app's `send`.
 
-    Guards take the identity from here, never from `request.state`, and note what they refuse in
+    Guards take the identity from here, never from `request.state`, and record what they refuse in
     `refusal`. A mounted or wrapped Starlette app has its own ServerErrorMiddleware, which sends a
     500 and then raises again. After a guard has refused, a 500 is therefore held back until the app
-    has returned, so that the refusal can be sent instead. `status` is that of the app's own answer
-    after a guard has refused, 0 if there is none.
+    has returned. The refusal can then be sent instead. `status` is the status of the app's own
+    response after a guard has refused, 0 if there is none.
     """
 
     __slots__ = (
@@ -66,7 +66,7 @@ class Exchange:
         self.receive = receive
         self._watch: Watch | None = None
         self._send = send
-        # Another MachineAuthMiddleware may stand further out on the same connection.
+        # Another MachineAuthMiddleware may be further out on the same connection.
         self._outer: Exchange | None = scope.get(EXCHANGE)
         scope[EXCHANGE] = self
         self.begun = False
@@ -74,7 +74,7 @@ class Exchange:
         self.identity: Identity | None = None
         self.refusal: RefusalError | None = None
         self.status = 0
-        # What `report_only` has let pass, and whose decision it was.
+        # The refusal that `report_only` did not send.
         self.reported: RefusalError | None = None
         self.verifier = verifier
         self.has_own_state = False
@@ -82,7 +82,7 @@ class Exchange:
         self._state_shared = False
 
     def send(self, message: Message) -> Awaitable[None]:
-        """Pass on what the app answers, unless a guard has refused."""
+        """Pass on a message of the app's response; after a guard's refusal, a 500 is held back."""
         if self.refusal is not None:
             return self._send_after_refusal(message)
         if not self.begun:
@@ -90,10 +90,10 @@ class Exchange:
         return self._send(message)
 
     def admit(self, identity: Identity | None, *, copy_state: bool = False) -> None:
-        """Show guards and handlers who is calling; None is nobody with a machine credential.
+        """Publish the caller's identity to guards and handlers; None without a machine credential.
 
-        `copy_state`: leave the dict of `request.state` alone and write to a copy, because the
-        server has been seen to share it between connections.
+        With `copy_state`, the identity is written to a copy of the dict of `request.state`, because
+        the server was seen to share that dict between connections.
         """
         self.identity = identity
         try:
@@ -109,7 +109,7 @@ class Exchange:
         self._state = state
 
     async def __aenter__(self) -> None:
-        """While the verification waits, notice that the client has gone."""
+        """Watch for a disconnect of the client while the verification waits."""
         self._watch = Watch(self._scope, self.receive)
         self.receive = self._watch.receive
         self._watch.start()
@@ -124,9 +124,9 @@ class Exchange:
             self._watch.stop(exc)
 
     def close(self) -> None:
-        """Take this exchange out of the scope and the state again, when the app has returned.
+        """Remove this exchange from the scope and the state, after the app has returned.
 
-        Left there, it would tie the scope and the server's `send` into a reference cycle.
+        Otherwise the exchange, the scope and the server's `send` would form a reference cycle.
         """
         self._scope[EXCHANGE] = self._outer
         if self._watch is not None:
@@ -141,20 +141,20 @@ class Exchange:
                 self._state.pop("machine", None)
 
     async def release(self) -> None:
-        """Send what was held back after all."""
+        """Send the messages that were held back."""
         held, self.held = self.held, ()
         for message in held:
             self.begun = True
             await self._send(message)
 
     def instead(self) -> Send:
-        """Discard the 500 that was held back, and give the `send` for another answer."""
+        """Discard the 500 that was held back, and return the server's `send`."""
         self.held = ()
         return self._send
 
     async def _send_after_refusal(self, message: Message) -> None:
         if message["type"] == "websocket.close" and not self.begun:
-            self.status = 403  # what a server answers to a close before accept (ASGI, WebSocket)
+            self.status = 403  # servers answer a close before accept with 403 (ASGI, WebSocket)
         self.status = message.get("status", self.status)
         if self.held or message.get("status") == 500:
             self.held = (*self.held, message)
@@ -165,11 +165,11 @@ class Exchange:
             await self._send(message)
 
     def _copied(self, state: dict[str, Any]) -> dict[str, Any]:
-        """Leave the dict behind `request.state` to the connection that has it, and give a copy.
+        """Use a copy of the dict behind `request.state`, because others may use the same dict.
 
-        hypercorn before 0.18 gives one dict to all requests of a connection, also to those that
-        run at the same time. The value of the first is removed when its app returns, or now if it
-        has returned, so that nobody else reads it there.
+        hypercorn before 0.18 gives one dict to all requests of a connection, also to concurrent
+        ones. The first request's identity must not be read by others. It is removed from the dict
+        when the first app returns, or here if that app has returned already.
         """
         self.has_own_state = True
         own = self._scope["state"] = {name: state[name] for name in state if name != EXCHANGE}
@@ -182,23 +182,22 @@ class Exchange:
 
 
 def _has_length(start: Message) -> bool:
-    # An answer of known length is no stream, even where BaseHTTPMiddleware sends it in pieces.
+    # A response with a known length is not a stream, even if BaseHTTPMiddleware splits its body.
     return any(name.lower() == b"content-length" for name, _ in start.get("headers", ()))
 
 
 def answer(refusal: RefusalError) -> Response:
-    """Give the answer to a refused request as a response of Starlette's."""
+    """Return the response to a refused request as a Starlette `Response`."""
     status, headers, body = refusal_answer(refusal)
     return Response(body, status, headers)
 
 
 def refusal_answer(refusal: RefusalError) -> tuple[int, dict[str, str], bytes]:
-    """Give the status, the headers and the body that answer a refused request, as the middleware
-    does; for other frameworks than Starlette's.
+    """Return the status, headers and body of the middleware's response to a refused request.
 
-    The body is `application/problem+json` in UTF-8 (RFC 9457) without a secret in it. Its `code` is
-    the extension member to branch on; without `type`, RFC 9457 section 4.2.1 wants the status
-    phrase as the title.
+    For frameworks other than Starlette. The body is `application/problem+json` in UTF-8 (RFC 9457)
+    and contains no secret. Clients should branch on its extension member `code`. It has no `type`,
+    so RFC 9457 section 4.2.1 requires the status phrase as the title.
     """
     problem = {
         "title": HTTPStatus(refusal.status).phrase,
@@ -211,10 +210,10 @@ def refusal_answer(refusal: RefusalError) -> tuple[int, dict[str, str], bytes]:
 
 
 def challenge(refusal: RefusalError) -> str:
-    """Give the value of `WWW-Authenticate` (RFC 6750 section 3)."""
+    """Return the value of `WWW-Authenticate` (RFC 6750 section 3)."""
     parts = [f'error="{refusal.bearer_error}"'] if refusal.bearer_error else []
     if isinstance(refusal, PermissionDeniedError):
-        # An app may raise one itself, with anything in it.
+        # An app may raise this error itself, with scopes that are not valid in the header.
         scopes = [scope for scope in refusal.required_scopes if SCOPE.fullmatch(scope)]
         parts += [f'scope="{" ".join(scopes)}"'] if scopes else []
     return " ".join(["Bearer", ", ".join(parts)]).rstrip()

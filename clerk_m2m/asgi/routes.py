@@ -1,8 +1,9 @@
-"""The routes that FastAPI knows of: their guards, and what on them can only be a mistake.
+"""Reads FastAPI's routes when the app starts: finds their guards, and mistakes around them.
 
-FastAPI shows a guard the scopes of `Security(…)` around it with a request, and not before; and a
-parameter that is to be read from the request looks the same to a class as a response. So both are
-looked for here, when the app starts. Routes that are added later fail at each request.
+FastAPI passes the scopes of `Security(…)` to a guard at a request only. And when pydantic asks an
+identity class for its schema, the class cannot tell whether FastAPI will read it from the request
+or use it as a response. So both mistakes are searched for here, at the start. On a route that is
+added later, the error is raised at each request.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _IDENTITIES = (MachineIdentity, ApiKeyIdentity, OAuthIdentity)
 
 
 class GuardedRoute(NamedTuple):
-    """A guard on a route, and the scopes of `Security` around it."""
+    """A guard on a route, with the scopes of the `Security` around it."""
 
     path: str
     guard: Guard[Any]
@@ -29,19 +30,19 @@ class GuardedRoute(NamedTuple):
 
 
 def read_routes(app: Any) -> tuple[list[GuardedRoute], str | None]:
-    """Give the guards on an app's routes, and what is wrong with a route, if anything is."""
+    """Return the guards on an app's routes, and the text of the first mistake found, or None."""
     try:
         found = list(_dependants(app, ""))
         guarded = list(_guards(found))
         return guarded, _mistake(found, guarded)
     except (ConfigurationError, TypeError) as exc:
-        # FastAPI reads an included router here, and there may be a guard without parentheses on it.
+        # FastAPI reads an included router only now, and rejects a guard without parentheses on it.
         return [], str(exc)
 
 
 def _guards(dependants: Iterable[tuple[str, Any]]) -> Iterator[GuardedRoute]:
     for path, dependant in dependants:
-        # Imported here: the guards bring FastAPI, which is in use where there is a dependant.
+        # Imported here, because `guards` imports FastAPI. An app with a dependant uses it already.
         from clerk_m2m.asgi.guards import Guard
 
         if isinstance(dependant.call, Guard):
@@ -55,23 +56,23 @@ def _mistake(dependants: Iterable[tuple[str, Any]], guarded: Iterable[GuardedRou
     for path, dependant in dependants:
         if _is_identity(dependant.call):
             return (
-                f"{path}: Depends({dependant.call.__name__}) would make an identity of what "
-                f"the client sends, and let anybody in. Write Depends({dependant.call.guard}) "
-                "for the identity of the caller, verified."
+                f"{path}: Depends({dependant.call.__name__}) would make an identity from what "
+                f"the client sends, and accept everybody. Write Depends({dependant.call.guard}) "
+                "for the verified identity of the caller."
             )
         for parameter in _parameters(dependant):
             identity = _identity_in(parameter.field_info.annotation, set())
             if identity is not None:
                 return (
                     f"{path}: the parameter {parameter.name!r} would be read from the request. "
-                    f"A {identity.__name__} is never made of input, so nobody could call the "
-                    f"route. Write Depends({identity.guard}) for the identity of the caller."
+                    f"A {identity.__name__} is never made from input, so every call of this route "
+                    f"would fail. Write Depends({identity.guard}) for the identity of the caller."
                 )
     return None
 
 
 def _dependants(app: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-    """Give the path and each node of the dependency tree of each route, mounted apps included."""
+    """Yield each route's path with each node of its dependency tree; includes mounted apps."""
     routes = getattr(app, "routes", None)
     for route in routes if isinstance(routes, list) else ():
         # FastAPI from 0.14x on keeps an included router as one route with many.
@@ -91,24 +92,25 @@ def _tree(dependant: Any) -> Iterator[Any]:
 
 
 def _scopes(dependant: Any) -> list[str]:
-    """Give the scopes that FastAPI would show to a dependency."""
+    """Return the scopes that FastAPI would pass to a dependency."""
     parts = (getattr(dependant, f"{whose}_oauth_scopes", None) for whose in ("parent", "own"))
     return list(dict.fromkeys(scope for part in parts for scope in part or ()))
 
 
 def _parameters(dependant: Any) -> Iterator[Any]:
-    """Give what FastAPI reads from the request for a dependency, from every part of it."""
+    """Yield the parameters that FastAPI reads from any part of the request for a dependency."""
     for part in ("path", "query", "header", "cookie", "body"):
         yield from getattr(dependant, f"{part}_params")
 
 
 def _is_identity(value: Any) -> bool:
-    # A subclass too: FastAPI sees the marks of `identity` no more where it gives a field anew.
+    # Subclasses too: if one redefines a field, FastAPI no longer sees the marker in `identity`
+    # that rejects it.
     return isinstance(value, type) and issubclass(value, _IDENTITIES)
 
 
 def _identity_in(annotation: Any, seen: set[Any]) -> Any:
-    """Find an identity in what a parameter is read as: a union, a list, the field of a model."""
+    """Return an identity class inside a parameter's annotation (union, list, model), or None."""
     if _is_identity(annotation):
         return annotation
     inside = list(get_args(annotation))

@@ -1,4 +1,4 @@
-"""What is said once, when the service starts: settings that work, but not as they were meant."""
+"""Warnings at the start of the service, about settings that are valid but probably not intended."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ def warnings(
     *,
     report_only: bool,
 ) -> Iterator[str]:
-    """Give the lines to be logged, one for each thing that is wrong or easily forgotten.
+    """Yield one line to log for each setting that is probably wrong or easily forgotten.
 
-    `routes` are those that FastAPI knows of; a guard that a handler calls by itself is on none.
-    `graph` is what the verifier decides by.
+    `routes` are the guarded routes that FastAPI knows of. They do not include guards that a handler
+    calls itself. `graph` is the verifier's source of edges.
     """
     if report_only:
         yield _only_reports(routes)
     for name, near in unknown_variables(VARIABLES).items():
-        yield f"{name} is set in the environment, and nothing reads it.{_question(near)}"
+        yield f"{name} is set in the environment, but it is not a known setting.{_question(near)}"
     yield from _without_edges(settings, graph)
     yield from _unreachable(routes, settings)
 
 
 def misspelt() -> str:
-    """Name the variables whose names are near to one that is not set: to be added to an error."""
+    """Return a text, to append to an error, with the set variables whose names look misspelt."""
     found = misspelt_variables(VARIABLES)
     return "".join(f" ({name} is set. Was {near} meant?)" for name, near in found.items())
 
 
 def refuse_mix_ups(settings: object, verifier: object) -> None:
-    """Raise `ConfigurationError` where a middleware is given both, or one in place of the other."""
+    """Raise `ConfigurationError` if both are given, or one as the argument of the other."""
     if settings is not None and verifier is not None:
         raise ConfigurationError("Give MachineAuthMiddleware settings or a verifier, not both.")
     if not isinstance(settings, Settings | None) or isinstance(verifier, Settings):
@@ -52,7 +52,7 @@ def _only_reports(routes: Iterable[GuardedRoute]) -> str:
     found = ", ".join(sorted({route.path for route in routes})) or "none that FastAPI knows of"
     return (
         "MachineAuthMiddleware only reports what it would refuse (report_only=True): every request "
-        f"passes. Guards still refuse, on these routes: {found}. A guard that a handler calls by "
+        f"passes. Guards still refuse, on these routes: {found}. A guard that a handler calls "
         "itself is not in this list."
     )
 

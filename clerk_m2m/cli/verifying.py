@@ -62,7 +62,7 @@ async def verify_credential(instance: Instance, token: Secret) -> Found:
     try:
         credential = parse(token)
     except TokenInvalidError as exc:
-        return Found(what=str(exc.token_class), live=False, life="no form that Clerk gives to one")
+        return Found(what=str(exc.token_class), live=False, life="not a Clerk credential")
     match credential:
         case OpaqueCredential():
             return await _verify_opaque(instance, credential)

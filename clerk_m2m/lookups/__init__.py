@@ -1,10 +1,10 @@
-"""What is known, for how long, and who is asking.
+"""The cache of verdicts, shared look-ups, and invalidations.
 
-`verdict` is what a look-up comes to. `cache` keeps verdicts for their lifetime, in a `store` that
-is read without a lock. `single_flight` lets concurrent requests for one key share one look-up, and
-tells who waits for it. `recent_keys` remembers which keys were good or were refused a while ago,
-which decides whose call goes first.
-`invalidations` is the table of what must be asked again. Who is asked is not known here: a look-up
-is a function that the caller gives. May import the vocabulary, `observe` and the priorities of
-`transport`.
+`verdict` defines the result of a look-up. `cache` keeps verdicts for their lifetime, in a `store`
+that is read without a lock, under a `digest` of the credential. `single_flight` lets concurrent
+requests for one key share one look-up, and counts its waiters. `recent_keys` remembers which keys
+were accepted, or refused for lack of capacity, a while ago: this decides the priority of calls.
+`invalidations` is the table of keys whose verdicts are void, made of single `invalidation`s. A
+look-up is a function that the caller passes in, so this folder does not know who is asked. It may
+import the vocabulary, `observe` and the priorities of `transport`.
 """

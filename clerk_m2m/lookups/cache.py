@@ -1,12 +1,13 @@
-"""What look-ups answered, each value with its own lifetime.
+"""A cache of look-up results, in which each value has its own lifetime.
 
 Rules of this file:
 
-- A value's lifetime is fixed once, when it is put in, on the monotonic clock.
-- Definitive noes live in a store of their own, so that garbage never evicts a good value.
-- A failed look-up is not kept.
-- A value that was asked for before an invalidation of its names is never given after it.
-- Event loops and threads share the stores; a look-up under way belongs to one event loop.
+- A value's lifetime is fixed when the value is put in, on the monotonic clock.
+- Negative verdicts are kept in a separate store, so that a flood of invalid tokens never evicts a
+  positive value.
+- The failure of a look-up is not cached.
+- A value whose look-up started before an invalidation of its names is never returned after it.
+- Event loops and threads share the stores. A look-up in progress belongs to one event loop.
 """
 
 from __future__ import annotations
@@ -29,21 +30,22 @@ from clerk_m2m.transport.admission import Priority
 K = TypeVar("K")
 V = TypeVar("V")
 
-JITTER: Final = 0.1  # the part of `ttl` by which lifetimes differ, so that they do not end together
-REFRESH_FROM: Final = 0.75  # the part of its lifetime after which a value in use is due
+JITTER: Final = 0.1  # the part of `ttl` by which lifetimes vary, so that they do not end together
+REFRESH_FROM: Final = 0.75  # the part of its `ttl` after which a value is due for a refresh
 REFRESH_PAUSE: Final = 1.0  # seconds between two attempts to refresh a value
-# For how many seconds a key that was good, or was refused for lack of room, is remembered at least.
+# For at least so many seconds, remember a key with a positive answer, and one whose look-up was
+# refused because too many calls were waiting.
 RECENT: Final = 3600.0
 REFUSED: Final = 15.0
 
 
 class Cache(Generic[K, V]):
-    """A bounded store of answers by key, with one shared look-up for each key.
+    """A bounded cache of answers by key, with one shared look-up for each key.
 
-    `ttl`, `negative_ttl` and `stale_if_error` are seconds; `maxsize` counts the entries of each of
-    the two stores. `names(key, value)` gives the names by which `invalidations` may void a value.
-    With `has_strangers`, anybody can make up keys: a key that has had no good answer within the
-    last hour is a stranger's, and the calls about it come last.
+    `ttl`, `negative_ttl` and `stale_if_error` are seconds; `maxsize` is the number of entries of
+    each of the two stores. `names(key, value)` returns the names by which `invalidations` may void
+    a value. Set `has_strangers` if callers choose the keys freely: the look-up of a key that had no
+    positive answer within the last hour then has a low priority.
     """
 
     def __init__(
@@ -77,7 +79,7 @@ class Cache(Generic[K, V]):
         """Return the positive value of `key` if it needs no further check, else None.
 
         The value is not due for a refresh, and nothing was invalidated since it was last checked.
-        After None, ask `read`: there may still be a value.
+        If this returns None, call `read`: there may still be a value.
         """
         entry = self._positive.get(key)
         if entry is None or self._now() >= entry.due_at:
@@ -86,9 +88,9 @@ class Cache(Generic[K, V]):
         return entry.value if entry.checked == self._invalidations.number else None
 
     def read(self, key: K) -> tuple[V, bool] | None:
-        """Give the value of `key` while it is fresh, and whether it is due for a refresh.
+        """Return the value of `key` if it is fresh, and whether it is due for a refresh, else None.
 
-        A value is due once; until the next call that finds it due, at least 1 s passes.
+        After a call that reports a value as due, at least 1 s passes until another call does.
         """
         entry = self._positive.get(key) or self._negative.get(key)
         if entry is None:
@@ -100,7 +102,7 @@ class Cache(Generic[K, V]):
         return self._read_closely(key, entry, now)
 
     def stale(self, key: K) -> V | None:
-        """Give the value of `key` even past its lifetime, within `stale_if_error`."""
+        """Return the value of `key`, also past its lifetime but within `stale_if_error`."""
         entry = self._positive.get(key) or self._negative.get(key)
         if entry is None or self._now() >= entry.ends_at or self._is_void(key, entry):
             return None
@@ -111,7 +113,7 @@ class Cache(Generic[K, V]):
             return None
         due = now >= entry.due_at
         if due:
-            # Whether it succeeds or not, the next refresh of this entry comes a little later.
+            # The next refresh of this entry starts later, also if this one fails.
             entry.due_at = min(now + REFRESH_PAUSE, entry.fresh_until)
         return entry.value, due
 
@@ -126,7 +128,7 @@ class Cache(Generic[K, V]):
         return True
 
     def _is_outdated(self, key: K, value: V, asked_at: int) -> bool:
-        """Tell whether an invalidation after the number `asked_at` voids a value."""
+        """Return whether an invalidation with a number above `asked_at` voids the value."""
         if asked_at == self._invalidations.number:
             return False  # nothing was invalidated since
         return self._invalidations.void(self._names(key, value), asked_at)
@@ -136,10 +138,10 @@ class Cache(Generic[K, V]):
     async def get_or_load(
         self, key: K, load: Callable[[Demand], Awaitable[Answer[V]]], *, timeout: float
     ) -> tuple[V, bool]:
-        """Give what the shared look-up of `key` answers, and whether it was under way already.
+        """Return the answer of the shared look-up of `key`, and whether that was in progress.
 
         Waits for `timeout` seconds at most. Raises what `load` raises, or
-        `VerificationUnavailableError` when time runs out.
+        `VerificationUnavailableError` after the timeout.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
@@ -148,17 +150,17 @@ class Cache(Generic[K, V]):
             answer = await flight.wait(deadline - loop.time())
             if not self._is_outdated(key, answer.value, flight.demand.asked_at):
                 return answer.value, shared
-            # It was invalidated meanwhile: only what has been asked since counts.
+            # The answer was invalidated during the look-up: use only a look-up started since.
             found = self.read(key)
             if found is not None:
                 return found[0], shared
 
     def refresh(self, key: K, load: Callable[[Demand], Awaitable[Answer[V]]]) -> None:
-        """Start a look-up of `key` that nobody waits for, unless one is under way."""
+        """Start a background look-up of `key`, unless a look-up of it is in progress."""
         self._join(key, load, refresh=True)
 
     async def aclose(self) -> None:
-        """Cancel the look-ups under way in this event loop."""
+        """Cancel the look-ups in progress in this event loop."""
         await self._flights.aclose()
 
     def _join(
@@ -192,9 +194,9 @@ class Cache(Generic[K, V]):
     # Keeping
 
     def put(self, key: K, answer: Answer[V], *, asked_at: int) -> None:
-        """Keep an answer that was asked for when `asked_at` was the last invalidation.
+        """Store an answer; `asked_at` is the number of the last invalidation when it was asked for.
 
-        An answer that has been invalidated since is not kept, and replaces nothing.
+        An answer that was invalidated since then is not stored, and replaces nothing.
         """
         if self._is_outdated(key, answer.value, asked_at):
             return
@@ -219,7 +221,7 @@ class Cache(Generic[K, V]):
         return Entry(answer.value, due, end, ends_at, asked_at)
 
     def sizes(self) -> dict[str, int]:
-        """Give how many values are kept, the definitive noes apart."""
+        """Return the number of positive and of negative values in the cache."""
         with self._lock:
             return {"positive": self._positive.size(), "negative": self._negative.size()}
 

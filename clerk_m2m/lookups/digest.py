@@ -1,4 +1,4 @@
-"""The digest of a credential, which stands for it wherever something is kept about it."""
+"""The digest of a credential: caches and logs of invalidations store it, never the credential."""
 
 from __future__ import annotations
 
@@ -8,25 +8,27 @@ from hashlib import blake2b
 class TokenDigest:
     """Digests tokens under one key of 32 bytes.
 
-    The class of a credential is a function of its text, so equal digests mean equal classes.
+    The token class depends on the token's text alone, so tokens with equal digests have equal
+    classes.
     """
 
     def __init__(self, key: bytes) -> None:
-        # The key goes before the token: BLAKE2 has no length extension, and needs one block less.
+        # The key is hashed as a prefix: this takes one block less than BLAKE2's own `key`, and is
+        # safe because BLAKE2 does not allow length extension.
         self._begun = blake2b(key, digest_size=16)
 
     def of(self, token: bytes) -> bytes:
-        """Give the digest of a token, as it stands in a header."""
+        """Return the digest of a token, given as the bytes of a header."""
         digest = self._begun.copy()
         digest.update(token)
         return digest.digest()
 
 
 def digest_of(key: bytes, token: str) -> bytes:
-    """Give the digest of a token's text under a key of 32 bytes."""
+    """Return the digest of a token's text under a key of 32 bytes."""
     return TokenDigest(key).of(utf8(token))
 
 
 def utf8(token: str) -> bytes:
-    """Give the bytes of any text; a credential has only ASCII characters."""
+    """Encode any text without an error; a credential has ASCII characters only."""
     return token.encode("utf-8", "surrogatepass")

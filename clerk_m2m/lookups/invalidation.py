@@ -1,4 +1,4 @@
-"""`Invalidation`: what must be asked again, as one process tells another."""
+"""`Invalidation`: names the verdicts that become void, as one process sends it to another."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from enum import StrEnum
 
 
 class TokenKind(StrEnum):
-    """What is known of a token that is invalidated by its text."""
+    """What is known about a token that is invalidated by its text."""
 
     OPAQUE = "opaque"
     JWT = "jwt"  # a JWT whose signature was verified
-    UNPROVEN = "unproven"  # a JWT that none of the keys at hand verifies: anybody can make it
+    UNPROVEN = "unproven"  # a JWT that no known key verifies: anybody can make such tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Invalidation:
     """A token, a token id, a machine, or the edges of a caller: exactly one of the four.
 
-    A token is given by its `digests`, one for each key of the fleet; `ends_at` (Unix s) is when a
-    verified JWT ends. `instant` (Unix s) is the time of the invalidation: a machine's JWTs that
-    were issued until then are denied. `repeated` tells that it was told before, and lost.
+    A token is given by its `digests`, one for each key of the fleet; `ends_at` (Unix s) is the
+    expiry of a verified JWT. `instant` (Unix s) is the time of the invalidation: a machine's JWTs
+    issued until then are denied. `repeated` means that it was published before, and was lost.
     """
 
     digests: tuple[bytes, ...] = ()
@@ -34,7 +34,7 @@ class Invalidation:
 
     @property
     def name(self) -> tuple[str, object]:
-        """What is invalidated, for telling whether two are about the same."""
+        """What is invalidated; two invalidations of the same thing have equal names."""
         if self.digests:
             return "token", self.digests
         if self.token_id is not None:

@@ -1,22 +1,22 @@
-"""Invalidations: one bounded table of what must be asked again, and of the JWTs that are denied.
+"""The invalidations of one verifier: a bounded table of void values and of denied JWTs.
 
 Rules of this file:
 
 - A row is a name (the digest of a token, the id of a token, the id of a machine) with the number of
-  its invalidation. It voids every value of that name that was asked for before it, including
-  look-ups under way.
-- Whoever keeps a value keeps the number that it was last checked against, and compares one integer
-  until something is invalidated. Nothing scans a store: an invalidation takes the same time however
-  many values are kept.
-- A row also denies JWTs, which cannot be revoked at Clerk: a digest or a token id denies that JWT,
-  a machine denies the JWTs that were issued up to the row's instant and 5 s after it. The instant
-  of a name never falls: the log of a fleet also tells of invalidations that are older than this.
-- A row ends when nothing that it could refuse can live any longer.
-- There are at most 100,000 rows. When the table is full, the oldest row becomes the floor: every
-  value that was asked for before it is asked for again, and every JWT that was issued up to its
-  instant and 5 s after it is denied. No denial is dropped.
-- Event loops and threads share one table. Its readers take no lock, so a denial is never missing
-  for a moment: a row is replaced, never taken out and put in again, and the floor rises first.
+  its invalidation. It voids every value of that name whose look-up started before it, including
+  look-ups in progress.
+- A cache keeps, with each value, the number that the value was last checked against. Until the next
+  invalidation, a check only compares two integers. An invalidation never scans a store, so its time
+  does not depend on the number of cached values.
+- A row also denies JWTs, because Clerk cannot revoke them. A digest or a token id denies that JWT.
+  A machine denies its JWTs issued up to the row's instant, and up to 5 s after it. The instant of a
+  name never decreases, because the log of a fleet may deliver an older invalidation later.
+- A row is removed when everything that it could void or deny has expired.
+- There are at most 100,000 rows. When the table is full, the oldest row is removed and becomes the
+  floor: every value whose look-up started before it is void, and every JWT issued up to its instant
+  (and 5 s after it) is denied. No denial is lost.
+- Event loops and threads share one table. Readers take no lock, and still never miss a denial: a
+  row is replaced in one step, and the floor is raised before the oldest row is removed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ logger = logging.getLogger("clerk_m2m")
 MAX_ROWS: Final = 100_000
 MAX_UNPROVEN: Final = 100_000
 
-# The digest of a token, or an id of Clerk's. No id is ever equal to a digest: they differ in type.
+# The digest of a token (bytes), or a Clerk id (str): the two are never equal.
 Name: TypeAlias = bytes | str
 
 
@@ -50,7 +50,7 @@ class _Row:
 
 
 class Invalidations:
-    """The invalidations of one verifier, numbered in the order in which they came."""
+    """The invalidations of one verifier, numbered in the order in which they were applied."""
 
     def __init__(self, clock: Clock) -> None:
         self.number = 0
@@ -63,9 +63,9 @@ class Invalidations:
         self._lock = fork_safe_lock()
 
     def add(self, name: Name, *, lifetime: float = inf, instant: float | None = None) -> None:
-        """Void what was asked for before now, and deny JWTs; the row ends after `lifetime` seconds.
+        """Void earlier values of `name`, and deny JWTs; the row is removed after `lifetime` s.
 
-        `instant` is Unix time in seconds, this host's own unless given.
+        `instant` is Unix time in seconds; by default, the time of this host's clock.
         """
         now = self._clock.monotonic()
         with self._lock:
@@ -75,7 +75,7 @@ class Invalidations:
             if known is not None and known.instant > row.instant:
                 row = _Row(row.number, known.instant)
             self._rows[name] = row
-            self._rows.move_to_end(name)  # one that is invalidated again is the youngest again
+            self._rows.move_to_end(name)  # also a repeated name becomes the youngest row
             if lifetime < inf:
                 heapq.heappush(self._ends, (now + lifetime, row.number, name))
             if len(self._rows) > MAX_ROWS:
@@ -84,10 +84,10 @@ class Invalidations:
             self.number = row.number
 
     def add_unproven(self, digest: bytes) -> None:
-        """Like `add`, for a JWT whose signature none of the keys at hand verifies.
+        """Like `add`, for a JWT whose signature no known key verifies.
 
-        Anybody can make such tokens without end. They have a table of their own, of which the
-        oldest row is dropped, so that they displace no other denial.
+        Anybody can make any number of such tokens. They have a separate table, so that they
+        displace no other denial. When it is full, its oldest row is dropped.
         """
         with self._lock:
             row = self._next(None)
@@ -98,7 +98,7 @@ class Invalidations:
             self.number = row.number
 
     def void_everything(self, instant: float | None = None) -> None:
-        """Void all that was asked for before now, and deny JWTs issued up to `instant` (Unix s)."""
+        """Void all values looked up before now, and deny JWTs issued up to `instant` (Unix s)."""
         with self._lock:
             row = self._next(None)
             floor = self._floor.instant if instant is None else max(instant, self._floor.instant)
@@ -106,7 +106,7 @@ class Invalidations:
             self.number = row.number
 
     def void(self, names: Iterable[Name], asked_at: int) -> bool:
-        """Tell whether a value of these names, asked for at the number `asked_at`, is void."""
+        """Return whether a value with these names, asked for at number `asked_at`, is void."""
         if self._floor.number > asked_at:
             return True
         return any(
@@ -116,7 +116,7 @@ class Invalidations:
         )
 
     def deny(self, *, digest: bytes, token_id: str, machine_id: str, issued_at: float) -> bool:
-        """Tell whether a JWT is denied; `issued_at` is Unix time in seconds."""
+        """Return whether a JWT is denied; `issued_at` is Unix time in seconds."""
         if digest in self._rows or digest in self._unproven or token_id in self._rows:
             return True
         machine = self._rows.get(machine_id)

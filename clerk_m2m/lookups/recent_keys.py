@@ -1,4 +1,4 @@
-"""Which keys were noted a while ago, in bounded memory."""
+"""`RecentKeys`: a set of recently added keys, in bounded memory."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ K = TypeVar("K")
 
 
 class RecentKeys(Generic[K]):
-    """Remembers a key for `period` seconds at least, and twice as long at most.
+    """Remembers a key for at least `period` seconds and at most twice as long.
 
-    There are two generations of at most `maxsize` keys: the younger takes new keys, the older is
-    dropped whole. When the younger is full, new keys are not noted: a flood displaces no key.
+    There are two generations of at most `maxsize` keys. New keys are added to the younger one.
+    Every `period` the older one is dropped, and the younger one takes its place. When the younger
+    one is full, new keys are not added, so a flood of keys displaces no key.
     """
 
     def __init__(self, period: float, maxsize: int, now: Callable[[], float]) -> None:
@@ -27,14 +28,14 @@ class RecentKeys(Generic[K]):
         self._turns_at = now() + period
 
     def add(self, key: K) -> None:
-        """Note a key."""
+        """Add a key, unless the younger generation is full."""
         with self._lock:
             self._turn()
             if len(self._younger) < self._maxsize:
                 self._younger.add(key)
 
     def discard(self, key: K) -> None:
-        """Forget a key."""
+        """Remove a key."""
         with self._lock:
             self._younger.discard(key)
             self._older.discard(key)

@@ -2,10 +2,11 @@
 
 Rules of this file:
 
-- A look-up is a task of its own. Cancelling a waiter does not cancel it: it finishes, and its
-  result is kept for the next request. Exception: a look-up whose call still waits for its turn and
-  that has no waiters left is dropped (`Demand.leave`).
-- Look-ups belong to one event loop. How many are under way is bounded where their calls go out.
+- A look-up is a separate task. Cancelling a waiter does not cancel the look-up: it finishes, and
+  its result is cached. Exception: a look-up that has no waiters left and whose call still waits for
+  an HTTP slot is dropped (`Demand.leave`).
+- A look-up belongs to one event loop. The number of look-ups in progress is not limited here, but
+  where their calls are sent (`transport.admission`).
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ V = TypeVar("V")
 
 
 class Demand:
-    """Who wants a look-up. It stays up to date while the look-up is under way.
+    """The demand for one look-up; it is updated while the look-up is in progress.
 
     `asked_at` is the number of the last invalidation that had been applied when the look-up was
-    asked for. `waiters` counts the requests that wait for it. A look-up `in_background` was begun
-    with nobody waiting, and goes on when nobody waits.
+    started. `waiters` is the number of requests that wait for it. A look-up `in_background` was
+    started without waiters, and is not dropped when it has none.
     """
 
     __slots__ = ("_priority", "_withdraw", "asked_at", "in_background", "on_change", "waiters")
@@ -50,26 +51,26 @@ class Demand:
 
     @property
     def priority(self) -> Priority:
-        """What the call is about, and whether somebody waits for it."""
+        """The priority of its key, or `REFRESH` for a background look-up without waiters."""
         return Priority.REFRESH if self.in_background and not self.waiters else self._priority
 
     @property
     def given_up(self) -> bool:
-        """Whether nobody wants the answer any longer."""
+        """Whether the last waiter has left a look-up that is not in the background."""
         return not self.in_background and not self.waiters
 
     def join(self) -> None:
-        """One more request waits."""
+        """Count one more waiter."""
         self.waiters += 1
         if self.on_change is not None:
             self.on_change()
 
     def leave(self) -> None:
-        """A request waits no longer. A call that nobody wants any more is not sent."""
+        """Count one waiter less; if none is left, a call that still waits for a slot is dropped."""
         self.waiters -= 1
         if self.on_change is not None:
             if self.given_up:
-                self._withdraw()  # who comes from now on asks anew
+                self._withdraw()  # later requests start a new look-up
             self.on_change()
 
 
@@ -77,7 +78,7 @@ Load: TypeAlias = Callable[[Demand], Awaitable[V]]
 
 
 class Flight(Generic[K, V]):
-    """One look-up under way among the `flights` of its event loop, and the demand for it."""
+    """One look-up in progress, and the demand for it; `flights` are those of its event loop."""
 
     __slots__ = ("_flights", "_key", "demand", "task")
 
@@ -99,7 +100,7 @@ class Flight(Generic[K, V]):
         )
 
     async def run(self, load: Load[V]) -> V:
-        """Do the look-up; requests may join it until it ends."""
+        """Run the look-up; requests may join it until it ends."""
         try:
             return await load(self.demand)
         finally:
@@ -112,7 +113,7 @@ class Flight(Generic[K, V]):
     async def wait(self, timeout: float) -> V:
         """Wait for the result, for `timeout` seconds at most.
 
-        Raises what the look-up raised, or `VerificationUnavailableError` when time runs out.
+        Raises what the look-up raised, or `VerificationUnavailableError` after the timeout.
         """
         self.demand.join()
         try:
@@ -122,13 +123,13 @@ class Flight(Generic[K, V]):
             self.demand.leave()
         if not self.task.done() or self.task.cancelled():
             raise VerificationUnavailableError from BackendUnavailableError(
-                f"this request's {max(timeout, 0.0):.3g} s ended before there was an answer"
+                f"this request waited for {max(timeout, 0.0):.3g} s and received no answer"
             )
         return self.task.result()
 
 
 class SingleFlight(Generic[K, V]):
-    """The look-ups under way, by key, in each event loop."""
+    """The look-ups in progress, by key, in each event loop."""
 
     def __init__(self) -> None:
         self._loops: PerLoop[dict[K, Flight[K, V]]] = PerLoop(dict)
@@ -136,7 +137,7 @@ class SingleFlight(Generic[K, V]):
     def join(
         self, key: K, load: Load[V], *, asked_at: int, priority: Priority, in_background: bool
     ) -> tuple[Flight[K, V], bool]:
-        """Give the look-up of `key`, and whether it was under way already."""
+        """Return the look-up of `key`, started if there is none, and whether it existed before."""
         flights = self._loops.get()
         flight = flights.get(key)
         if flight is not None:
@@ -148,7 +149,7 @@ class SingleFlight(Generic[K, V]):
         return flight, False
 
     async def aclose(self) -> None:
-        """Cancel the look-ups under way in this event loop."""
+        """Cancel the look-ups in progress in this event loop."""
         tasks = [flight.task for flight in (self._loops.pop() or {}).values()]
         for task in tasks:
             task.cancel()

@@ -1,13 +1,14 @@
-"""The kept values of a cache, by key: bounded, and read without a lock.
+"""The entries of a cache, by key: a bounded store that is read without a lock.
 
 Rules of this file:
 
-- A read is one look-up in a dict. It marks the entry as used and moves nothing, so it needs no
-  lock. Whoever puts in or takes out holds the lock of the cache.
-- An entry that has ended may stay for a while. Whoever reads it compares its instants.
-- Where the store is full, the oldest entry gives way. One that was read since it was last looked at
-  is spared and counts as the youngest again (the "second chance" or CLOCK algorithm).
-- Each put looks at a few entries only, so that no request pays for many.
+- A read is one look-up in a dict. The reader marks the entry as used and moves nothing, so it needs
+  no lock. The callers of `put`, `discard` and `size` hold the lock of the cache.
+- An expired entry may stay in the store for a while. Readers compare its instants with the clock.
+- When the store is full, the oldest entry is evicted, unless it was read since it was last
+  examined. Then it becomes the youngest again (the "second chance" or CLOCK algorithm).
+- Each `put` examines a few entries only, so that no request has to evict many. If all of these were
+  read, the next oldest entry is evicted.
 """
 
 from __future__ import annotations
@@ -20,15 +21,18 @@ from typing import Final, Generic, TypeVar
 K = TypeVar("K")
 V = TypeVar("V")
 
-# How many of the oldest entries a put looks at. More than one, so that ended entries become fewer.
+# The number of oldest entries that one `put` examines. Above 1, so that puts remove more expired
+# entries than they add.
 LOOKED_AT: Final = 8
 
 
 @dataclass(slots=True)
 class Entry(Generic[V]):
-    """A kept value: due for a refresh, at its end, and past use at three instants (monotonic s).
+    """A cached value with three instants, in monotonic seconds.
 
-    `checked` is the number of the last invalidation that is known not to void the value.
+    From `due_at` on, the value should be refreshed. From `fresh_until` on, it may be used only in
+    an outage. From `ends_at` on, it may not be used. The number of the last invalidation that the
+    value was checked against is `checked`. `used` is set by readers.
     """
 
     value: V
@@ -40,23 +44,23 @@ class Entry(Generic[V]):
 
 
 class Store(Generic[K, V]):
-    """At most `maxsize` entries; `now` gives monotonic seconds."""
+    """A store of at most `maxsize` entries; `now` returns monotonic seconds."""
 
     def __init__(self, maxsize: int, now: Callable[[], float]) -> None:
         self._maxsize = maxsize
         self._now = now
-        # (Finding the oldest of a plain dict passes over all that were deleted before it.)
+        # Not a plain dict: to find its oldest key, Python steps over every deleted key before it.
         self._entries: OrderedDict[K, Entry[V]] = OrderedDict()
-        # The dict's own method: a hit pays for no frame of this class.
+        # The dict's own method, so that a read does not pay for a Python function call.
         self.get: Callable[[K], Entry[V] | None] = self._entries.get
 
     def has(self, key: K) -> bool:
-        """Tell whether there is an entry of `key` that has not ended."""
+        """Return whether there is an entry of `key` that has not expired."""
         entry = self.get(key)
         return entry is not None and self._now() < entry.ends_at
 
     def put(self, key: K, entry: Entry[V]) -> None:
-        """Keep an entry as the youngest, in place of another of its key."""
+        """Store an entry as the youngest; it replaces an entry with the same key."""
         entries, now = self._entries, self._now()
         entries.pop(key, None)
         if now >= entry.ends_at:
@@ -77,12 +81,12 @@ class Store(Generic[K, V]):
         entries[key] = entry
 
     def discard(self, key: K, entry: Entry[V] | None = None) -> None:
-        """Drop the entry of `key`; where one is given, only if it is still this one."""
+        """Remove the entry of `key`; with `entry`, only if the stored entry is this object."""
         if entry is None or self.get(key) is entry:
             self._entries.pop(key, None)
 
     def size(self) -> int:
-        """Give the number of entries, after the oldest were dropped as far as they have ended."""
+        """Remove the expired entries at the old end, and return the number of entries left."""
         entries, now = self._entries, self._now()
         while entries and now >= next(iter(entries.values())).ends_at:
             entries.popitem(last=False)

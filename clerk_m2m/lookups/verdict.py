@@ -1,4 +1,4 @@
-"""What a look-up comes to: an answer with its lifetime, and the verdict on a credential."""
+"""The result of a look-up: an answer with its lifetime, and the verdict on a credential."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ V = TypeVar("V")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer(Generic[V]):
-    """What an authority said. `lifetime` is how long it may be believed at most, in seconds.
+    """The answer of an authority, such as Clerk.
 
-    `age` is how many seconds ago it was asked, where that was not just now.
-    `negative` marks a definitive no. `refresh` lets a value in use be asked for again before its
-    lifetime ends.
+    `lifetime` is the longest time, in seconds, for which the answer may be used from now on. `age`
+    is the number of seconds since the authority was asked. `negative` marks a negative verdict.
+    `refresh` allows a refresh of a value in use before its lifetime ends.
     """
 
     value: V
@@ -31,7 +31,7 @@ class Answer(Generic[V]):
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A definitive no; `detail` says why in a sentence."""
+    """A negative verdict; `detail` is a sentence that says why."""
 
     detail: str
     token_class: TokenClass | None = None
@@ -41,7 +41,7 @@ Verdict: TypeAlias = Identity | Refused
 
 
 class Ask(Protocol):
-    """Finds out about an opaque credential; `demand` tells who wants to know."""
+    """A function that verifies an opaque credential; `demand` tells how many requests wait."""
 
     async def __call__(self, credential: OpaqueCredential, demand: Demand) -> Answer[Verdict]:
-        """Give the verdict; raises `BackendAPIError` where there is none."""
+        """Return the verdict; raises `BackendAPIError` if there is none."""

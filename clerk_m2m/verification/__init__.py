@@ -1,8 +1,8 @@
-"""From a credential to an identity, or to the refusal that it deserves.
+"""Verification: turns a credential into an identity or a refusal.
 
-`verifier` tells the story: the cached verdict, or one shared verification, then the policy.
-`policy` holds what is accepted and who may call, as tables and pure functions, and `authorization`
-applies it to a cached verdict. `online` asks Clerk about opaque credentials. `offline` verifies
-JWTs, with `signature` and `key_set`, and is imported only where JWTs are configured. May import
-every folder below it but `outbound`.
+`verifier` runs the steps: take the cached verdict or start one shared verification, then apply the
+policy. `policy` defines which credentials are accepted and who may call, as tables and pure
+functions. `authorization` applies the policy to a cached verdict. `online` asks Clerk about opaque
+credentials. `offline` verifies JWTs, with `signature` and `key_set`. It is imported only where JWTs
+are configured. This folder may import every folder below it except `outbound`.
 """

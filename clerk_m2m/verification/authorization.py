@@ -1,4 +1,4 @@
-"""What a verdict comes to for this service, as far as memory tells. Nothing here waits."""
+"""Authorizes callers whose verdict and scope edge are in memory. Nothing here waits or does I/O."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from clerk_m2m.verification.policy import ALLOWED, decide, needs_edge
 
 
 def admit(verdict: Verdict, graph: GraphSource | None, callee: str) -> Identity | None:
-    """Apply a cached verdict and the scope policy; None where the edge is not known yet."""
+    """Return the identity of a cached verdict if the scope policy allows the call, else raise.
+
+    Returns None if the caller's edge is not known yet.
+    """
     if isinstance(verdict, Refused):
         raise invalid(verdict, Source.CACHE)
     edge = None
@@ -27,14 +30,14 @@ def admit(verdict: Verdict, graph: GraphSource | None, callee: str) -> Identity 
 
 
 def denied(identity: Identity, callee: str, reason: Reason, source: Source) -> ScopeDeniedError:
-    """Give the refusal of a caller that may not call."""
+    """Return the refusal for a caller that may not call this service."""
     refusal = ScopeDeniedError(Decision(caller=identity.subject, callee=callee, reason=reason))
     refusal.holder, refusal.source = identity, source
     return refusal
 
 
 def invalid(verdict: Refused, source: Source) -> TokenInvalidError:
-    """Give the refusal that a verdict means."""
+    """Return the refusal for a negative verdict."""
     refusal = TokenInvalidError(verdict.detail, token_class=verdict.token_class)
     refusal.source = source
     return refusal

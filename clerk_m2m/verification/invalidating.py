@@ -1,4 +1,4 @@
-"""What an invalidation does: in this process, whoever has made it, and in the fleet."""
+"""Makes invalidations, applies them in this process, and publishes them to the fleet."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 class Effects:
     """Makes invalidations, and applies them to the verdicts, the denials and the graph.
 
-    `digest_keys` are those of tokens; verdicts are kept under the digests of the first one.
-    `opaque_lifetime` is how long a verdict on an opaque token may live that is asked for now, in
-    seconds.
+    `digest_keys` are the keys under which tokens are digested. The verdict cache uses the digests
+    of the first key. `opaque_lifetime` is the longest time, in seconds, that a verdict on an opaque
+    token can live if its look-up starts now.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Effects:
         machine_id: str | None = None,
         caller: str | None = None,
     ) -> Invalidation:
-        """Make the invalidation of one of these as of now; raises `TypeError` for more or none."""
+        """Return an invalidation of exactly one of these, as of now; else raises `TypeError`."""
         if sum(each is not None for each in (token, token_id, machine_id, caller)) != 1:
             raise TypeError("invalidate() takes exactly one of token, token_id and machine_id")
         instant = self._server_clock.latest()
@@ -73,7 +73,7 @@ class Effects:
         )
 
     def of_revocation(self, revocation: Revocation) -> list[Invalidation]:
-        """Make the invalidations of what a client has revoked or deleted."""
+        """Return the invalidations for what a client has revoked or deleted."""
         token = revocation.token
         names = {
             "token": None if token is None else token.reveal(),
@@ -84,9 +84,10 @@ class Effects:
         return [self.of(**{name: value}) for name, value in names.items() if value is not None]
 
     def apply(self, invalidation: Invalidation, *, live: bool = True) -> None:
-        """Apply an invalidation; `live` tells that it was made a moment ago.
+        """Apply an invalidation; `live` means that it was made a moment ago.
 
-        The clock of who made it may be slow, so a live one counts from the latest of all clocks.
+        The clock of the process that made it may be slow. The instant of a live invalidation is
+        therefore raised to the later of this host's clock and Clerk's.
         """
         instant = invalidation.instant
         if live:
@@ -105,7 +106,7 @@ class Effects:
             self._forget(invalidation.caller)
 
     def void_everything(self, instant: float | None = None) -> None:
-        """Verify everything again, read the graph again; deny JWTs issued up to `instant`."""
+        """Void all verdicts and the graph, and deny JWTs issued up to `instant` (Unix s)."""
         self._table.void_everything(instant)
         forget_everything = getattr(self._graph, "forget_everything", None)
         if forget_everything is not None:
@@ -131,16 +132,16 @@ class Effects:
                 self._table.add(each, lifetime=lifetime)
 
     def _forget(self, caller: str) -> None:
-        """Have a graph that can do so read the edges of `caller` again."""
+        """Make the graph read the edges of `caller` again, if the graph has a `forget` method."""
         forget = getattr(self._graph, "forget", None)
         if forget is not None:
             forget(caller)
 
 
 class Invalidator:
-    """Invalidates here, and in the fleet where there is one.
+    """Makes an invalidation take effect in this process, and in the fleet if there is one.
 
-    `patience` is for how many seconds a write that nobody waits for is tried again.
+    `patience` is for how many seconds a write to the fleet's log is retried in the background.
     """
 
     def __init__(
@@ -164,10 +165,11 @@ class Invalidator:
         return invalidation
 
     async def everywhere(self, invalidation: Invalidation, *, timeout: float) -> None:
-        """Tell the fleet of an invalidation that is in force here; `timeout` is in seconds."""
+        """Publish an invalidation, already applied here, to the fleet; `timeout` is in seconds."""
         if self._fleet is None:
             raise ConfigurationError(
-                "invalidate_everywhere() needs Settings(fleet=…). invalidate() is for this process."
+                "invalidate_everywhere() needs Settings(fleet=…). To invalidate in this process "
+                "only, call invalidate()."
             )
         await asyncio.wrap_future(self._fleet.publish(invalidation, patience=timeout))
 

@@ -1,4 +1,4 @@
-"""The instance's keys: fixed, or fetched and kept up to date."""
+"""The public keys of the Clerk instance: one fixed key, or a key set that is fetched regularly."""
 
 from __future__ import annotations
 
@@ -29,11 +29,12 @@ FIRST_FETCH_PAUSE: Final = 1.0
 
 
 class KeySet:
-    """The instance's keys: fetched and kept up to date, or the one `fixed` key.
+    """The public keys of the Clerk instance: a fetched key set, or the one `fixed` key.
 
-    A fetched set is asked for again within 240 s, and for an unknown `kid`, but never within 25 s
-    of the last attempt (1 s while there are no keys at all, since nobody can get in then). A fetch
-    that fails, or gives no usable key, never loses the keys there are.
+    A fetched set is fresh for 240 s at most, and is then fetched again; earlier, if a token has an
+    unknown `kid`. At least 25 s pass between two attempts (1 s while there are no keys at all,
+    because no JWT can be accepted then). If a fetch fails, or returns no usable key, the keys of
+    the last set stay in use.
     """
 
     def __init__(
@@ -61,10 +62,10 @@ class KeySet:
         )
 
     async def find(self, kid: str | None, *, timeout: float) -> tuple[RSAPublicKey, ...]:
-        """Give the keys that may have signed a token of that `kid`; none where it is unknown.
+        """Return the keys that may have signed a token with this `kid`; empty if it is unknown.
 
-        Raises `TokenInvalidError` where a `kid` is needed to choose a key and there is none, and
-        `BackendAPIError` or `VerificationUnavailableError` where it cannot be found out.
+        Raises `TokenInvalidError` if `kid` is None and is needed to choose a key. Raises
+        `BackendAPIError` or `VerificationUnavailableError` if the keys cannot be fetched.
         """
         if self._fixed is not None:
             return (self._fixed,)
@@ -75,14 +76,14 @@ class KeySet:
         return keys.get(kid, ())
 
     def at_hand(self, kid: str | None) -> tuple[RSAPublicKey, ...]:
-        """Give the keys of that `kid` that were fetched so far, however old; asks nobody."""
+        """Return the keys with this `kid` that are in memory, however old; fetches nothing."""
         if self._fixed is not None:
             return (self._fixed,)
         keys = self._cache.stale("")
         return () if keys is None or kid is None else keys.get(kid, ())
 
     def age(self) -> float | None:
-        """Give the seconds since the set was last fetched; None where it never was."""
+        """Return the seconds since the set was last fetched; None if it never was."""
         return None if self._good_at is None else self._now() - self._good_at
 
     def _fresh(self) -> Keys | None:
@@ -107,7 +108,7 @@ class KeySet:
 
     async def _load(self, demand: Demand) -> Answer[Keys]:
         if self._now() < self._next_attempt_at:
-            raise _TooSoonError("The key set was asked for a moment ago.")
+            raise _TooSoonError("The key set was requested too recently to request it again.")
         try:
             keys = usable_keys((await self._fetch(demand=demand)).value)
             if not keys:
@@ -127,9 +128,9 @@ class KeySet:
         self._next_attempt_at = self._now() + (FETCH_PAUSE if has_keys else FIRST_FETCH_PAUSE)
 
     async def aclose(self) -> None:
-        """Cancel a fetch under way in this event loop."""
+        """Cancel a fetch that is in progress in this event loop."""
         await self._cache.aclose()
 
 
 class _TooSoonError(BackendUnavailableError):
-    """The key set is not asked for again so soon."""
+    """The minimum pause since the last fetch of the key set has not passed."""

@@ -1,7 +1,7 @@
-"""Verification without a call: a JWT to an identity. Imported only where JWTs are configured.
+"""Verification of JWTs without a call to Clerk. Imported only where JWTs are configured.
 
-A machine's JWT says who minted it, and nothing else that can be relied on: `scopes` and `aud` in it
-are custom claims, chosen by the caller. They stay among the claims and never become scopes.
+A machine's JWT proves which machine minted it, and nothing else. Its `scopes` and `aud` are custom
+claims, whose values the caller chooses. They stay among the claims and never become scopes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ from clerk_m2m.verification.signature import (
     read_claims,
 )
 
-# With the key set's 240 s, a key that is taken out is refused within 300 s.
+# After at most 240 s the key set is fetched again, after 60 s more the last verdict has expired: a
+# JWT whose key was removed from the set is refused within 300 s.
 VERDICT_LIFETIME: Final = 60.0
 _REGISTERED: Final = frozenset({"iss", "sub", "exp", "nbf", "iat", "jti"})
 
@@ -44,9 +45,9 @@ class OfflineVerification:
     """Verifies M2M and OAuth JWTs with the instance's keys.
 
     A JWT cannot be revoked at Clerk, so this process denies those that were invalidated.
-    `audience` are the names of this service, one of which OAuth tokens must be meant for. Only this
-    host's clock can tell whether a JWT is valid now; `server_clock` adds to a refusal how far this
-    clock is off.
+    `audience` are the names of this service, compared with those in OAuth tokens (see
+    `matches_audience`). This host's clock decides whether a JWT is valid now. `server_clock` adds
+    to a refusal how far this host's clock differs from Clerk's.
     """
 
     def __init__(
@@ -67,30 +68,31 @@ class OfflineVerification:
     async def verify(
         self, credential: JWTCredential, digest: bytes, *, timeout: float
     ) -> Answer[Verdict]:
-        """Give the identity of a JWT's holder and how long it may be believed.
+        """Return the identity of a JWT's holder, and how long the verdict may be cached.
 
-        `digest` is that of the whole token. Raises `TokenInvalidError`, or `BackendAPIError` or
-        `VerificationUnavailableError` where the keys cannot be had.
+        `digest` is that of the whole token. Raises `TokenInvalidError` for an invalid token, and
+        `BackendAPIError` or `VerificationUnavailableError` if the keys cannot be fetched.
         """
         jwt = credential.jwt
-        # All that can be refused without a key is refused before one is looked up.
+        # These checks need no key, so they run before a key set is fetched.
         claims = read_claims(credential.claims)
         check_times(claims, self._wall(), self._judge)
         make_identity = READERS[credential.token_class](claims, self._audience)
         check_signature(jwt, await self._keys.find(key_id(jwt), timeout=timeout))
-        # From here on nothing waits, so neither the end nor a denial can slip in between.
+        # The fetch may have taken time: check again. Nothing below awaits, so the token cannot
+        # expire or be denied between these checks and the return.
         now = self._wall()
         check_times(claims, now, self._judge)
         self._refuse_denied(claims, digest)
-        # Only now: to copy what a stranger put into the claims costs more than all of the above.
+        # Done last: copying the claims of an unverified token costs more than all checks above.
         identity = make_identity()
         lifetime = min(max(claims.expires_at - now, 0.0), VERDICT_LIFETIME)
         return Answer(value=identity, lifetime=lifetime, refresh=False)
 
     def remaining(self, jwt: UnverifiedJWT) -> float | None:
-        """Give for how many seconds a JWT may still be accepted, by the keys at hand.
+        """Return for how many seconds a JWT may still be accepted, using the keys in memory only.
 
-        None where none of them verifies its signature: then nothing that it says is believed.
+        None if none of them verifies its signature: its claims cannot be trusted then.
         """
         try:
             check_signature(jwt, self._keys.at_hand(key_id(jwt)))
@@ -100,11 +102,11 @@ class OfflineVerification:
         return claims.expires_at + LEEWAY - self._wall()
 
     def key_set_age(self) -> float | None:
-        """Give the seconds since the key set was last fetched; None where it never was."""
+        """Return the seconds since the key set was last fetched; None if it never was."""
         return self._keys.age()
 
     async def aclose(self) -> None:
-        """Cancel a fetch of the key set under way in this event loop."""
+        """Cancel a fetch of the key set that is in progress in this event loop."""
         await self._keys.aclose()
 
     def _refuse_denied(self, claims: Claims, digest: bytes) -> None:
@@ -140,7 +142,7 @@ def _machine(claims: Claims) -> MachineIdentity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Grant:
-    """What an OAuth access token's claims grant, each of its type (RFC 9068 section 2.2)."""
+    """What an OAuth access token grants; each claim's type is checked (RFC 9068 section 2.2)."""
 
     client_id: str
     scopes: frozenset[str]
@@ -162,7 +164,7 @@ def _read_grant(claims: Claims) -> _Grant:
 
 
 def _scopes(claims: Claims) -> frozenset[str]:
-    """Read `scp`, a string or a list, as Clerk's SDK does first; else `scope`, a string."""
+    """Read `scp` (a string or a list) first, as Clerk's SDK does; else `scope` (a string)."""
     if "scp" in claims.all:
         value = claims.all["scp"]
         if isinstance(value, list) and all(isinstance(item, str) for item in value):
@@ -170,7 +172,7 @@ def _scopes(claims: Claims) -> frozenset[str]:
     else:
         value = claims.all.get("scope", "")
     if not isinstance(value, str):
-        raise TokenInvalidError("The JWT's scopes are of another type.")
+        raise TokenInvalidError("The JWT's scp or scope claim has the wrong type.")
     return frozenset(value.split())
 
 
@@ -205,8 +207,8 @@ def _custom(claims: Claims) -> Mapping[str, Any]:
 
 _MakeIdentity: TypeAlias = Callable[[], Identity]
 
-# One row for each kind of JWT: what refuses its claims before a key is looked up, and gives what
-# makes the identity once the signature is verified.
+# One row for each kind of JWT: a function that checks its claims before a key is fetched. It
+# returns the function that makes the identity after the signature is verified.
 READERS: Final[Mapping[TokenClass, Callable[[Claims, frozenset[str]], _MakeIdentity]]] = {
     TokenClass.M2M_JWT: _read_machine,
     TokenClass.OAUTH_JWT: _read_oauth,

@@ -1,13 +1,13 @@
-"""Verification at Clerk: an opaque credential to an identity, or to a definitive no.
+"""Verification of opaque credentials at Clerk: returns an identity or a negative verdict.
 
-A 404, or a 400 for a well-formed credential, is a definitive no; so is a 200 that says `revoked`,
-`expired` or `active: false` (the contract leaves open which of them comes). Everything else that is
-not an identity raises, and is never kept.
+A 404, or a 400 for a well-formed credential, is a negative verdict. So is a 200 that says
+`revoked`, `expired` or `active: false` (Clerk's contract does not say which of them is used). Every
+other answer that contains no identity raises, and is never cached.
 
-An opaque credential's life is measured by Clerk's clock, never by this host's: from the `Date` of
-the answer to the credential's end. Where the answer has no `Date`, or has an `Age` (a cache gave
-it), Clerk's `expired: false` stands, and the verdict is kept for `cache_ttl` at most, in an outage
-too.
+The remaining life of an opaque credential is measured by Clerk's clock, never by this host's: it is
+the time from the `Date` of the answer to the credential's expiry. If the answer has no `Date`, or
+has an `Age` (an HTTP cache sent it), the remaining life is unknown. Then Clerk's `expired: false`
+is believed, and the verdict is kept for `cache_ttl` at most, in an outage too.
 """
 
 from __future__ import annotations
@@ -53,15 +53,16 @@ OPERATIONS: Final[Mapping[TokenClass, _Verify]] = {
 
 
 def verifying_key(api: BackendAPI, kind: TokenClass) -> KeySource:
-    """Give the source of the key that the operation of a kind is sent with."""
+    """Return the source of the key that authenticates the verification of this token class."""
     return api.verifying_key() if kind is TokenClass.M2M_OPAQUE else api.instance_key()
 
 
 class OnlineVerification:
-    """Asks Clerk about opaque credentials of the three types. Each question is billed.
+    """Asks Clerk to verify opaque credentials of the three types. Clerk bills each call.
 
-    `audience` are the names of this service, one of which OAuth tokens must be meant for.
-    `cache_ttl` bounds, in seconds, how long a verdict is kept whose end is not known.
+    `audience` are the names of this service, compared with those in OAuth tokens (see
+    `matches_audience`). `cache_ttl` is the longest time, in seconds, that a verdict is kept if the
+    credential's expiry is not known.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class OnlineVerification:
         self._stats = stats
 
     async def __call__(self, credential: OpaqueCredential, demand: Demand) -> Answer[Verdict]:
-        """Give Clerk's verdict; raises `BackendAPIError` where there is none."""
+        """Return Clerk's verdict; raises `BackendAPIError` if Clerk gives none."""
         verify, asked_at = OPERATIONS[credential.token_class], self._now()
         try:
             answered = await verify(self._api, credential.token, demand=demand)
@@ -110,9 +111,10 @@ class OnlineVerification:
         return "Clerk does not know the credential, or it may not be used here."
 
     def _lifetime(self, remaining: float | None, asked_at: float) -> float:
-        """Give how long a verdict may be believed from now on, so that it never outlives its end.
+        """Return for how many seconds a verdict may be used, so that it ends with its credential.
 
-        The answer may have been on its way since just after the call was made.
+        Clerk may have answered just after the call started, so the duration of the call is
+        subtracted.
         """
         if remaining is None:
             return self._cache_ttl
@@ -120,9 +122,9 @@ class OnlineVerification:
 
 
 def why_refused(found: _Resource, remaining: float | None, audience: frozenset[str]) -> str | None:
-    """Say why what Clerk tells of a credential is a no; None where it is none.
+    """Return why a credential that Clerk described is refused; None if it is accepted.
 
-    `remaining` are the seconds to its end by Clerk's clock, None where they are not known.
+    `remaining` is the number of seconds to its expiry by Clerk's clock, None if unknown.
     """
     if found.revoked:
         return "The credential was revoked."
@@ -134,7 +136,7 @@ def why_refused(found: _Resource, remaining: float | None, audience: frozenset[s
 
 
 def _remaining(expires_at: datetime | None, headers: Mapping[str, str]) -> float | None:
-    """Give the seconds that were left when Clerk answered, by its clock; None if it told none."""
+    """Return the seconds from the answer's `Date` to expiry; None without a usable `Date`."""
     if expires_at is None:
         return inf
     answered_at = read_date(headers.get("date", ""), headers.get("age", ""))
@@ -147,12 +149,12 @@ def _no(credential: OpaqueCredential, detail: str) -> Answer[Verdict]:
 
 @lru_cache(maxsize=1024)
 def _scopes(scopes: tuple[str, ...]) -> frozenset[str]:
-    """Give the set of some scopes; equal ones share one set, which is a quarter of an entry."""
+    """Return the scopes as a set. Equal scopes share one set, which is 1/4 of a cache entry."""
     return frozenset(scopes)
 
 
 def identity_of(found: _Resource) -> Identity:
-    """Give the identity that a live credential becomes."""
+    """Return the identity of the holder of an accepted credential."""
     scopes = _scopes(found.scopes)
     expires_at = found.expires_at.timestamp() if found.expires_at else None
     match found:

@@ -1,4 +1,4 @@
-"""What a verifier gives: the protocol that the middleware needs, and the outcome inside."""
+"""The protocol of a verifier, and the outcome of one verification."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from clerk_m2m.transport.breaker import MAX_BACK_OFF
 
 
 class CredentialVerifier(Protocol):
-    """What `MachineAuthMiddleware` needs of a verifier; `Verifier` is one."""
+    """The members of a verifier that `MachineAuthMiddleware` uses; `Verifier` has them."""
 
     @property
     def settings(self) -> Settings:
-        """What the service is configured with."""
+        """The settings of the service."""
 
     async def verify(
         self, token: str, *, while_waiting: AbstractAsyncContextManager[None] | None = None
     ) -> Identity:
-        """Give the identity of a token's holder, or raise a `RefusalError`.
+        """Return the identity of a token's holder, or raise a `RefusalError`.
 
-        A verifier that has to wait for an answer enters `while_waiting` for as long.
+        A verifier that waits for an answer does so inside the context `while_waiting`.
         """
 
     async def aclose(self) -> None:
-        """Close what is open in this event loop."""
+        """Close the connections and tasks of this event loop."""
 
 
 class Source(StrEnum):
@@ -46,14 +46,14 @@ class Source(StrEnum):
 
     CACHE = "cache"
     ONLINE = "online"  # Clerk was asked
-    SHARED = "shared"  # another request had asked Clerk already, and this one waited too
+    SHARED = "shared"  # this request waited for the call that another request had started
     OFFLINE = "offline"  # a JWT, verified without a call
-    STALE = "stale"  # past its lifetime, while Clerk is down
+    STALE = "stale"  # a cached verdict past its lifetime, used while Clerk is unreachable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What a verification came to: whose credential it is, as far as known, and any refusal."""
+    """The outcome of a verification: an identity if accepted, else the refusal; and the source."""
 
     identity: Identity | None = None
     refusal: RefusalError | None = None
@@ -61,7 +61,7 @@ class Outcome:
 
     @property
     def key(self) -> tuple[str, str]:
-        """The source and the outcome, as they are counted; "none" where there is no verdict."""
+        """The source and the outcome as metric labels; the source is "none" without a verdict."""
         source = "none" if self.source is None else self.source.value
         if self.identity is not None:
             return source, "accepted"
@@ -70,7 +70,7 @@ class Outcome:
 
 
 def refusal_of(exc: BackendAPIError) -> VerificationUnavailableError:
-    """Give the refusal that a failed call means to the caller; the failure is its cause."""
+    """Return the 503 refusal for a failed call; the failure is its `__cause__`."""
     retry_after = spread(min(exc.retry_after or 1.0, MAX_BACK_OFF))
     is_misconfigured = isinstance(exc, KeyRefusedError | KeyUnavailableError)
     kind = VerifierMisconfiguredError if is_misconfigured else VerificationUnavailableError
@@ -80,8 +80,8 @@ def refusal_of(exc: BackendAPIError) -> VerificationUnavailableError:
 
 
 def source_of(refusal: RefusalError) -> Source | None:
-    """Tell where a refusal came from; None where there was no verdict."""
-    # Only the offline verification knows no class: it was told a JWT.
+    """Return the source of the verdict behind a refusal; None if there was no verdict."""
+    # Only the offline verification raises without a token class.
     if isinstance(refusal, TokenInvalidError) and refusal.token_class is None:
         refusal.source = Source.OFFLINE
     return None if refusal.source is None else Source(refusal.source)

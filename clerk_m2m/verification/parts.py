@@ -1,4 +1,4 @@
-"""What a verifier is put together from, made from its settings."""
+"""Makes the parts of a verifier from its settings."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def backend_api(
     reporter: Reporter,
     upstream: str,
 ) -> BackendAPI:
-    """Open the Backend API with the keys of a service, and breakers."""
+    """Open the Backend API with the keys of a service and new circuit breakers."""
 
     def count(call: Call) -> None:
         stats.sent += call.billed
@@ -81,7 +81,7 @@ def backend_api(
 def graph_source(
     settings: Settings, api: BackendAPI, clock: Clock, reporter: Reporter
 ) -> GraphSource | None:
-    """Make the source of the edges; None for a service without a graph."""
+    """Make the source of the scope graph's edges; None for a service without a graph."""
     ttl, max_stale = settings.graph_ttl, settings.graph_max_stale
     match settings.graph:
         case None:
@@ -110,7 +110,7 @@ def graph_source(
 def online_verification(
     settings: Settings, api: BackendAPI, clock: Clock, stats: Stats
 ) -> OnlineVerification:
-    """Make what asks Clerk about opaque credentials."""
+    """Make the verification of opaque credentials, which asks Clerk."""
     return OnlineVerification(
         api,
         audience=settings.oauth_audience or frozenset(),
@@ -128,12 +128,12 @@ def offline_verification(
     server_clock: ServerClock,
     reporter: Reporter,
 ) -> OfflineVerification | None:
-    """Make what verifies JWTs; None for a service that takes none, or has no keys for them."""
+    """Make the verification of JWTs; None if the service accepts none, or has no keys for them."""
     m2m = TokenType.M2M_TOKEN in settings.accepts and settings.graph is not None
     oauth = TokenType.OAUTH_TOKEN in settings.accepts
     if not (settings.verifies_jwts and (m2m or oauth)):
         return None
-    # PyJWT and cryptography take a while to import, and a service without JWTs needs neither.
+    # PyJWT and cryptography are slow to import, and a service without JWTs needs neither.
     from clerk_m2m.verification import key_set, offline, signature
 
     fetch = partial(get_jwks, api, settings.jwks_url)
@@ -148,9 +148,9 @@ def offline_verification(
 
 
 def keys_of_digests(settings: Settings) -> tuple[bytes, ...]:
-    """Give the keys of the digests of tokens; verdicts are kept under those of the first one.
+    """Return the keys under which tokens are digested. The verdict cache uses the first one.
 
-    Without a fleet no other process needs to know the digests of this one.
+    Without a fleet the key is random, because no other process compares digests with this one.
     """
     if settings.fleet is None:
         return (token_bytes(32),)
@@ -170,7 +170,7 @@ def invalidator(
     *,
     digest_keys: tuple[bytes, ...],
 ) -> tuple[Invalidator, Member | None]:
-    """Make what invalidates, and a verifier's part in its fleet, if the service has one."""
+    """Make the invalidator, and the verifier's membership of a fleet if the service has one."""
     effects = Effects(
         invalidations,
         offline,
@@ -197,7 +197,7 @@ def shared(
     *,
     digest_keys: tuple[bytes, ...],
 ) -> Ask:
-    """Verify once for all processes of the service, if its fleet shares verdicts."""
+    """Wrap `ask` so that one process asks for all, if the fleet shares verdicts; else return it."""
     fleet = settings.fleet
     if member is None or fleet is None or not (fleet.share_verdicts and settings.cache_ttl):
         return ask
@@ -206,7 +206,7 @@ def shared(
     def key_at_hand(kind: TokenClass) -> Secret | None:
         return verifying_key(api, kind).at_hand()
 
-    # What a verdict depends on beside the credential and the key that verified it.
+    # A verdict also depends on these, besides the credential and the key that verified it.
     context = [settings.api_url, settings.machine_id, *sorted(settings.oauth_audience or ())]
     member.shared = SharedVerdicts()
     return Tier(
@@ -224,7 +224,7 @@ def shared(
 
 
 async def warm_up(member: Member, ask: Ask) -> None:
-    """Have a verifier ready for its fleet before the first request, if Redis answers in time."""
+    """Connect to Redis and read the fleet's log before the first request, for 0.5 s at most."""
     from clerk_m2m.fleet.tier import Tier  # imported only where it is used
 
     await (ask if isinstance(ask, Tier) else member).warm_up()
@@ -266,7 +266,7 @@ def measured(
 
 
 def require_https_for_keys(settings: Settings) -> None:
-    """Refuse a `jwks_url` over plain http: whoever is on the way could forge tokens."""
+    """Reject a `jwks_url` over plain http: an attacker in the network could replace the keys."""
     key = settings.secret_key
     if isinstance(key, Path):
         key = key_of_file("secret_key", "sk_", key)
@@ -282,7 +282,7 @@ def require_https_for_keys(settings: Settings) -> None:
 def verdict_cache(
     settings: Settings, invalidations: Invalidations, clock: Clock
 ) -> Cache[bytes, Verdict]:
-    """Make the store of verdicts, by the digest of the credential."""
+    """Make the cache of verdicts, keyed by the digest of the credential."""
     return Cache(
         ttl=settings.cache_ttl,
         negative_ttl=settings.negative_ttl,
@@ -296,14 +296,14 @@ def verdict_cache(
 
 
 def names(digest: bytes, verdict: Verdict) -> tuple[Name, ...]:
-    """Give the names by which a verdict is invalidated."""
+    """Return the names by which a verdict can be invalidated."""
     if isinstance(verdict, Refused):
         return (digest,)
     return digest, verdict.token_id, verdict.subject
 
 
 def reported(ask: Ask, reporter: Reporter) -> Ask:
-    """Ask ahead of a verdict's end: nobody waits, so a failure is told to the operator."""
+    """Wrap `ask` for refreshes: no request sees their failure, so it is reported instead."""
 
     async def ask_again(credential: OpaqueCredential, demand: Demand) -> Answer[Verdict]:
         try:

@@ -1,4 +1,4 @@
-"""What is accepted and who may call, as tables and pure functions. No I/O, no clock."""
+"""The policy: which credentials are accepted and who may call. Pure functions, no I/O, no clock."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from clerk_m2m.settings import Settings
 
 WRONG_AUDIENCE: Final = "The access token is not meant for this service."
 
-ALLOWED: Final = Reason.ALLOWED  # read on every request, and slow to read off its class
+ALLOWED: Final = Reason.ALLOWED  # used on every request; reading it from the enum class is slow
 
 
 def not_accepted(settings: Settings) -> Mapping[TokenClass, str]:
-    """Give the classes of credential that a service does not take, each with the reason."""
+    """Return the token classes that a service does not accept, each with the reason."""
     reasons = {each: _why_not_accepted(each, settings) for each in TokenClass}
     return {each: reason for each, reason in reasons.items() if reason is not None}
 
@@ -39,24 +39,25 @@ def _why_not_accepted(token_class: TokenClass, settings: Settings) -> str | None
 
 
 def matches_audience(audience: tuple[str, ...], ours: frozenset[str]) -> bool:
-    """Tell whether an OAuth access token is meant for this service (RFC 9068 section 4).
+    """Return whether an OAuth access token is meant for this service (RFC 9068 section 4).
 
-    A token that names its audience must name one of ours, whether we have any or not. One that
-    names none is good only where we have none.
+    `ours` are the names of this service. A token with an audience must name one of them, so it is
+    refused if `ours` is empty. A token without an audience is accepted only if `ours` is empty.
     """
     return not (audience or ours) or not ours.isdisjoint(audience)
 
 
 def needs_edge(identity: Identity) -> bool:
-    """Tell whether the scope graph decides about this caller: it does about every machine."""
+    """Return whether the credential is a machine's: the scope graph decides about every machine."""
     return identity.subject.startswith("mch_")
 
 
 def decide(identity: Identity, callee: str, edge: bool | None) -> Reason:
-    """Decide whether `identity` may call `callee`; `edge` is the graph's answer, None without one.
+    """Decide whether `identity` may call `callee`. `edge` is the graph's answer, None if no graph.
 
-    An opaque token's scopes are attested by Clerk's server. A JWT's claims are chosen by its caller
-    and never looked at. API keys and OAuth tokens of users are the guards' business.
+    Clerk's server attests the scopes of an opaque token. The claims of a JWT are never read here,
+    because the caller chooses them. API keys and OAuth tokens of users are always allowed here:
+    the guards check them.
     """
     if isinstance(identity, MachineIdentity) and identity.token_format == "opaque":
         if callee not in identity.scopes:

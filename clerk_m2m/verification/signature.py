@@ -1,17 +1,17 @@
-"""Offline verification of Clerk's JWTs: signature, claims, key set and its rotation.
+"""Offline verification of Clerk's JWTs: signature, claims, and the choice of keys.
 
 Rules of this file (RFC 7515, RFC 7517, RFC 7519, RFC 8725):
 
-- RS256 and nothing else, whatever the header or a key says.
-- A key is used only if nothing about it speaks against: type, `use`, `key_ops`, `alg`, size, a
-  modulus that is known to be weak.
-- A key comes from the configured set. `jku`, `x5u`, `jwk` and `x5c` of a header are never looked
-  at; a header with `crit` or `b64` is refused.
-- A fetched key is chosen by its `kid` alone: a token that names none is refused, and a key without
-  one is never used (Clerk's always have one). A key given as PEM has no name and needs none.
-- The signature covers bytes, the claims are read from the same bytes.
+- Only RS256 is accepted, whatever the header or a key says.
+- A key is used only if its type, `use`, `key_ops`, `alg` and size allow RS256 verification, and if
+  its modulus is not known to be weak.
+- A key comes from the configured set only. The header's `jku`, `x5u`, `jwk` and `x5c` are never
+  read. A header with `crit` or `b64` is refused.
+- A fetched key is chosen by its `kid` alone. A token without a `kid` is refused, and a key without
+  one is never used (Clerk's keys always have one). A key given as PEM has no `kid` and needs none.
+- The claims are read from the same bytes that the signature covers.
 
-Sole owner of `jwt` (PyJWT), which does the RSA and reads keys.
+This is the only file that imports `jwt` (PyJWT), which does the RSA operations and reads keys.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ MIN_KEY_BITS: Final = 2048
 MAX_KEY_BITS: Final = 8192
 _LAST_INSTANT: Final = 253_402_300_799  # the end of the year 9999
 
-# Moduli of the ROCA kind (CVE-2017-15361) are powers of 65537 modulo each of these primes.
+# A modulus with the ROCA weakness (CVE-2017-15361) is a power of 65537 modulo each of these primes.
 _ROCA_PRIMES: Final = (11, 13, 17, 19, 37, 53, 61, 71, 73, 79, 97, 103, 107, 109, 127, 151, 157)
 _ROCA_RESIDUES: Final = {p: {pow(65537, i, p) for i in range(p)} for p in _ROCA_PRIMES}
 
@@ -47,9 +47,9 @@ Keys: TypeAlias = "Mapping[str, tuple[RSAPublicKey, ...]]"  # by `kid`
 
 
 def verify_signature(token: str, jwks: Mapping[str, Any]) -> bytes:
-    """Give the payload of a compact JWS that a key of `jwks` signed with RS256.
+    """Return the payload of a compact JWS that a key of `jwks` signed with RS256.
 
-    Says nothing of the claims. Raises `TokenInvalidError` for anything else (RFC 7515 section 5.2).
+    Does not check the claims. Raises `TokenInvalidError` for anything else (RFC 7515 section 5.2).
     """
     jwt = split_jwt(token)
     check_signature(jwt, usable_keys(jwks).get(required_kid(key_id(jwt)), ()))
@@ -57,12 +57,12 @@ def verify_signature(token: str, jwks: Mapping[str, Any]) -> bytes:
 
 
 def key_id(jwt: UnverifiedJWT) -> str | None:
-    """Give the `kid` of the header; refuses a header that RS256 verification cannot honour."""
+    """Return the header's `kid`; raises if the header asks for anything but plain RS256."""
     header = jwt.header
     if header.get("alg") != "RS256":
         raise TokenInvalidError("The JWT is not signed with RS256.")
-    if "crit" in header or "b64" in header:  # RFC 7797 section 7: not in a JWT
-        raise TokenInvalidError("The JWT asks for extensions that are not understood.")
+    if "crit" in header or "b64" in header:  # RFC 7797 section 7: no b64 in JWTs
+        raise TokenInvalidError("The JWT requires unsupported extensions (crit or b64).")
     kid = header.get("kid")
     if kid is not None and not isinstance(kid, str):
         raise TokenInvalidError("The JWT's kid is not a string.")
@@ -70,9 +70,9 @@ def key_id(jwt: UnverifiedJWT) -> str | None:
 
 
 def required_kid(kid: str | None) -> str:
-    """Give the `kid`; refuses a token that names no key, where there are several to choose from."""
+    """Return the `kid`; raises if it is None, because then no key of the set can be chosen."""
     if kid is None:
-        raise TokenInvalidError("The JWT names no key (kid).")
+        raise TokenInvalidError("The JWT's header has no kid.")
     return kid
 
 
@@ -83,7 +83,7 @@ def check_signature(jwt: UnverifiedJWT, keys: tuple[RSAPublicKey, ...]) -> None:
 
 
 def usable_keys(jwks: Mapping[str, Any]) -> Keys:
-    """Give the keys of a JSON Web Key Set that may verify RS256; the others are passed over."""
+    """Return the keys of a JSON Web Key Set that may verify RS256; the others are ignored."""
     entries = jwks.get("keys")
     keys: dict[str, tuple[RSAPublicKey, ...]] = {}
     for entry in entries if isinstance(entries, list) else []:
@@ -104,7 +104,7 @@ def _usable_key(entry: Mapping[str, Any]) -> RSAPublicKey | None:
         or not isinstance(kid, str)
     ):
         return None
-    # Only the public half is read, whatever else the entry holds.
+    # Read only the members of a public key: the entry may contain others, even private ones.
     public = {name: entry[name] for name in ("kty", "n", "e") if name in entry}
     try:
         read = RSAAlgorithm.from_jwk(public)
@@ -121,9 +121,9 @@ def _is_sound(key: RSAPublicKey) -> bool:
 
 
 def key_from_pem(pem: str) -> RSAPublicKey:
-    """Read a PEM public key, as Clerk's dashboard shows it; one line with `\\n` in it will do.
+    """Read a PEM public key as Clerk's dashboard shows it, also as one line with `\\n` in it.
 
-    Raises `ConfigurationError` where it cannot be read, is private, or is too short.
+    Raises `ConfigurationError` if it cannot be read, is private, or is too weak.
     """
     text = pem.replace("\\n", "\n").strip()
     head, tail = "-----BEGIN PUBLIC KEY-----", "-----END PUBLIC KEY-----"
@@ -137,15 +137,15 @@ def key_from_pem(pem: str) -> RSAPublicKey:
         ) from exc
     if not _is_sound(key):
         raise ConfigurationError(
-            f"jwt_key is too weak to be relied on: {key.key_size} bits, and at least "
-            f"{MIN_KEY_BITS} sound ones are needed. It cannot be Clerk's."
+            f"jwt_key cannot be used: it has {key.key_size} bits. An RSA key of at least "
+            f"{MIN_KEY_BITS} bits without a known weakness is required. It is not a key of Clerk's."
         )
     return key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claims:
-    """The claims that every JWT must have, checked, and the whole set they came in."""
+    """The claims that every JWT must have, checked; `all` holds every claim of the token."""
 
     subject: str
     token_id: str
@@ -156,7 +156,7 @@ class Claims:
 
 
 def read_claims(claims: Mapping[str, Any]) -> Claims:
-    """Check the claims; `exp`, `iat`, `sub` and `jti` are required, each of its type.
+    """Read the claims; `exp`, `iat`, `sub` and `jti` are required and their types are checked.
 
     RFC 7519 section 4.1, RFC 8725 section 3.8.
     """
@@ -172,9 +172,9 @@ def read_claims(claims: Mapping[str, Any]) -> Claims:
 
 
 def check_times(claims: Claims, now: float, judge: Callable[[], str]) -> None:
-    """Refuse what is not valid at `now` (Unix s), with 5 s of leeway for clock skew.
+    """Raise `TokenInvalidError` for a JWT not valid at `now` (Unix s), with 5 s of leeway.
 
-    `judge` names the clock that said so, for the refusal.
+    `judge` returns the name of the clock, for the text of the refusal.
     """
     if now >= claims.expires_at + LEEWAY:
         raise TokenInvalidError(f"The JWT has expired by {judge()}.")
@@ -186,7 +186,8 @@ def _instant(claims: Mapping[str, Any], name: str) -> float:
     value = claims.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TokenInvalidError(f"The JWT's {name} is missing or not a number.")
-    # Milliseconds given for seconds would make a token live for millennia. NaN compares false.
+    # A value in milliseconds would be an instant thousands of years ahead. A NaN is refused too,
+    # since every comparison with it is false.
     if not 0 <= value <= _LAST_INSTANT:
         raise TokenInvalidError(f"The JWT's {name} is not an instant in seconds.")
     return float(value)

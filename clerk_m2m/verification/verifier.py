@@ -1,9 +1,9 @@
-"""From a token to an identity, or to the refusal that it deserves.
+"""`Verifier`: turns a token into an identity or a refusal.
 
-The order never changes: what the credential is, whether it is good, whether its holder may call
-this service. A cached verdict answers the second question without a call. The third is asked on
-every request, after the cache. If Clerk cannot be asked, `VerificationUnavailableError` (503) is
-raised: the request is not let in, and the caller is not told that its token is bad.
+The order never changes: classify the credential, verify it, check whether its holder may call this
+service. A cached verdict replaces the verification. The last check is made on every request, after
+the cache. If Clerk cannot be asked, `VerificationUnavailableError` (503) is raised: the request is
+not accepted, and the caller is not told that its token is bad.
 """
 
 from __future__ import annotations
@@ -52,15 +52,15 @@ if TYPE_CHECKING:
 
 
 class Verifier:
-    """Tells who holds a token and whether they may call this service.
+    """Verifies who holds a token and whether that caller may call this service.
 
     `MachineAuthMiddleware` makes one; make one yourself to share it between apps, to invalidate, or
-    to verify outside of a request. `settings` None reads the environment. `transport` replaces the
-    network, for client certificates (mTLS) or for tests: you close it, and it must work in each
-    event loop. Without one, proxies and certificates are those of the environment, as in httpx
-    (see `ClerkClient`). `clock` replaces the time, for tests. `on_event` is called with each
-    `Event`. Raises `ConfigurationError` where the settings cannot work. One verifier serves any
-    number of event loops and threads.
+    to verify outside of a request. If `settings` is None, the environment is read. `transport`
+    replaces the network, for client certificates (mTLS) or for tests: you close it, and it must
+    work in each event loop. Without one, proxies and certificates come from the environment, as in
+    httpx (see `ClerkClient`). `clock` replaces the time, for tests. `on_event` is called with each
+    `Event`. Raises `ConfigurationError` for settings that cannot work. One verifier can be used by
+    any number of event loops and threads.
     """
 
     def __init__(
@@ -82,8 +82,8 @@ class Verifier:
             parts.backend_api, settings, transport, clock, server_clock, stats, times, reporter
         )
         self._api = open_api("credentials")
-        # The key set has a breaker of its own: `jwks_url` is another host, and whether it answers
-        # says nothing of the endpoints.
+        # The key set has its own breaker: `jwks_url` is another host, so its failures do not mean
+        # that the endpoints which verify credentials fail too.
         self._key_api = open_api("keys")
         self.graph = parts.graph_source(settings, self._api, clock, reporter)
         self._callee = settings.machine_id
@@ -114,12 +114,12 @@ class Verifier:
     async def verify(
         self, token: str, *, while_waiting: AbstractAsyncContextManager[None] | None = None
     ) -> Identity:
-        """Give the identity of a token's holder, who may call this service.
+        """Return the identity of a token's holder, who may call this service.
 
-        `while_waiting` is entered where the answer is not cached, until it is there.
+        If the answer is not cached, the verification runs inside the context `while_waiting`.
 
         Raises a `RefusalError`: `TokenInvalidError`, `TokenTypeNotAcceptedError`,
-        `ScopeDeniedError`, or `VerificationUnavailableError` where it could not be found out.
+        `ScopeDeniedError`, or `VerificationUnavailableError` if it could not be verified.
         """
         try:
             digest = self._digest.of(utf8(token))
@@ -137,7 +137,7 @@ class Verifier:
                 if identity is not None:
                     self.stats.hits += 1
                     return identity
-            # From here on the token is in no local of a frame, which tracebacks may show.
+            # From here on only a `Secret` is passed: tracebacks may show the locals of a frame.
             async with while_waiting or nullcontext():
                 outcome = await self._find_out(digest, Secret(token))
             self.stats.outcomes[outcome.key] += 1
@@ -151,28 +151,28 @@ class Verifier:
     def recall(self, token: bytes) -> Identity | None:
         """Return the identity of a token's holder if it is cached and may call, else None.
 
-        `token` may be any bytes of a header: only a token in one of Clerk's forms has a verdict.
-        After None, call `verify`: it refuses, or asks Clerk.
+        `token` may be any bytes of a header: only a well-formed token can have a cached verdict.
+        If this returns None, call `verify`, which refuses the token or asks Clerk.
         """
         verdict = self._verdicts.settled(self._digest.of(token))
         try:
             identity = None if verdict is None else admit(verdict, self.graph, self._callee)
         except RefusalError:
-            return None  # `verify` refuses, and counts it
+            return None  # the caller then calls `verify`, which refuses and counts
         if identity is not None:
             self.stats.hits += 1
         return identity
 
     async def verify_headers(self, headers: Headers) -> Identity:
-        """Give the identity of who sent these headers, for frameworks other than Starlette's.
+        """Return the identity of the sender of these headers, for frameworks besides Starlette.
 
-        They are pairs, or a mapping, and read as the middleware reads them. Raises what `verify`
-        does, and `TokenMissingError` or `TokenMalformedError`; see `refusal_answer`.
+        `headers` are pairs or a mapping. They are read as the middleware reads them. Raises what
+        `verify` does, and `TokenMissingError` or `TokenMalformedError`; see `refusal_answer`.
         """
         return await self.verify(credential_of(headers, self.settings.api_key_header))
 
     async def _find_out(self, digest: bytes, token: Secret) -> Outcome:
-        """Verify where the verdict is not cached, or the caller's edge is not known yet."""
+        """Verify when the verdict is not cached, or the caller's edge is not known yet."""
         if self._fleet is not None:
             self._fleet.start()
         try:
@@ -215,7 +215,7 @@ class Verifier:
     async def _verdict(
         self, digest: bytes, token: Secret, *, timeout: float
     ) -> tuple[Verdict, Source]:
-        """Give the verdict on a token: the cached one, or that of a verification."""
+        """Return the verdict on a token: the cached one, or the result of a verification."""
         found = self._verdicts.read(digest)
         if found is not None:
             return found[0], Source.CACHE
@@ -242,7 +242,7 @@ class Verifier:
                 token_class=credential.token_class,
             )
         if self._fleet is not None:
-            await self._fleet.ready()  # before that it is not known which JWTs are denied
+            await self._fleet.ready()  # until then the denied JWTs are not known
         number = self._invalidations.number
         answer = await self._offline.verify(credential, digest, timeout=timeout)
         self.stats.offline += 1
@@ -284,12 +284,12 @@ class Verifier:
         token_id: str | None = None,
         machine_id: str | None = None,
     ) -> None:
-        """Forget what is known of a token, of a token id, or of all of a machine's credentials.
+        """Invalidate a token, a token id, or all credentials of a machine; takes exactly one.
 
-        Takes exactly one. Nothing that was asked before the call is used after it. JWTs, which
-        cannot be revoked at Clerk, are denied by this process for as long as they live: by `token`
-        this very one, since what it says of itself may be forged; by `token_id` the one of that id;
-        by `machine_id` those minted until now (and for 5 s more, the leeway for clocks).
+        No verdict that was requested before the call is used after it. Clerk cannot revoke a JWT,
+        so this process denies JWTs until they expire. `token` denies this one token only, because
+        its claims may be forged. `token_id` denies the JWT with that id. `machine_id` denies the
+        machine's JWTs that were minted until now (and up to 5 s later, the leeway for clocks).
         """
         self._invalidator.here(token=token, token_id=token_id, machine_id=machine_id)
 
@@ -302,19 +302,19 @@ class Verifier:
     ) -> None:
         """Like `invalidate`, here and in all services of the fleet.
 
-        Returns when the fleet's log has it: who follows the log applies it some milliseconds later.
-        Raises `FleetUnavailableError` where it could not be written within `timeout` seconds; it is
-        in force here even then. Raises `ConfigurationError` without a fleet.
+        Returns when it is in the fleet's log; the other processes apply it some milliseconds later.
+        Raises `FleetUnavailableError` if it could not be written within `timeout` seconds. This
+        process applies it even then. Raises `ConfigurationError` without a fleet.
         """
         invalidation = self._invalidator.here(token=token, token_id=token_id, machine_id=machine_id)
         await self._invalidator.everywhere(invalidation, timeout=self.settings.timeout)
 
     def watch(self, client: ClerkClient | SyncClerkClient) -> Callable[[], None]:
-        """Invalidate what `client` revokes, here and in the fleet; gives what ends this."""
+        """Invalidate, here and in the fleet, what `client` revokes; returns a function to stop."""
         return client.on_revocation(self._invalidator.revoked)
 
     def measure(self) -> Measurements:
-        """Give what was counted and how things stand now, for an exporter; from any thread."""
+        """Return the counters and the current state, for an exporter; call it from any thread."""
         return parts.measured(
             stats=self.stats,
             call_times=self._call_times,
@@ -337,9 +337,9 @@ class Verifier:
             await parts.warm_up(self._fleet, self._ask)
 
     async def aclose(self) -> None:
-        """Close the connections of this event loop; calls that are out have `timeout` to end."""
+        """Close the connections of this event loop; calls in progress may take `timeout` to end."""
         if self._offline is not None:
-            await self._offline.aclose()  # first: a fetch that ran out of time would delay the next
+            await self._offline.aclose()  # first: else a fetch in progress delays the steps below
         await self._api.aclose()
         await self._key_api.aclose()
         await self._verdicts.aclose()

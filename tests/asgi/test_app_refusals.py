@@ -41,7 +41,7 @@ def service(handler: Handler) -> FastAPI:
     return app
 
 
-class Told:
+class Recorder:
     """An `on_error` that records the codes of its refusals and returns `answer`."""
 
     def __init__(self, answer: Response | None = None) -> None:
@@ -62,13 +62,13 @@ async def refused_by_a_guard(request: Request) -> Response:
 async def test_the_middleware_answers_a_guards_refusal_in_every_placement(
     world: World, placed: Placed
 ) -> None:
-    told = Told()
+    recorder = Recorder()
     answer = await get(
-        placed(service(refused_by_a_guard), world.verifier(), on_error=told), world.token()
+        placed(service(refused_by_a_guard), world.verifier(), on_error=recorder), world.token()
     )
 
     assert (answer.status_code, answer.json()["code"]) == (403, "permission_denied")
-    assert told.codes == ["permission_denied"]
+    assert recorder.codes == ["permission_denied"]
 
 
 # A verifier that the app calls
@@ -103,12 +103,12 @@ async def test_a_refusal_of_a_verifier_that_the_app_calls_is_the_apps_own_error(
             raise
         return PlainTextResponse("in")
 
-    told = Told()
-    answer = await get(placed(service(handler), verifier, on_error=told), world.token())
+    recorder = Recorder()
+    answer = await get(placed(service(handler), verifier, on_error=recorder), world.token())
 
     assert answer.status_code == 500
     assert caught == [code]
-    assert told.codes == []
+    assert recorder.codes == []
     assert "Refused" not in caplog.text
 
 
@@ -176,12 +176,12 @@ async def test_a_refusal_that_a_handler_raises_itself_is_answered(world: World) 
     async def handler(request: Request) -> Response:
         raise PermissionDeniedError("Not on Sundays.", required_scopes=["sundays"])
 
-    told = Told()
-    answer = await get(added(service(handler), world.verifier(), on_error=told), world.token())
+    recorder = Recorder()
+    answer = await get(added(service(handler), world.verifier(), on_error=recorder), world.token())
 
     assert (answer.status_code, answer.json()["code"]) == (403, "permission_denied")
     assert answer.json()["detail"] == "Not on Sundays."
-    assert told.codes == ["permission_denied"]
+    assert recorder.codes == ["permission_denied"]
 
 
 async def test_a_refusal_that_a_handler_raises_from_a_verifiers_is_answered(world: World) -> None:
@@ -216,18 +216,18 @@ async def test_a_refusal_that_a_mounted_apps_handler_raises_is_its_500(
 
 
 async def test_the_inner_middleware_answers_what_is_refused_inside_it(world: World) -> None:
-    outer_told, inner_told = Told(), Told()
-    inner = added(service(refused_by_a_guard), world.verifier(), on_error=inner_told)
+    outer_recorder, inner_recorder = Recorder(), Recorder()
+    inner = added(service(refused_by_a_guard), world.verifier(), on_error=inner_recorder)
     app = Starlette(routes=[Mount("/inner", app=inner), Route("/", refused_by_a_guard)])
-    app.add_middleware(MachineAuthMiddleware, verifier=world.verifier(), on_error=outer_told)
+    app.add_middleware(MachineAuthMiddleware, verifier=world.verifier(), on_error=outer_recorder)
 
     answer = await get(app, world.token(), "/inner/")
     assert (answer.status_code, answer.json()["code"]) == (403, "permission_denied")
-    assert (outer_told.codes, inner_told.codes) == ([], ["permission_denied"])
+    assert (outer_recorder.codes, inner_recorder.codes) == ([], ["permission_denied"])
 
     answer = await get(app, world.token())
     assert (answer.status_code, answer.json()["code"]) == (403, "permission_denied")
-    assert (outer_told.codes, inner_told.codes) == (["permission_denied"],) * 2
+    assert (outer_recorder.codes, inner_recorder.codes) == (["permission_denied"],) * 2
 
 
 async def test_the_inner_middleware_answers_what_its_own_check_refuses(world: World) -> None:
@@ -235,15 +235,15 @@ async def test_the_inner_middleware_answers_what_its_own_check_refuses(world: Wo
     settings = world.settings(
         machine_id=other_service.id, machine_secret_key=other_service.secret_key
     )
-    outer_told, inner_told = Told(), Told()
-    inner = added(service(whoami), world.verifier(settings), on_error=inner_told)
+    outer_recorder, inner_recorder = Recorder(), Recorder()
+    inner = added(service(whoami), world.verifier(settings), on_error=inner_recorder)
     app = Starlette(routes=[Mount("/", app=inner)])
-    app.add_middleware(MachineAuthMiddleware, verifier=world.verifier(), on_error=outer_told)
+    app.add_middleware(MachineAuthMiddleware, verifier=world.verifier(), on_error=outer_recorder)
 
     answer = await get(app, world.token())
 
     assert (answer.status_code, answer.json()["code"]) == (401, "token_invalid")
-    assert (outer_told.codes, inner_told.codes) == ([], ["token_invalid"])
+    assert (outer_recorder.codes, inner_recorder.codes) == ([], ["token_invalid"])
 
 
 async def test_a_guard_reads_the_identity_of_the_innermost_running_middleware(
@@ -261,8 +261,8 @@ async def test_a_guard_reads_the_identity_of_the_innermost_running_middleware(
         seen.append(connection.state.machine.machine_id)
         await PlainTextResponse("in")(scope, receive, send)
 
-    told = Told()
-    app = MachineAuthMiddleware(cascade, verifier=world.verifier(), on_error=told)
+    recorder = Recorder()
+    app = MachineAuthMiddleware(cascade, verifier=world.verifier(), on_error=recorder)
     answer = await get(app, world.token())
 
     assert answer.text == "in"
@@ -365,12 +365,12 @@ async def test_an_exception_handler_of_the_app_answers_and_on_error_is_called_on
     world: World, status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="clerk_m2m")
-    told = Told(PlainTextResponse("not used", 418))
+    recorder = Recorder(PlainTextResponse("not used", 418))
 
-    answer = await get(handling(status, world.verifier(), on_error=told), world.token())
+    answer = await get(handling(status, world.verifier(), on_error=recorder), world.token())
 
     assert (answer.status_code, answer.json()) == (status, {"mine": "permission_denied"})
-    assert told.codes == ["permission_denied"]
+    assert recorder.codes == ["permission_denied"]
     assert [each.getMessage().partition(" [")[0] for each in caplog.records] == [
         f"Refused GET '/' with {status} permission_denied: "
         f"{world.caller.id} is not among this route's callers."
@@ -381,12 +381,12 @@ async def test_a_200_of_the_apps_exception_handler_is_not_reported_as_a_refusal(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="clerk_m2m")
-    told = Told()
+    recorder = Recorder()
 
-    answer = await get(handling(200, world.verifier(), on_error=told), world.token())
+    answer = await get(handling(200, world.verifier(), on_error=recorder), world.token())
 
     assert (answer.status_code, answer.json()) == (200, {"mine": "permission_denied"})
-    assert told.codes == []
+    assert recorder.codes == []
     assert caplog.records == []
 
 
@@ -399,12 +399,12 @@ async def test_on_error_is_called_when_an_exception_handler_closes_a_websocket(
     async def close(websocket: WebSocket, refusal: Exception) -> None:
         await websocket.close(4403)
 
-    told = Told()
+    recorder = Recorder()
     app = Starlette(
         routes=[WebSocketRoute("/", endpoint)],
         exception_handlers={RefusalError: close},
     )
-    app.add_middleware(MachineAuthMiddleware, verifier=world.verifier(), on_error=told)
+    app.add_middleware(MachineAuthMiddleware, verifier=world.verifier(), on_error=recorder)
     sent: list[Message] = []
 
     async def receive() -> Message:
@@ -417,4 +417,4 @@ async def test_on_error_is_called_when_an_exception_handler_closes_a_websocket(
     await app({"type": "websocket", "path": "/", "headers": headers}, receive, send)
 
     assert [(each["type"], each["code"]) for each in sent] == [("websocket.close", 4403)]
-    assert told.codes == ["permission_denied"]
+    assert recorder.codes == ["permission_denied"]

@@ -218,7 +218,7 @@ def test_a_guard_with_an_impossible_requirement_is_rejected_when_it_is_made(make
 
 
 def test_the_error_about_a_machine_name_given_as_id_says_why() -> None:
-    with pytest.raises(ConfigurationError, match=r"'billing'\): not a machine id. A name will not"):
+    with pytest.raises(ConfigurationError, match=r"'billing'\): not a machine id. A name is not"):
         require_machine("billing")
 
 

@@ -163,7 +163,7 @@ async def test_an_identity_in_a_request_is_422_and_behind_the_middleware_503(
 
     assert {answer.status_code for answer in answers} == {422}
     texts = " ".join(answer.text for answer in answers)
-    assert "A MachineIdentity is never made of input. In FastAPI, get the caller's with" in texts
+    assert "A MachineIdentity is never made from input. In FastAPI, get the caller's with" in texts
     # Behind the middleware, no request reaches the app.
     behind = service()
     behind.add_middleware(MachineAuthMiddleware, verifier=world.verifier())

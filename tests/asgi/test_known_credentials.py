@@ -1,8 +1,9 @@
-"""A credential that is known: its form is not checked again, and nothing else is left out.
+"""A credential with a cached verdict: its form is not checked again, but all other checks are made.
 
-There are two ways through the middleware. A credential that a verifier of ours knows is recalled by
-its bytes. Everything else is extracted and verified, and so is every credential where the verifier
-is not plainly ours. Here each request goes both ways, and has to come to the same.
+The middleware has two paths. If our `Verifier` has a cached verdict, `recall` finds it by the bytes
+of the credential. Every other credential is extracted and verified with `verify`, and so is every
+credential if the verifier is not our own class. These tests send each request through both paths
+and require equal answers.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ AFTER = (b"", b" ", b"\t", b"=", b"\x00", b"\n", b"\xc3\xa9", b",", b", Bearer m
 
 
 class ByProtocol:
-    """A verifier of which the middleware knows only what `CredentialVerifier` has."""
+    """A verifier that has only the methods of `CredentialVerifier`."""
 
     def __init__(self, verifier: Verifier) -> None:
         self.settings, self.stats, self.reporter = verifier.settings, verifier.stats, None
@@ -42,22 +43,22 @@ class ByProtocol:
 
 @dataclass
 class Switch:
-    """A graph with one answer about every edge, `known` in memory and `fetched` where it is not."""
+    """A graph with one answer for every edge: `known` in memory, or `fetched` if that is None."""
 
     known: bool | None = True
     fetched: bool = True
 
     def allows(self, caller: str, callee: str) -> bool | None:
-        """Give what is known."""
+        """Return the answer in memory."""
         return self.known
 
     async def fetch(self, caller: str, callee: str, *, timeout: float) -> bool:
-        """Give what None turns out to be."""
+        """Return the answer that is fetched when `allows` returns None."""
         return self.fetched
 
 
 class BothWays:
-    """Two verifiers alike, of which one is only known by its protocol, each behind a middleware."""
+    """Two equal verifiers behind a middleware each: ours, and one that has only the protocol."""
 
     def __init__(self, world: World, configured: Settings, **given: Any) -> None:
         self.verifiers = [world.verifier(configured) for _ in range(2)]
@@ -68,14 +69,14 @@ class BothWays:
         ]
 
     async def ask(self, fields: Fields) -> tuple[int, dict[str, Any]]:
-        """Give the answer to a request, which is the same on both ways."""
+        """Return the answer to a request; fail if the two paths answer differently."""
         scope = http_scope()
         first, second = [await ask(app, {**scope, "headers": fields}) for app in self._apps]
         assert first == second, fields
         return first
 
     def counted(self) -> list[Any]:
-        """What each verifier has counted: where its verdicts came from, and what was paid."""
+        """Return the counters of each verifier: sources of verdicts, refusals, and sent calls."""
         return [
             (each.stats.verifications(), dict(each.stats.refusals), each.stats.sent)
             for each in self.verifiers
@@ -83,7 +84,7 @@ class BothWays:
 
 
 def credentials(world: World) -> list[str]:
-    """One of each kind, of callers that may call and of some that may not."""
+    """Return credentials of each kind, of callers that may call and of some that may not."""
     emulator = world.emulator
     keys = [emulator.add_api_key(each, subject=each) for each in (USER_ID, world.caller.id)]
     return [
@@ -98,7 +99,7 @@ def credentials(world: World) -> list[str]:
 
 
 def spellings(token: bytes, key: bytes) -> list[Fields]:
-    """Headers in which a known token and a known API key stand, rightly and wrongly."""
+    """Return headers with a known token and a known API key, well-formed and ill-formed."""
     right = b"Bearer " + token
     values = [word + space + token for word in WORDS for space in SPACES]
     values += [before + right for before in BEFORE] + [right + after for after in AFTER]
@@ -115,12 +116,12 @@ def spellings(token: bytes, key: bytes) -> list[Fields]:
     ]
 
 
-async def test_every_spelling_of_a_known_credential_is_answered_as_if_it_were_new(
+async def test_every_spelling_of_a_cached_credential_is_answered_as_if_uncached(
     world: World,
 ) -> None:
     both = BothWays(world, world.live_settings(api_key_header="X-API-Key", graph=Switch()))
     token, key = world.token(), world.emulator.add_api_key("reports", subject=USER_ID).secret
-    long = world.jwt(claims={"pad": "x" * 5611})  # good, but no header may be as long as this
+    long = world.jwt(claims={"pad": "x" * 5611})  # valid, but too long for a header
     assert 0 <= MAX_CREDENTIAL_BYTES - len(long) < len("Bearer ")
     for verifier in both.verifiers:
         for each in (token, key, long):
@@ -185,13 +186,13 @@ given_to_middleware = strategies.fixed_dictionaries(
     }
 )
 EACH = [("ask", [(b"authorization", (b"Bearer ", number, b""))]) for number in range(10)]
-STORY: list[tuple[str, Any]] = []
+SEQUENCE: list[tuple[str, Any]] = []
 for each in [
     *[("edge", (False, True)), ("edge", (None, False)), ("edge", (True, True)), ("wait", None)],
     *[("invalidate", 0), ("revoke", None), ("invalidate machine", None), ("wait", None)],
     *[("wait", None), ("wait", None)],
 ]:
-    STORY += [each, *EACH, *EACH]
+    SEQUENCE += [each, *EACH, *EACH]
 PLAIN = {"required": True, "report_only": False, "exclude": []}
 EVERYTHING = {"accepts": KINDS, "api_key_header": None, "has_machine_key": False}
 
@@ -200,8 +201,8 @@ EVERYTHING = {"accepts": KINDS, "api_key_header": None, "has_machine_key": False
 @given(events, configured, given_to_middleware)
 @example(EACH, EVERYTHING | {"has_graph": False}, PLAIN)
 @example(EACH, EVERYTHING | {"has_graph": False}, PLAIN | {"exclude": ["/"]})
-@example(STORY, EVERYTHING | {"has_graph": True}, PLAIN)
-def test_whatever_happens_both_ways_give_the_same(
+@example(SEQUENCE, EVERYTHING | {"has_graph": True}, PLAIN)
+def test_both_paths_answer_the_same_after_any_sequence_of_events(
     events: list[tuple[str, Any]], configured: dict[str, Any], given: dict[str, Any]
 ) -> None:
     asyncio.run(_play(events, configured, given))
@@ -242,21 +243,19 @@ async def _play(
                 case "edge":
                     graph.known, graph.fetched = about
                 case "wait":
-                    # Lifetimes are random within 10 %, and no multiple of this is near an end.
+                    # Lifetimes vary by up to 10 %. No multiple of 20 s is near such an end.
                     world.time.advance(20)
             recalled, other = both.counted()
             assert recalled == other, (event, about)
 
 
-async def test_a_known_verdict_is_renewed_before_its_end(world: World) -> None:
+async def test_a_cached_verdict_is_refreshed_before_it_expires(world: World) -> None:
     verifier, token = world.verifier(), world.token()
 
     async with calling(protected(verifier)) as client:
-        for seconds in (
-            0,
-            0,
-            50,
-        ):  # due after 45 s of its 60 at the latest, and at its end after 54
+        # A verdict with a `cache_ttl` of 60 s is due after 45 s at the latest, and expires after
+        # 54 s at the earliest.
+        for seconds in (0, 0, 50):
             world.time.advance(seconds)
             assert (await client.get("/", headers=bearer(token))).status_code == 200
 
@@ -269,7 +268,7 @@ async def deny(_token: str, **_given: Any) -> Identity:
 
 
 class Stricter(Verifier):
-    """Refuses everybody from some moment on."""
+    """Refuses every caller while `banned` is True."""
 
     banned = False
 
@@ -298,7 +297,7 @@ def ban_on_class(patch: pytest.MonkeyPatch, _verifier: Verifier) -> None:
     ("kind", "ban"),
     [(Stricter, ban_in_subclass), (Verifier, ban_on_instance), (Verifier, ban_on_class)],
 )
-async def test_another_verify_is_asked_about_known_credentials_too(
+async def test_an_overridden_verify_is_called_for_cached_credentials_too(
     world: World,
     monkeypatch: pytest.MonkeyPatch,
     kind: type[Verifier],

@@ -178,4 +178,4 @@ async def test_an_on_error_that_returns_no_response_is_logged_once_and_the_reque
 
     assert [(status, body["code"]) for status, body in answers] == [(401, "token_missing")] * 2
     (record,) = [each for each in caplog.records if each.levelname == "ERROR"]
-    assert record.getMessage().startswith(f"on_error gave {kind}. It must be a plain function")
+    assert record.getMessage().startswith(f"on_error returned {kind}, which is not used. It must")

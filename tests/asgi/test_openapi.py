@@ -140,7 +140,7 @@ def test_routes_that_are_added_later_are_described_too() -> None:
     describe_refusals(app)
     app.openapi()
     app.add_api_route("/late", by_machine)
-    app.openapi_schema = None  # FastAPI before 0.140 keeps the first document until told
+    app.openapi_schema = None  # FastAPI before 0.140 keeps the document until this
 
     assert "401" in operation(app.openapi(), "/late")["responses"]
 

@@ -173,7 +173,7 @@ async def test_the_error_about_a_guard_used_as_an_identity_says_so() -> None:
         return str(caller.machine_id)
 
     async with calling(as_caller(app, machine_identity())) as client:
-        with pytest.raises(AttributeError, match="was not asked who calls") as failed:
+        with pytest.raises(AttributeError, match="and it was not called") as failed:
             await client.get("/")
     assert "'machine_id'" in str(failed.value)
 

@@ -156,7 +156,7 @@ def test_the_routes_are_walked_once(world: World) -> None:
     assert walks == before + 1
 
 
-# Variables that nothing reads
+# Unknown variables
 
 
 def test_a_misspelt_variable_is_warned_of_with_the_nearest_name(
@@ -168,9 +168,9 @@ def test_a_misspelt_variable_is_warned_of_with_the_nearest_name(
     started(FastAPI(), world)
 
     assert said(caplog) == [
-        "CLERK_M2M_ACEPTS is set in the environment, and nothing reads it. Was CLERK_M2M_ACCEPTS "
-        "meant?",
-        "CLERK_M2M_COLOUR is set in the environment, and nothing reads it.",
+        "CLERK_M2M_ACEPTS is set in the environment, but it is not a known setting. Was "
+        "CLERK_M2M_ACCEPTS meant?",
+        "CLERK_M2M_COLOUR is set in the environment, but it is not a known setting.",
     ]
 
 

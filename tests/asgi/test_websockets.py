@@ -101,7 +101,7 @@ async def test_a_server_that_cannot_deny_a_websocket_is_logged_once(
 
     (record,) = caplog.records
     assert record.levelname == "WARNING"
-    assert "cannot answer a WebSocket with a status" in record.getMessage()
+    assert "cannot refuse a WebSocket with an HTTP response" in record.getMessage()
 
 
 @pytest.mark.parametrize("denial", [False, True])

@@ -312,7 +312,7 @@ async def test_an_ill_formed_token_costs_no_call_and_is_not_cached(
     assert len(verifier._verdicts) == 0
 
 
-async def test_a_token_in_use_among_more_than_are_kept_stays_and_is_refreshed(world: World) -> None:
+async def test_a_token_in_use_is_refreshed_and_not_evicted_from_a_full_cache(world: World) -> None:
     verifier, token = world.verifier(world.settings(cache_size=2)), world.token()
     await accepts(verifier, token)
     for _ in range(4):

@@ -1,4 +1,4 @@
-"""The store behind a cache: what gives way when it is full, and what a put costs."""
+"""The store of a cache: which entry is evicted when it is full, and how many a put examines."""
 
 from __future__ import annotations
 
@@ -7,42 +7,42 @@ from harness import FakeTime
 
 
 def opened(time: FakeTime, maxsize: int) -> Store[int, int]:
-    """A store on a clock that the test moves."""
+    """Return a store with a clock that the test moves."""
     return Store(maxsize, time.clock.monotonic)
 
 
 def put(store: Store[int, int], time: FakeTime, *keys: int, lifetime: float = 60.0) -> None:
-    """Keep a value for each key."""
+    """Put a value for each key."""
     end = time.monotonic + lifetime
     for key in keys:
         store.put(key, Entry(key, end, end, end, 0))
 
 
 def kept(store: Store[int, int]) -> list[int]:
-    """The keys, oldest first."""
+    """Return the keys, oldest first."""
     return list(store._entries)
 
 
 def use(store: Store[int, int], *keys: int) -> None:
-    """Read them, as the cache does."""
+    """Read these keys, as the cache does."""
     for key in keys:
         entry = store.get(key)
         assert entry is not None
         entry.used = True
 
 
-def test_the_oldest_entry_gives_way_unless_it_was_read_meanwhile() -> None:
+def test_a_full_store_evicts_the_oldest_entry_unless_it_was_read() -> None:
     store = opened(time := FakeTime(), 3)
     put(store, time, 1, 2, 3)
     use(store, 1)
     put(store, time, 4)
     assert kept(store) == [3, 1, 4]
 
-    put(store, time, 5, 6)  # it was spared once, and has not been read since
+    put(store, time, 5, 6)  # 1 was kept once, and has not been read since
     assert kept(store) == [4, 5, 6]
 
 
-def test_ended_entries_give_way_before_live_ones() -> None:
+def test_a_full_store_evicts_expired_entries_before_live_ones() -> None:
     store = opened(time := FakeTime(), 3)
     put(store, time, 1, lifetime=10.0)
     use(store, 1)
@@ -53,7 +53,7 @@ def test_ended_entries_give_way_before_live_ones() -> None:
     assert kept(store) == [2, 3, 4]
 
 
-def test_ended_entries_leave_a_store_that_has_room() -> None:
+def test_expired_entries_are_removed_from_a_store_that_is_not_full() -> None:
     store = opened(time := FakeTime(), 1000)
     put(store, time, *range(100))
     time.advance(61.0)
@@ -64,7 +64,7 @@ def test_ended_entries_leave_a_store_that_has_room() -> None:
     assert store.size() == 0
 
 
-def test_a_put_looks_at_few_entries_even_where_all_are_in_use() -> None:
+def test_a_put_examines_few_entries_even_if_all_are_in_use() -> None:
     store = opened(time := FakeTime(), 100)
     put(store, time, *range(100))
     use(store, *range(100))
@@ -74,7 +74,7 @@ def test_a_put_looks_at_few_entries_even_where_all_are_in_use() -> None:
     assert kept(store) == [*range(LOOKED_AT + 1, 100), *range(LOOKED_AT), 100]
 
 
-def test_an_entry_is_kept_once_and_one_that_has_ended_is_not_kept() -> None:
+def test_a_put_replaces_the_entry_of_its_key_and_stores_no_expired_one() -> None:
     store = opened(time := FakeTime(), 3)
     put(store, time, 1, 2, 1)
     assert kept(store) == [2, 1]
@@ -83,7 +83,7 @@ def test_an_entry_is_kept_once_and_one_that_has_ended_is_not_kept() -> None:
     assert kept(store) == [2]
 
 
-def test_an_entry_that_has_been_replaced_meanwhile_is_not_discarded() -> None:
+def test_discarding_a_replaced_entry_keeps_the_new_one() -> None:
     store = opened(time := FakeTime(), 3)
     put(store, time, 1)
     first = store.get(1)
@@ -95,9 +95,10 @@ def test_an_entry_that_has_been_replaced_meanwhile_is_not_discarded() -> None:
     assert not store.has(1)
 
 
-def test_an_entry_past_its_end_does_not_count() -> None:
+def test_has_returns_false_for_an_expired_entry() -> None:
     store = opened(time := FakeTime(), 3)
     put(store, time, 1)
-    time.advance(60.0)
+    assert store.has(1)
 
+    time.advance(60.0)
     assert not store.has(1)

@@ -53,7 +53,7 @@ def with_key(**members: Any) -> dict[str, Any]:
 
 
 def signed(header: Any = HEADER, payload: Any = PAYLOAD, by: Any = None) -> str:
-    """A token over these, by our key unless told otherwise."""
+    """A token over these, signed by our key unless another is given."""
     return jws(header, payload, by or rs256(KEY))
 
 
