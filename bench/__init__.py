@@ -1,1 +1,1 @@
-"""What this package costs, beside what a user would pick instead; run it with `make bench`."""
+"""The cost of this package, compared with its alternatives; run it with `make bench`."""

@@ -29,7 +29,7 @@ from bench.upstream import Upstream, running
 
 
 async def measured(upstream: Upstream, effort: Effort) -> AsyncIterator[Row]:
-    """Give the rows in the order of the document."""
+    """Yield the rows in the order of the document."""
     yield await cached.control(upstream, effort, "at the start")
     yield await cached.middleware(upstream, effort)
     yield await cached.with_live_graph(upstream, effort)
@@ -61,7 +61,7 @@ async def measured(upstream: Upstream, effort: Effort) -> AsyncIterator[Row]:
 
 
 async def all_rows(effort: Effort) -> list[Row]:
-    """Measure everything, telling of each row as it comes."""
+    """Measure all rows, and print each one when it is measured."""
     rows: list[Row] = []
     began = time.monotonic()
     with running(effort) as upstream:

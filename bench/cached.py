@@ -1,4 +1,4 @@
-"""What a request pays for a credential that is known already."""
+"""The cost of a request with a credential that is cached."""
 
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -31,7 +31,7 @@ from clerk_m2m import (
 
 
 def template(token: str, path: str = "/") -> dict[str, Any]:
-    """The ASGI scope of a request as httpx sends it, by uvicorn's hand."""
+    """Return the ASGI scope that uvicorn makes from a request of httpx."""
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -56,17 +56,17 @@ def template(token: str, path: str = "/") -> dict[str, Any]:
 
 
 async def receive() -> Message:
-    """An empty body."""
+    """Return an empty body."""
     return {"type": "http.request", "body": b"", "more_body": False}
 
 
 async def discard(message: Message) -> None:
-    """Take what an app sends; only a success is worth timing."""
+    """Discard an app's message; fail if it is not a success."""
     assert message.get("status", 200) == 200, message
 
 
 def request(app: ASGIApp, scope: dict[str, Any]) -> Callable[[], Awaitable[None]]:
-    """One request to `app`, with a scope of its own as a server makes it."""
+    """Return a function that sends a request to `app`, each time with a new scope."""
 
     def call() -> Awaitable[None]:
         return app({**scope, "state": {}}, receive, discard)
@@ -75,7 +75,7 @@ def request(app: ASGIApp, scope: dict[str, Any]) -> Callable[[], Awaitable[None]
 
 
 async def bare(scope: Scope, receive: Receive, send: Send) -> None:
-    """The least that an ASGI app can do."""
+    """The smallest ASGI app: it answers at once."""
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": b"ok"})
 
@@ -87,7 +87,7 @@ class DictBackend(AuthenticationBackend):
         self._known = known
 
     async def authenticate(self, conn: HTTPConnection) -> tuple[AuthCredentials, BaseUser] | None:
-        """Give the user whose token this is."""
+        """Return the user who has this token."""
         scheme, _, token = conn.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer":
             return None
@@ -98,20 +98,20 @@ class DictBackend(AuthenticationBackend):
 
 
 async def middleware(upstream: Upstream, effort: Effort) -> Row:
-    """An opaque token, the middleware around the bare app."""
+    """Measure an opaque token, with the middleware around the bare app."""
     pairs = await _added(upstream, effort, upstream.settings(), upstream.opaque_tokens[0])
     return _row("Cached opaque token: what the middleware adds to a request", pairs, aim=1.0)
 
 
 async def with_live_graph(upstream: Upstream, effort: Effort) -> Row:
-    """The same, and the edge is looked up in what Clerk said of the graph a moment ago."""
+    """Measure the same, with the edge looked up in a live graph that is cached."""
     settings = upstream.settings(graph="live", secret_key=upstream.secret_key)
     pairs = await _added(upstream, effort, settings, upstream.opaque_tokens[0])
     return _row("The same with the live graph", pairs, aim=1.0)
 
 
 async def jwt_with_graph(upstream: Upstream, effort: Effort) -> Row:
-    """A JWT that was verified a moment ago, with a static graph."""
+    """Measure a JWT that was verified a moment ago, with a static graph."""
     token = upstream.jwts[0]
     pairs = await _added(upstream, effort, upstream.jwt_settings(), token)
     title = f"The same for an M2M JWT of {len(token)} bytes, with a static graph"
@@ -121,7 +121,7 @@ async def jwt_with_graph(upstream: Upstream, effort: Effort) -> Row:
 async def _added(
     upstream: Upstream, effort: Effort, settings: Settings, token: str
 ) -> list[tuple[float, float]]:
-    """What each middleware adds to a request of the bare app, in seconds."""
+    """Return the seconds that each middleware adds to a request to the bare app."""
     verifier = Verifier(settings)
     apps: list[ASGIApp] = [
         bare,
@@ -143,20 +143,20 @@ def _row(title: str, pairs: list[tuple[float, float]], *, aim: float) -> Row:
     return Row(
         title=title,
         ours="`MachineAuthMiddleware`",
-        against="starlette's `AuthenticationMiddleware`, its backend a dict",
+        against="starlette's `AuthenticationMiddleware` with a dict",
         pairs=pairs,
         aim=aim,
     )
 
 
 async def control(upstream: Upstream, effort: Effort, when: str) -> Row:
-    """One request against itself: what differs is the machine's noise."""
+    """Measure one request against itself: any difference is the machine's noise."""
     token = upstream.opaque_tokens[0]
     call = request(_dict(upstream, token), template(token))
     side = partial(seconds_each, effort.count(4000), call)
     return Row(
         title=f"Control, {when}: a request against itself",
-        ours="starlette's `AuthenticationMiddleware`, its backend a dict",
+        ours="starlette's `AuthenticationMiddleware` with a dict",
         against="the same",
         pairs=await compared(effort.rounds, side, side),
         is_control=True,
@@ -164,7 +164,7 @@ async def control(upstream: Upstream, effort: Effort, when: str) -> Row:
 
 
 def fastapi_apps(verifier: Verifier, known: dict[str, str]) -> tuple[FastAPI, FastAPI, FastAPI]:
-    """The same route unprotected, behind this package, and behind `HTTPBearer` and a dict."""
+    """Return three apps with the same route: open, behind this package, behind `HTTPBearer`."""
     plain, ours, other = FastAPI(), FastAPI(), FastAPI()
     ours.add_middleware(MachineAuthMiddleware, verifier=verifier)
     scheme = HTTPBearer()
@@ -194,7 +194,7 @@ def fastapi_apps(verifier: Verifier, known: dict[str, str]) -> tuple[FastAPI, Fa
 
 
 async def fastapi(upstream: Upstream, effort: Effort) -> Row:
-    """An opaque token, a guard on a FastAPI route."""
+    """Measure an opaque token, with a guard on a FastAPI route."""
     token, times = upstream.opaque_tokens[0], effort.count(400)
     verifier = Verifier(upstream.settings())
     apps = fastapi_apps(verifier, {token: upstream.caller})
@@ -202,16 +202,16 @@ async def fastapi(upstream: Upstream, effort: Effort) -> Row:
     pairs = await overheads(3 * effort.rounds, *sides)
     await verifier.aclose()
     return Row(
-        title="An opaque token in FastAPI: what middleware and guard add to a request",
+        title="Cached opaque token in FastAPI: what middleware and guard add to a request",
         ours="`MachineAuthMiddleware` and `require_machine()`",
-        against="`HTTPBearer` and a dict, in the dependency",
+        against="a dependency with `HTTPBearer` and a dict",
         pairs=pairs,
         aim=0.7,
     )
 
 
 async def jwt_again(upstream: Upstream, effort: Effort) -> Row:
-    """An M2M JWT that was verified a moment ago."""
+    """Measure an M2M JWT that was verified a moment ago."""
     token = upstream.jwts[0]
     key = load_pem_public_key(upstream.public_key.encode())
     verifier = Verifier(upstream.jwt_settings())

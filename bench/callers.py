@@ -1,4 +1,4 @@
-"""Callers in a process of their own: some at a steady pace, or many with new tokens at once."""
+"""Callers in their own process: a few that send at a steady rate, or many with new tokens."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Caller:
         )
 
     async def call(self, token: str) -> float:
-        """Send one request and read the answer; gives the seconds from one to the other."""
+        """Send one request and read the answer; return the seconds that it took."""
         began = perf_counter()
         self._writer.write(
             f"GET {self._path} HTTP/1.1\r\nHost: {self._address.netloc}\r\n"
@@ -47,7 +47,7 @@ class Caller:
 async def steady(
     origin: str, path: str, token: str, connections: int, seconds: float, pause: float
 ) -> list[float]:
-    """Have each connection ask every `pause` seconds; gives the latencies in seconds."""
+    """Send a request every `pause` seconds on each connection; return the latencies in seconds."""
     callers = [Caller(origin, path) for _ in range(connections)]
     end, took = perf_counter() + seconds, list[float]()
 
@@ -66,7 +66,7 @@ async def steady(
 async def burst(
     origin: str, path: str, tokens: list[str], connections: int, after: float
 ) -> list[float]:
-    """Connect, wait for `after` seconds, then send all tokens over the connections at once."""
+    """Connect, wait for `after` seconds, then send all tokens at once; return the latencies."""
     callers, rest = [Caller(origin, path) for _ in range(connections)], iter(tokens)
     for caller in callers:
         await caller.open()
@@ -86,7 +86,7 @@ WORKS: dict[str, Callable[..., Awaitable[list[float]]]] = {"steady": steady, "bu
 
 
 async def work(wanted: dict[str, Any]) -> list[float]:
-    """Do what a line asks for."""
+    """Do the work that a line names."""
     return await WORKS[wanted.pop("work")](**wanted)
 
 

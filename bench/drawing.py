@@ -1,4 +1,4 @@
-"""How long an SVG of 200 machines takes, in CPU time: `python -m bench.drawing`."""
+"""The CPU time for drawing an SVG of 200 machines: `python -m bench.drawing`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROUNDS = 9
 
 
 def graph(density: float) -> DrawnGraph:
-    """A graph of 200 machines with this part of all edges that there can be."""
+    """Return a graph of 200 machines with this part of all possible edges."""
     chance = random.Random(2)
     pairs = ((a, b) for a in range(SIZE) for b in range(SIZE) if a != b)
     return DrawnGraph(
@@ -25,7 +25,7 @@ def graph(density: float) -> DrawnGraph:
 
 
 def milliseconds(drawn: DrawnGraph) -> float:
-    """The least of some rounds, from the edges to the text of the SVG."""
+    """Return the shortest time of a few rounds, from the edges to the text of the SVG."""
     took = []
     for _ in range(ROUNDS):
         begun = time.process_time()

@@ -1,4 +1,4 @@
-"""An upstream without a server, which knows every token: for rows about many of them."""
+"""A transport that accepts every token without a server, for rows about many tokens."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ EXPIRATION = 4_000_000_000_000
 
 
 def machine_id(number: int) -> str:
-    """The id of a made-up machine."""
+    """Return the id of an invented machine."""
     return f"mch_{number:027d}"
 
 
 def new_token() -> str:
-    """A made-up opaque token."""
+    """Return an invented opaque token."""
     return "mt_" + secrets.token_hex(24)
 
 
 def verified(subject: str) -> bytes:
-    """The body of `verifyM2MToken` for a token of `subject`."""
+    """Return the body of `verifyM2MToken`'s answer for a token of `subject`."""
     body = {
         "object": "machine_to_machine_token",
         "id": "mt_" + secrets.token_hex(16),
@@ -63,7 +63,10 @@ def verifier(
     graph: ScopeGraph | None = None,
     clock: Clock | None = None,
 ) -> Verifier:
-    """A verifier on such an upstream; its verdicts live for an hour unless a clock is given."""
+    """Return a verifier with this transport.
+
+    Its verdicts live for an hour, or for 60 s if a clock is given.
+    """
     settings = Settings(
         machine_id=CALLEE,
         machine_secret_key="ak_" + "b" * 40,

@@ -1,4 +1,4 @@
-"""What the first request with a credential pays, and what the official SDK pays every time."""
+"""The cost of the first request with a credential, and of every request in the official SDK."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from clerk_m2m import Settings, Verifier
 
 
 async def jwt_once(upstream: Upstream, effort: Effort) -> Row:
-    """An M2M JWT that was never seen before."""
+    """Measure an M2M JWT that was never seen before."""
     key = load_pem_public_key(upstream.public_key.encode())
     batches = _batches(upstream.jwts, effort.count(100))
 
     async def ours() -> float:
-        # Nothing of an earlier round is known to a new verifier, so the tokens serve again.
+        # A new verifier has an empty cache, so the tokens can be used again.
         verifier, batch = Verifier(upstream.jwt_settings()), next(batches)
         began = perf_counter()
         for token in batch:
@@ -49,7 +49,7 @@ async def jwt_once(upstream: Upstream, effort: Effort) -> Row:
 
 
 async def opaque_once(upstream: Upstream, effort: Effort) -> Row:
-    """An opaque token that was never seen before."""
+    """Measure an opaque token that was never seen before."""
     batches = _batches(upstream.opaque_tokens, effort.count(60))
     verifier = Verifier(upstream.settings())
     headers = {"Authorization": f"Bearer {upstream.callee_key}"}
@@ -85,7 +85,7 @@ async def opaque_once(upstream: Upstream, effort: Effort) -> Row:
 
 
 async def official_sdk(upstream: Upstream, effort: Effort) -> Row:
-    """The steady state of a known API key."""
+    """Measure an API key that is used again and again."""
     settings = Settings(
         machine_id=upstream.callee,
         secret_key=upstream.secret_key,
@@ -106,19 +106,19 @@ async def official_sdk(upstream: Upstream, effort: Effort) -> Row:
     )
     await verifier.aclose()
     return Row(
-        title="Steady state, opaque",
+        title="Opaque credential used again and again",
         ours="`Verifier.verify`, cached",
         against="`clerk_backend_api.security.verify_token_async`, which caches nothing",
         pairs=pairs,
         note=(
             "Measured with an API key, because the SDK sends an M2M token in the field `secret`, "
-            "where the published contract takes `token` and admits nothing else."
+            "but Clerk's published contract accepts only the field `token`."
         ),
     )
 
 
 def _batches(tokens: list[str], size: int) -> Iterator[list[str]]:
-    """Batches of tokens without end; a token comes back only after all the others."""
+    """Yield batches of tokens without end; a token is repeated only after all the others."""
     begin = 0
     while True:
         batch = tokens[begin : begin + size]

@@ -1,4 +1,4 @@
-"""What shared verdicts save: processes of one service, a real Valkey, with and without them."""
+"""The verifications that shared verdicts save, between processes of one service on a Valkey."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from bench.upstream import Upstream
 PROCESSES: Final = 4
 TOKENS: Final = 100
 CONNECTIONS: Final = 8
-# Verifications that a token may cost in all of the processes.
+# The aim: verifications of one token in all processes together.
 EACH: Final = 1.05
 
 WORKERS: Final = 20
 CACHE_TTL: Final = 2.0
 LIFETIMES: Final = 5
-# One verification in this part of `cache_ttl`.
+# The aim: one verification in each such part of `cache_ttl`.
 PART: Final = 0.65
 
-# Seconds.
+# The aim for reading a shared verdict, in seconds.
 HIT: Final = 0.002
 
-# What a worker verifies with: each has a verifier of both kinds.
+# The two verifiers of each worker.
 SHARING: Final = "sharing"
 ALONE: Final = "alone"
 
@@ -37,9 +37,9 @@ ALONE: Final = "alone"
 def workers(
     upstream: Upstream, servers: Sequence[str], *, share_verdicts: bool = True, **given: Any
 ) -> Iterator[list[Process]]:
-    """Start processes of one service, which share with nobody else and know nothing yet.
+    """Start processes of one service, with empty caches and a fleet of their own.
 
-    `servers` has the address of Redis of each of them; `given` adds to their settings.
+    `servers` has the address of Redis for each of them; `given` is added to their settings.
     """
     settings = {
         "machine_id": upstream.callee,
@@ -60,14 +60,14 @@ def workers(
 
 
 def ask_all(processes: Sequence[Process], question: Any) -> list[Any]:
-    """Ask all of them at once."""
+    """Send a question to all processes at once, and return their answers."""
     for process in processes:
         process.tell(question)
     return [process.answer() for process in processes]
 
 
 def rows(upstream: Upstream, effort: Effort) -> list[Row]:
-    """All rows, on a server of their own."""
+    """Return all rows, measured on a new server."""
     with own_valkey() as server:
         address = f"redis://127.0.0.1:{server.port}"
         return [
@@ -78,16 +78,16 @@ def rows(upstream: Upstream, effort: Effort) -> list[Row]:
 
 
 def new_processes(upstream: Upstream, effort: Effort, server: str) -> Row:
-    """New tokens that reach all processes at once, as after a deploy."""
+    """Measure new tokens that reach all processes at once, as after a deployment."""
     count, tokens = max(2, effort.count(PROCESSES)), upstream.opaque_tokens[: effort.count(TOKENS)]
     pairs = []
     for _ in range(effort.some(3)):
         with workers(upstream, [server] * count) as processes:
             pairs.append((total(processes, SHARING, tokens), total(processes, ALONE, tokens)))
     return Row(
-        title=f"{count} new processes, {len(tokens)} new tokens in each: verifications",
+        title=f"{count} new processes verify the same {len(tokens)} new tokens: verifications",
         ours="shared verdicts",
-        against="unshared",
+        against="no shared verdicts",
         pairs=pairs,
         aim=EACH / count,
         unit="count",
@@ -100,7 +100,7 @@ def new_processes(upstream: Upstream, effort: Effort, server: str) -> Row:
 
 
 def over_lifetimes(upstream: Upstream, effort: Effort, server: str) -> Row:
-    """One token in many workers, for as long as several verdicts live."""
+    """Measure one token in many workers, over several lifetimes of a verdict."""
     count = max(2, effort.count(WORKERS))
     seconds = LIFETIMES * CACHE_TTL / effort.divisor
     asked = question("again_and_again", SHARING, ALONE, given=[upstream.opaque_tokens[0], seconds])
@@ -108,21 +108,21 @@ def over_lifetimes(upstream: Upstream, effort: Effort, server: str) -> Row:
         shared, alone = (float(sum(sent)) for sent in zip(*ask_all(processes, asked), strict=True))
     most = int(LIFETIMES / PART) + 1
     return Row(
-        title=f"{count} workers, one token over {LIFETIMES} `cache_ttl`: verifications",
+        title=f"{count} workers use one token for {LIFETIMES} x `cache_ttl`: verifications",
         ours="shared verdicts",
-        against="unshared",
+        against="no shared verdicts",
         pairs=[(shared, alone)],
         aim=most / alone,
         unit="count",
         note=(
-            f"`cache_ttl` is {CACHE_TTL:g} s. The aim is {most}: one at first, and then one in "
-            f"each {PART:g} `cache_ttl`, for all workers together."
+            f"`cache_ttl` is {CACHE_TTL:g} s. The aim is {most} for all workers together: one at "
+            f"the start, then one in each {PART:g} x `cache_ttl`."
         ),
     )
 
 
 def hits(upstream: Upstream, effort: Effort, server: str) -> list[Row]:
-    """How long a new token takes that another process has verified."""
+    """Measure a token that is new to this process and that another process has verified."""
     count, pairs = effort.count(TOKENS), []
     with workers(upstream, [server] * 2) as (first, second):
         for number in range(effort.some(11)):
@@ -133,19 +133,19 @@ def hits(upstream: Upstream, effort: Effort, server: str) -> list[Row]:
                 for side in (SHARING, ALONE)
             )
             pairs.append((hit, verification))
-    title = "A new token that another process has verified: 99th percentile"
+    title = "Token that another process has verified: 99th percentile latency"
     return [
         Row(
             title=title,
-            ours="its verdict, read from Valkey",
+            ours="the shared verdict, read from Valkey",
             against="the aim",
             pairs=[(hit, HIT) for hit, _ in pairs],
             aim=1.0,
         ),
         Row(
             title=f"{title}, against a verification",
-            ours="its verdict, read from Valkey",
-            against="unshared: a verification",
+            ours="the shared verdict, read from Valkey",
+            against="no shared verdicts: a verification",
             pairs=pairs,
             note="Both over loopback. A call to Clerk takes tens of milliseconds more.",
         ),
@@ -153,16 +153,16 @@ def hits(upstream: Upstream, effort: Effort, server: str) -> list[Row]:
 
 
 def question(work: str, *sides: str, given: list[Any]) -> dict[str, Any]:
-    """What a worker is asked to do, with each of these verifiers at once."""
+    """Return the question that makes a worker do this work with each of these verifiers at once."""
     return {"work": work, "sides": sides, "given": given}
 
 
 def total(processes: Sequence[Process], side: str, tokens: list[str]) -> float:
-    """Have all of them verify these tokens; gives how many verifications that took."""
+    """Let all processes verify these tokens; return the number of verifications sent."""
     asked = question("verify_all", side, given=[tokens, CONNECTIONS])
     return float(sum(sent for (sent,) in ask_all(processes, asked)))
 
 
 def percentile(seconds: list[float]) -> float:
-    """The 99th."""
+    """Return the 99th percentile."""
     return sorted(seconds)[ceil(len(seconds) * 0.99) - 1]

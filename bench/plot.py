@@ -13,7 +13,7 @@ MOST = 2.0
 
 HEAD = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img"
   font-family="system-ui, sans-serif" font-size="12">
-<title>clerk_m2m beside the alternatives</title>
+<title>clerk_m2m compared with the alternatives</title>
 <style>
   .text {{ fill: #24292f; }} .faint {{ fill: #57606a; }} .line {{ stroke: #8c959f; }}
   .met {{ fill: #2da44e; }} .missed {{ fill: #cf222e; }} .spread {{ stroke: #24292f; }}
@@ -22,14 +22,14 @@ HEAD = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}"
     .text {{ fill: #e6edf3; }} .faint {{ fill: #9198a1; }} .spread {{ stroke: #e6edf3; }}
   }}
 </style>
-<text class="text" x="16" y="24" font-size="15">This package to the alternative, as a ratio</text>
+<text class="text" x="16" y="24" font-size="15">This package divided by the alternative</text>
 <text class="faint" x="16" y="42">bar: median; thin line: quartiles; blue: the aim; \
-1 is as fast as the alternative</text>
+1: the same as the alternative</text>
 """
 
 
 def draw(rows: Sequence[Row]) -> str:
-    """Give the plot of the measured rows that have an aim."""
+    """Return the plot of the measured rows that have an aim."""
     main = [row for row in rows if row.aim is not None and row.pairs]
     height = TOP + STEP * len(main) + 16
     parts = [HEAD.format(width=WIDTH, height=height), _unity(height)]

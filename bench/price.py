@@ -1,4 +1,4 @@
-"""What the cache saves: verifications paid under ordinary traffic."""
+"""The billed verifications that the cache saves under ordinary traffic."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MONTH: Final = 30 * 86_400
 
 
 async def verifications_paid(effort: Effort) -> Row:
-    """A million requests by a Zipf law, on a clock that is moved."""
+    """Measure a million requests with a Zipf distribution of tokens, on an injected clock."""
     requests = effort.count(REQUESTS)
     now = 1_000.0
     verifier = endless.verifier(clock=Clock(monotonic=lambda: now))
@@ -38,25 +38,25 @@ async def verifications_paid(effort: Effort) -> Row:
     await verifier.aclose()
     paid = verifier.stats.paid
     return Row(
-        title=f"Verifications paid: {requests:,} requests in 10 minutes, {TOKENS:,} tokens (Zipf)",
+        title=f"Billed verifications: {requests:,} requests in 10 min, {TOKENS:,} tokens (Zipf)",
         ours="with the cache",
-        against="one for each request, as the SDKs pay",
+        against="one for each request, as with the SDKs",
         pairs=[(paid, requests)],
         unit="count",
         note=(
             f"At this rate a month costs ${_a_month(paid):,.0f} against ${_a_month(requests):,.0f}"
-            f" ($0.00001 each past {FREE_A_MONTH:,}). One for each request would also be"
-            f" {requests / SECONDS:,.0f} a second, where Clerk's limit is 100."
+            f" ($0.00001 for each after the first {FREE_A_MONTH:,}). One for each request would"
+            f" also be {requests / SECONDS:,.0f} a second, and Clerk's limit is 100."
         ),
     )
 
 
 async def _paid_more_than(stats: Stats, paid: int) -> None:
-    # The upstream answers before the next request comes. (A counter cannot be waited for.)
+    # The upstream must answer before the next request is sent. A counter cannot be awaited.
     while stats.paid == paid:  # noqa: ASYNC110
         await asyncio.sleep(0)
 
 
 def _a_month(verifications: int) -> float:
-    """The dollars of 30 days, of which ten minutes took so many verifications."""
+    """Return the dollars for 30 days with this number of verifications in each ten minutes."""
     return DOLLARS_EACH * max(0.0, verifications * MONTH / SECONDS - FREE_A_MONTH)

@@ -1,4 +1,4 @@
-"""Other processes, so that their work is not measured as ours: a JSON line in, a JSON line out."""
+"""Child processes, whose work must not be measured as ours. They answer JSON lines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import uvicorn
 
 
 class Process:
-    """A child that answers each JSON line with another."""
+    """A child process that answers each JSON line with another."""
 
     def __init__(self, stdin: IO[str], stdout: IO[str]) -> None:
         self._stdin, self._stdout = stdin, stdout
@@ -27,7 +27,7 @@ class Process:
         return self.answer()
 
     def tell(self, question: Any) -> None:
-        """Send a line; `answer` waits for what comes of it."""
+        """Send a line. `answer` waits for the answer."""
         self._stdin.write(json.dumps(question) + "\n")
         self._stdin.flush()
 
@@ -52,20 +52,20 @@ def child(module: str) -> Iterator[Process]:
         try:
             yield Process(process.stdin, process.stdout)
         finally:
-            process.stdin.close()  # the sign to end
+            process.stdin.close()  # tells the child to end
             process.wait()
 
 
 def free_port() -> int:
-    """Give a port of loopback that nobody listens on now."""
+    """Return a port of loopback on which nothing listens now."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
     return port
 
 
 def serve(app: Any, answer: dict[str, Any], **options: Any) -> None:
-    """In a child: serve `app` on a free port, tell `answer` and its origin, end with stdin."""
-    # With the protocol named, asyncio turns Nagle's algorithm off on what is accepted.
+    """Serve `app` on a free port, in a child; print `answer` and the origin; end with stdin."""
+    # asyncio turns Nagle's algorithm off for accepted connections only if the protocol is given.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
     listener.listen(256)

@@ -1,4 +1,4 @@
-"""Whether a request notices that its caller's verdict is being refreshed."""
+"""The latency of requests while their caller's verdict is refreshed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CACHE_TTL = 60.0
 
 
 class Latencies:
-    """Hot requests one after another, with a verdict that is due for its refresh or is not."""
+    """Sends requests with one cached token, one after another, with or without a refresh."""
 
     def __init__(self, upstream: Upstream, window: float) -> None:
         self._window = window
@@ -28,15 +28,15 @@ class Latencies:
         self._request = request(app, template(upstream.opaque_tokens[0]))
 
     async def undisturbed(self) -> float:
-        """Give the 99.9th percentile while nothing is refreshed."""
+        """Return the 99.9th percentile while nothing is refreshed."""
         return await self._worst_of_a_window()
 
     async def refreshed(self) -> float:
-        """Give the 99.9th percentile while the verdict is refreshed."""
+        """Return the 99.9th percentile while the verdict is refreshed."""
         paid = self.verifier.stats.paid
         self._ahead += 0.8 * CACHE_TTL
         worst = await self._worst_of_a_window()
-        while self.verifier.stats.paid == paid:  # noqa: ASYNC110  a counter cannot be waited for
+        while self.verifier.stats.paid == paid:  # noqa: ASYNC110  a counter cannot be awaited
             await asyncio.sleep(0.01)
         return worst
 
@@ -46,7 +46,7 @@ class Latencies:
         began = 0.0
         while began < end:
             began = time.perf_counter()
-            # The turn of the event loop is measured too: what the refresh does there is waited for.
+            # The turn of the event loop is timed too: the work of the refresh delays the request.
             await asyncio.sleep(0)
             await self._request()
             took.append(time.perf_counter() - began)
@@ -55,7 +55,7 @@ class Latencies:
 
 
 async def latency(upstream: Upstream, effort: Effort) -> Row:
-    """The 99.9th percentile of a hot token's requests."""
+    """Measure the 99.9th percentile of requests with a cached token."""
     latencies = Latencies(upstream, UPSTREAM_TAKES / effort.divisor)
     async with httpx.AsyncClient(base_url=upstream.origin) as script:
         await latencies.undisturbed()
@@ -65,7 +65,7 @@ async def latency(upstream: Upstream, effort: Effort) -> Row:
         (await script.delete("/_emulator/faults")).raise_for_status()
     await latencies.verifier.aclose()
     return Row(
-        title="Hot token, upstream takes 200 ms: 99.9th percentile of the latency",
+        title="Cached token, Clerk takes 200 ms: 99.9th percentile of the latency",
         ours="while its verdict is refreshed",
         against="while it is not",
         pairs=pairs,

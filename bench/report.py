@@ -1,4 +1,4 @@
-"""`docs/benchmarks.md`: the table, where it was measured, and what was found on the way."""
+"""Writes `docs/benchmarks.md`: the machine, the table, the notes and the findings."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ itself takes tens of milliseconds more, on both sides.
 
 
 def render(rows: Sequence[Row], load: float) -> str:
-    """Give the whole document; `load` is the load average at the beginning."""
+    """Return the whole document; `load` is the load average at the beginning."""
     sections = [
         HEAD.format(where=_where(load), noise=noise(rows)),
         _table(rows),
@@ -67,20 +67,21 @@ def _where(load: float) -> str:
 
 
 def noise(rows: Sequence[Row]) -> str:
-    """Say whether the machine was quiet enough to believe the figures, by the control rows."""
+    """Return whether the machine was quiet enough to trust the figures, by the control rows."""
     controls = [row for row in rows if row.is_control]
     if not controls:
-        return "No control row was measured, so nothing tells how noisy the machine was."
+        return "No control row was measured, so it is not known how noisy the machine was."
     worst = max(upper - lower for lower, upper in (row.spread for row in controls))
     off = max(abs(row.ratio - 1) for row in controls)
     found = (
-        f"A request against itself came to quartiles {worst:.1%} apart, and a median {off:.1%} off"
+        f"In the control rows, which time a request against itself, the quartiles differ by "
+        f"{worst:.1%}, and the median is {off:.1%} off 1"
     )
     if max(worst, off) <= MAX_NOISE:
         return f"{found}: the machine was quiet enough."
     return (
-        f"**{found}. That is more than {MAX_NOISE:.0%}: the machine was too noisy. Do not believe "
-        "these figures; measure again when it is quiet.**"
+        f"**{found}. That is more than {MAX_NOISE:.0%}: the machine was too noisy. Do not trust "
+        "these figures; measure again when the machine is quiet.**"
     )
 
 
@@ -137,7 +138,7 @@ def _ratio(row: Row) -> str:
 
 
 def aim(row: Row) -> str:
-    """The aim, and whether it is met."""
+    """Return the aim, and whether it is met."""
     if row.aim is None:
         return "reported"
     sign = "≥" if row.at_least else "≤"
@@ -147,12 +148,12 @@ def aim(row: Row) -> str:
 
 
 def number(value: float) -> str:
-    """A ratio with three digits that count."""
+    """Return a ratio with two decimals, or with three significant digits if it is below 0.1."""
     return f"{value:.3g}" if abs(value) < 0.1 else f"{value:.2f}"
 
 
 def amount(value: float, row: Row) -> str:
-    """An absolute value in the row's unit."""
+    """Return an absolute value with its unit."""
     if row.unit == "per second":
         return f"{value:,.0f} /s"
     if row.unit == "bytes":

@@ -1,7 +1,7 @@
-"""How long a revoked token still gets in: many workers, a real Valkey, and a network that parts.
+"""How long many workers still accept a revoked token, also after a network partition.
 
-`python -m bench.revocation` prints the figures. They are of the token that is revoked at Clerk and
-then invalidated in one worker, until the last worker refuses it.
+`python -m bench.revocation` prints the figures. A token is revoked at Clerk and then invalidated in
+one worker. The time is measured until the last worker refuses the token. Redis is a real Valkey.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ WORKERS: Final = 20
 REVOCATIONS: Final = 100
 PARTITIONS: Final = 3
 
-# Seconds.
+# Seconds: the length of a partition, and the longest wait until a worker follows the log.
 PARTED: Final = 5.0
 SYNC: Final = 10.0
-# Until all of those that were told to verify again and again do so.
+# Seconds until all workers have begun to verify a token again and again.
 SETTLED: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Revoked:
-    """What one revocation took, in seconds: until none accepts, and until the call returned."""
+    """The seconds of one revocation: until all workers refuse, and until the call returned."""
 
     refused: float
     returned: float
 
 
 class Stage:
-    """Workers of one service that follow the log; the last of them over a network that can part."""
+    """Workers of one service that follow the log. The last one's network can be interrupted."""
 
     def __init__(self, upstream: Upstream, processes: Sequence[Process], network: Process) -> None:
         self._upstream = upstream
@@ -55,7 +55,7 @@ class Stage:
         self._client.close()
 
     def revoke(self) -> Revoked:
-        """Revoke a token that all of them have a verdict on, while all are connected."""
+        """Revoke a token that all workers have cached, while all are connected."""
         first, *others = self._processes
         token = self._verified_and_revoked()
         for each in others:
@@ -66,7 +66,10 @@ class Stage:
         return Revoked(refused=refused - began, returned=returned - began)
 
     def revoke_while_parted(self, seconds: float) -> float:
-        """Revoke one while the last is parted for so long; gives how long that accepts it after."""
+        """Revoke a token during a partition of the last worker, which lasts `seconds`.
+
+        Returns for how many seconds after the partition that worker still accepts the token.
+        """
         first, last = self._processes[0], self._processes[-1]
         token = self._verified_and_revoked()
         last.tell(question("until_refused", SHARING, given=[token]))
@@ -96,7 +99,7 @@ class Stage:
 
 @contextmanager
 def stage(upstream: Upstream, count: int) -> Iterator[Stage]:
-    """Start so many workers, and a server of their own."""
+    """Start this number of workers, and a new server."""
     with own_valkey() as server, network_to(server.port) as (port, network):
         ports = [server.port] * (count - 1) + [port]
         servers = [f"redis://127.0.0.1:{each}" for each in ports]
@@ -109,7 +112,7 @@ def stage(upstream: Upstream, count: int) -> Iterator[Stage]:
 
 
 def measured(upstream: Upstream, effort: Effort) -> tuple[list[Revoked], list[float]]:
-    """Revoke while all are connected, then while one is parted."""
+    """Revoke tokens while all workers are connected, then during partitions of one worker."""
     with stage(upstream, max(2, effort.count(WORKERS))) as opened:
         connected = [opened.revoke() for _ in range(effort.count(REVOCATIONS))]
         seconds = PARTED / effort.divisor
@@ -127,10 +130,10 @@ def _milliseconds(name: str, seconds: Sequence[float]) -> str:
 
 
 def main() -> None:
-    """Measure and print. The aims: 50 ms at the 99th percentile, and 1 s after a partition."""
+    """Measure and print. The aims are 50 ms at the 99th percentile, and 1 s after a partition."""
     with running(Effort(divisor=10)) as upstream:
         connected, parted = measured(upstream, FULL)
-    print(_milliseconds("until none accepts", [each.refused for each in connected]))
+    print(_milliseconds("until all workers refuse", [each.refused for each in connected]))
     print(_milliseconds("until the call returned", [each.returned for each in connected]))
     print(_milliseconds(f"after a partition of {PARTED:g} s has healed", parted))
 

@@ -1,4 +1,4 @@
-"""A service in a process of its own: the same handler unprotected, and protected in two ways."""
+"""A service in its own process: the same handler unprotected, and protected in two ways."""
 
 from __future__ import annotations
 
@@ -24,32 +24,33 @@ from clerk_m2m import MachineAuthMiddleware, Settings
 
 
 async def orders(request: Request) -> JSONResponse:
-    """The handler."""
+    """Answer a request."""
     return JSONResponse({"orders": [1, 2, 3]})
 
 
 def service(settings: Settings, token: str) -> ASGIApp:
-    """One handler behind three doors; which of them a request takes is decided in front of all."""
+    """Return an app with one handler, protected as the query says: `protected`, `dict` or not."""
     unprotected = Starlette(routes=[Route("/orders", orders)])
-    doors: dict[bytes, ASGIApp] = {
+    protections: dict[bytes, ASGIApp] = {
         b"protected": MachineAuthMiddleware(unprotected, settings),
         b"dict": AuthenticationMiddleware(unprotected, DictBackend({token: "caller"})),
     }
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await doors.get(scope.get("query_string", b""), unprotected)(scope, receive, send)
+        protected = protections.get(scope.get("query_string", b""), unprotected)
+        await protected(scope, receive, send)
 
     return app
 
 
 def build() -> ASGIApp:
-    """Make the service in a process of granian's, from what this variable holds."""
+    """Return the service in a process of granian; `BENCH_SERVICE` has its settings as JSON."""
     wanted = json.loads(os.environ["BENCH_SERVICE"])
     return service(Settings(**wanted["settings"]), wanted["token"])
 
 
 def serve_with_granian(wanted: str) -> None:
-    """Start granian, tell its origin, end it with stdin."""
+    """Start granian, print its origin, and end it with stdin."""
     port = free_port()
     command = ["-m", "granian", "--interface", "asgi", "--http", "1", "--no-ws", "--no-log"]
     command += ["--workers-kill-timeout", "5", "--port", str(port), "--factory"]
@@ -77,7 +78,7 @@ def _answers(origin: str) -> bool:
 
 
 if __name__ == "__main__":
-    # The refusals of a flood are meant; the report would be lost among these lines.
+    # The log lines of refused requests would hide the report.
     logging.getLogger("clerk_m2m").addHandler(logging.NullHandler())
     line = sys.stdin.readline()
     wanted = json.loads(line)

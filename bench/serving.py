@@ -1,4 +1,4 @@
-"""Requests per second of a whole service, over loopback, behind each of some servers."""
+"""Requests per second of a whole service over loopback, with different ASGI servers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bench.measure import Effort, Row, interleaved
 from bench.processes import Process, child
 from bench.upstream import Upstream
 
-# What the row says, the modules that it takes, what the service is started with, and the aim.
+# For each title: the modules that it needs, the options of the service, and the aim.
 SERVERS: Final[Mapping[str, tuple[tuple[str, ...], dict[str, str], float]]] = {
     "uvicorn (h11, asyncio)": (("h11",), {"http": "h11", "loop": "asyncio"}, 0.96),
     "uvicorn (httptools, uvloop)": (
@@ -24,7 +24,7 @@ SERVERS: Final[Mapping[str, tuple[tuple[str, ...], dict[str, str], float]]] = {
 
 
 async def rows(server: str, upstream: Upstream, effort: Effort) -> list[Row]:
-    """A server's rows: protected, and with a dict, each against the same handler unprotected."""
+    """Return a server's rows: this package and a dict, each against the unprotected handler."""
     modules, options, aim = SERVERS[server]
     missing = [name for name in modules if find_spec(name) is None]
     pairs = [] if missing else await _rates(upstream, effort, options)
@@ -43,11 +43,11 @@ async def rows(server: str, upstream: Upstream, effort: Effort) -> list[Row]:
         ),
         Row(
             title=f"{title}, with a dict",
-            ours="(starlette's `AuthenticationMiddleware`, its backend a dict)",
+            ours="(starlette's `AuthenticationMiddleware` with a dict)",
             against="the same handler unprotected",
             pairs=[(other, bare) for _, other, bare in pairs],
             unit="per second",
-            note=why or "For comparison only: this is what looking the token up in a dict costs.",
+            note=why or "For comparison only: the cost of looking the token up in a dict.",
         ),
     ]
 

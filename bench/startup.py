@@ -1,4 +1,4 @@
-"""What importing the package costs, each time in a new process."""
+"""The cost of importing the package, each time in a new process."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ THEIRS = "import starlette.requests, starlette.responses, httpx, httpcore"
 
 
 async def importing(effort: Effort) -> list[Row]:
-    """The package by its name, then with the middleware, which is what a service needs of it."""
+    """Measure the import of the package alone, then of the middleware, which a service needs."""
     with tempfile.TemporaryDirectory() as bytecode:
         return [
-            await _import("import clerk_m2m", "Import, in a fresh process", effort, bytecode),
+            await _import("import clerk_m2m", "Import, in a new process", effort, bytecode),
             await _import(
                 "from clerk_m2m import MachineAuthMiddleware",
-                "The same, with all that the middleware needs",
+                "The same, with the middleware",
                 effort,
                 bytecode,
             ),
@@ -42,7 +42,7 @@ async def _import(code: str, title: str, effort: Effort, bytecode: str) -> Row:
 
 
 async def _run(code: str, bytecode: str) -> float:
-    """Run `code`; both sides keep compiled modules in `bytecode`, so that neither compiles any."""
+    """Run `code`. Both sides cache compiled modules in `bytecode`, so neither compiles any."""
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(path or "." for path in sys.path),
         "PYTHONPYCACHEPREFIX": bytecode,

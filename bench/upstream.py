@@ -1,4 +1,4 @@
-"""Clerk's Backend API, emulated in a process of its own, with credentials ready to be verified."""
+"""The emulator of Clerk's Backend API in its own process, with credentials to verify."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Upstream:
     api_key: str
 
     def settings(self, **given: Any) -> Settings:
-        """The callee's settings, with its machine key only; `given` adds."""
+        """Return the callee's settings with only its machine key; `given` is added."""
         return Settings(
             machine_id=self.callee,
             machine_secret_key=self.callee_key,
@@ -43,14 +43,14 @@ class Upstream:
         )
 
     def jwt_settings(self) -> Settings:
-        """Settings that verify JWTs offline, against a static graph."""
+        """Return settings that verify JWTs offline, with a static graph."""
         graph = {self.caller: [self.callee]}
         return self.settings(jwt_key=self.public_key, graph=graph)
 
 
 @contextmanager
 def running(effort: Effort) -> Iterator[Upstream]:
-    """Start the emulator's process; end it afterwards."""
+    """Run the emulator's process."""
     with child("bench.upstream") as process:
         wanted = {"opaque": effort.count(OPAQUE_TOKENS), "jwts": effort.count(JWTS)}
         yield Upstream(**process.ask(wanted))

@@ -1,4 +1,4 @@
-"""A worker of a service in a process of its own: it verifies the tokens that it is told."""
+"""A worker of a service in its own process: it verifies the tokens that it receives."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 from clerk_m2m import Fleet, Settings, TokenInvalidError, Verifier
 from clerk_m2m.demo.lines import read_line, write_line
 
-# Between two requests with the same token, in seconds.
+# Seconds between two requests with the same token.
 PAUSE = 0.1
-# Between two looks at something that changes within milliseconds, in seconds.
+# Seconds between two checks of a state that changes within milliseconds.
 LOOK = 0.005
 
 
 async def verify_all(verifier: Verifier, tokens: list[str], connections: int) -> int:
-    """Verify all of them over so many connections; gives how many verifications were asked for."""
+    """Verify all tokens, `connections` at a time; return the number of verifications sent."""
     before, rest = verifier.stats.sent, iter(tokens)
 
     async def connection() -> None:
@@ -29,7 +29,7 @@ async def verify_all(verifier: Verifier, tokens: list[str], connections: int) ->
 
 
 async def again_and_again(verifier: Verifier, token: str, seconds: float) -> int:
-    """Verify one for so long; gives how many verifications this process has asked for."""
+    """Verify a token again and again for `seconds`; return the number of verifications sent."""
     before, end = verifier.stats.sent, perf_counter() + seconds
     while perf_counter() < end:
         await verifier.verify(token)
@@ -38,7 +38,7 @@ async def again_and_again(verifier: Verifier, token: str, seconds: float) -> int
 
 
 async def seconds_of_each(verifier: Verifier, tokens: list[str]) -> list[float]:
-    """Verify one after the other; gives the seconds of each."""
+    """Verify one token after another; return the seconds of each."""
     took = []
     for token in tokens:
         began = perf_counter()
@@ -48,7 +48,7 @@ async def seconds_of_each(verifier: Verifier, tokens: list[str]) -> list[float]:
 
 
 async def follow(verifier: Verifier, seconds: float) -> bool:
-    """Wait until the log is followed, for so long; gives whether it is."""
+    """Wait until the log is followed, for `seconds` at most; return whether it is."""
 
     def follows() -> bool:
         fleet = verifier.measure().fleet
@@ -62,10 +62,10 @@ async def follow(verifier: Verifier, seconds: float) -> bool:
 
 
 async def until_refused(verifier: Verifier, token: str) -> float:
-    """Verify one until it is refused; gives when the first verification that was refused began.
+    """Verify a token until it is refused; return when the first refused verification began.
 
-    It was accepted up to then at most. The instant is that of the monotonic clock, which on Linux
-    is the same one in all processes.
+    The token was accepted until then at most. The instant is from the monotonic clock, which on
+    Linux is the same in all processes.
     """
     while True:
         began = monotonic()
@@ -77,7 +77,7 @@ async def until_refused(verifier: Verifier, token: str) -> float:
 
 
 async def invalidate_everywhere(verifier: Verifier, token: str) -> list[float]:
-    """Invalidate one; gives the instants at which the call began and at which it returned."""
+    """Invalidate a token; return the instants at which the call began and returned."""
     began = monotonic()
     await verifier.invalidate_everywhere(token=token)
     return [began, monotonic()]
@@ -107,6 +107,6 @@ async def work() -> None:
 
 
 if __name__ == "__main__":
-    # A busy machine is told of as an outage of Redis; the report would be lost among these lines.
+    # On a busy machine, warnings about Redis would hide the report.
     logging.getLogger("clerk_m2m").addHandler(logging.NullHandler())
     asyncio.run(work())

@@ -8,8 +8,7 @@ async def orders(caller: Annotated[MachineIdentity, Depends(require_machine())])
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from clerk_m2m.asgi.current import current_machine
 from clerk_m2m.asgi.openapi import describe_refusals
@@ -52,6 +51,7 @@ from clerk_m2m.identity import (
     TokenClass,
     TokenType,
 )
+from clerk_m2m.lazy import lazy_names as _lazy_names
 from clerk_m2m.observe.counters import Stats
 from clerk_m2m.secret import Secret
 from clerk_m2m.settings import Settings
@@ -155,12 +155,4 @@ _LAZY = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(_LAZY[name]), name)
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY})
+__getattr__, __dir__ = _lazy_names(globals(), _LAZY)

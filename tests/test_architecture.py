@@ -21,7 +21,7 @@ import clerk_m2m
 
 LAYERS = [
     # the vocabulary: values and errors, no I/O
-    {"secret", "clock", "tasks", "decision", "identity"},
+    {"secret", "clock", "tasks", "decision", "identity", "lazy"},
     {"background"},
     {"errors"},
     {"environment"},

@@ -1,4 +1,4 @@
-"""The benchmarks still run, each row once and briefly. Nothing here says how fast anything is."""
+"""The benchmarks still run: each row is measured once and briefly. No test checks a speed."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ ROWS_WITH_UPSTREAM = [
 
 @pytest.fixture(scope="module")
 def upstream() -> Iterator[Upstream]:
-    """The emulator in a process of its own, with a few credentials."""
+    """The emulator in its own process, with a few credentials."""
     with running(TINY) as opened:
         yield opened
 
 
 def row(ours: float, other: float, aim: float | None = 1.0, *, at_least: bool = False) -> Row:
-    """A row of one round."""
+    """Return a row with one round."""
     return Row(
         title="A row", ours="a", against="b", pairs=[(ours, other)], aim=aim, at_least=at_least
     )
@@ -63,7 +63,7 @@ def row(ours: float, other: float, aim: float | None = 1.0, *, at_least: bool = 
 @pytest.mark.parametrize(
     "measure", ROWS_WITH_UPSTREAM, ids=lambda measure: getattr(measure, "__name__", "control")
 )
-async def test_a_row_that_needs_the_emulator_can_be_measured(
+async def test_each_row_with_the_emulator_can_be_measured(
     measure: Callable[[Upstream, Effort], Awaitable[Row]], upstream: Upstream
 ) -> None:
     measured = await measure(upstream, TINY)
@@ -82,7 +82,7 @@ async def test_a_service_can_be_measured_behind_a_server(server: str, upstream: 
     assert [len(each.pairs) for each in rows] == [1, 1]
 
 
-async def test_a_row_whose_package_is_missing_says_so(
+async def test_a_row_reports_a_missing_package(
     upstream: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(serving, "SERVERS", {"a server": (("no_such_module",), {}, 0.9)})
@@ -98,7 +98,7 @@ async def test_a_row_whose_package_is_missing_says_so(
 async def test_an_import_can_be_measured_with_and_without_the_middleware(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # A process that measures its coverage compiles and imports coverage, too.
+    # A process whose coverage is measured would also import coverage.
     for name in [name for name in os.environ if name.startswith("COVERAGE_PROCESS")]:
         monkeypatch.delenv(name)
 
@@ -125,7 +125,7 @@ async def test_an_invalidation_among_many_verdicts_can_be_measured() -> None:
     assert len((await growth.invalidation(TINY)).pairs) == TINY.rounds
 
 
-async def test_a_token_in_use_is_paid_once_and_not_for_each_request() -> None:
+async def test_a_token_in_use_is_not_billed_for_each_request() -> None:
     ((paid, requests),) = (await price.verifications_paid(Effort(rounds=1, divisor=500))).pairs
 
     assert requests == 2_000
@@ -141,7 +141,7 @@ def test_what_shared_verdicts_save_can_be_measured(upstream: Upstream) -> None:
     assert [len(each.pairs) for each in latencies] == [1, 1]
 
 
-def test_how_long_a_revoked_token_gets_in_can_be_measured(upstream: Upstream) -> None:
+def test_acceptance_of_a_revoked_token_can_be_measured(upstream: Upstream) -> None:
     connected, parted = revocation.measured(upstream, TINY)
 
     assert [0 < each.returned < 60 for each in connected] == [True]
@@ -149,8 +149,8 @@ def test_how_long_a_revoked_token_gets_in_can_be_measured(upstream: Upstream) ->
     assert len(parted) == 1
 
 
-async def test_the_path_of_a_request_is_as_long_as_it_was() -> None:
-    """The limits are today's counts: a longer path is a decision, not an accident."""
+async def test_the_path_of_a_request_has_not_become_longer() -> None:
+    """The limits are the present counts: a change that makes the path longer must raise them."""
     new, known = await path.paths()
 
     assert new.frames <= 157, str(new)
@@ -159,19 +159,19 @@ async def test_the_path_of_a_request_is_as_long_as_it_was() -> None:
     assert (known.frames, known.files, known.changes) == (13, 8, 9), str(known)
 
 
-async def test_no_timer_becomes_due_while_a_path_is_counted() -> None:
-    """However slow the machine is: a timer that fires would make the path longer."""
+async def test_no_timer_fires_while_a_path_is_counted() -> None:
+    """On a slow machine, a timer that fires would make the path longer."""
     due: list[str] = []
     with path.no_timer_due():
         asyncio.get_running_loop().call_later(0.001, due.append, "fired")
-        time.sleep(0.002)  # noqa: ASYNC251  the event loop gets no turn until the timer is late
+        time.sleep(0.002)  # noqa: ASYNC251  blocks the event loop until the timer is late
         for _ in range(3):
             await asyncio.sleep(0)
-        fired_meanwhile = list(due)
+        fired_inside = list(due)
     for _ in range(3):
         await asyncio.sleep(0)
 
-    assert fired_meanwhile == []
+    assert fired_inside == []
     assert due == ["fired"]
 
 
@@ -185,7 +185,7 @@ async def test_the_counts_of_the_path_are_rows_of_the_report() -> None:
     ]
 
 
-async def test_each_round_measures_every_side_and_begins_with_another_one() -> None:
+async def test_each_round_measures_all_sides_and_begins_with_another_side() -> None:
     order: list[str] = []
 
     def side(name: str, seconds: float) -> Callable[[], Awaitable[float]]:
@@ -201,7 +201,7 @@ async def test_each_round_measures_every_side_and_begins_with_another_one() -> N
     assert order == ["a", "b", "a", "b", "b", "a"]  # the first two only warm up
 
 
-async def test_an_overhead_is_what_each_side_adds_to_the_bare_thing() -> None:
+async def test_an_overhead_is_the_time_added_to_the_bare_side() -> None:
     def side(seconds: float) -> Callable[[], Awaitable[float]]:
         async def run() -> float:
             return seconds
@@ -211,7 +211,7 @@ async def test_an_overhead_is_what_each_side_adds_to_the_bare_thing() -> None:
     assert await overheads(1, side(1.0), side(3.0), side(5.0)) == [(2.0, 4.0)]
 
 
-def test_an_aim_is_met_from_above_or_from_below() -> None:
+def test_an_aim_is_an_upper_or_a_lower_bound() -> None:
     assert row(1.0, 2.0).met is True
     assert row(2.0, 1.0).met is False
     assert row(2.0, 1.0, at_least=True).met is True
@@ -239,16 +239,16 @@ def test_the_report_says_when_the_machine_was_too_noisy(
 
     assert ("quiet enough" in report) is believed
     assert ("too noisy" in report) is not believed
-    assert "nothing tells how noisy" in render([row(1.0, 2.0)], load=0.5)
+    assert "it is not known how noisy" in render([row(1.0, 2.0)], load=0.5)
 
 
-def test_a_control_that_is_off_by_itself_is_noise_too() -> None:
+def test_a_control_row_with_a_median_off_one_counts_as_noise() -> None:
     control = replace(row(1.2, 1.0, aim=None), is_control=True)
 
     assert "too noisy" in render([control], load=0.5)
 
 
-def test_the_plot_is_well_formed_and_has_a_bar_for_each_row_with_an_aim() -> None:
+def test_the_plot_has_a_bar_for_each_row_with_an_aim() -> None:
     plot = ElementTree.fromstring(draw([row(1.0, 2.0), row(9.0, 1.0), row(1.0, 1.0, aim=None)]))
 
     bars = plot.findall("{http://www.w3.org/2000/svg}rect")

@@ -20,7 +20,7 @@ def _shown(name: str, figure: Figure) -> str:
 
 
 def main() -> int:
-    """Run the scenarios that are named, or all; 1 where an aim is missed."""
+    """Run the named scenarios, or all; return 1 if an aim is missed, otherwise 0."""
     names = sys.argv[1:] or list(SCENARIOS)
     print("| scenario | figure | aim | seen |\n|---|---|---|---|", flush=True)
     missed = False

@@ -1,4 +1,4 @@
-"""Clients that send at their own pace, whether they are answered or not."""
+"""Clients that send requests at a given rate, whether they are answered or not."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came of one request: when it was sent (monotonic s), how long it took, and what it was.
+    """The result of one request: when it was sent (monotonic s), its duration, and the answer.
 
-    `status` 0 means that the client left before it was answered.
+    `status` 0 means that the client disconnected before it was answered.
     """
 
     sent_at: float
@@ -29,7 +29,7 @@ class Answer:
 
 
 class Clients:
-    """Requests to one origin, over connections that are kept and used again."""
+    """Sends requests to one origin, over connections that are reused."""
 
     def __init__(self, origin: str) -> None:
         address = urlsplit(origin)
@@ -37,7 +37,7 @@ class Clients:
         self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
     async def get(self, token: str, *, leave_after: float | None = None) -> Answer:
-        """Send one request with a token; the client leaves after so many seconds."""
+        """Send one request with a token; the client disconnects after `leave_after` seconds."""
         sent_at = monotonic()
         head = f"GET / HTTP/1.1\r\nHost: service\r\nAuthorization: Bearer {token}\r\n\r\n"
         try:
@@ -54,7 +54,7 @@ class Clients:
         )
 
     async def ask(self, path: str, **sent: Any) -> Any:
-        """Send what is sent as JSON, and give the JSON that comes back."""
+        """POST the arguments as JSON, or send a GET if there are none; return the JSON answer."""
         content = json.dumps(sent).encode()
         head = f"POST {path} HTTP/1.1\r\nHost: it\r\nContent-Length: {len(content)}\r\n\r\n"
         if not sent:
@@ -87,14 +87,14 @@ class Clients:
             reader, writer = self._idle.pop()
             if not reader.at_eof() and not writer.is_closing():
                 return reader, writer
-            writer.close()  # the server has closed it meanwhile
+            writer.close()  # the server has closed the idle connection
         return None
 
 
 async def steadily(
     rate: float, seconds: float, send: Callable[[int], Awaitable[T]], into: list[T]
 ) -> None:
-    """Start `send(number)` so many times a second, and keep what is answered."""
+    """Start `send(number)` `rate` times a second, and append the answers to `into`."""
     begun = monotonic()
     tasks: list[asyncio.Task[None]] = []
 

@@ -1,4 +1,4 @@
-"""Kept callers: what ends, and when; and a quarter of an hour of callers who come and go."""
+"""Long scenarios: many cached callers of whom some are revoked, and callers that come and go."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from bench.overload.stage import CALLEE, Figure, good, share, stage
 async def kept(
     callers: int, every: float, seconds: float, *, file: bool = False, **given: Any
 ) -> list[Figure]:
-    """Kept callers and a healthy Clerk; then some edges are cut and some tokens revoked."""
+    """Run cached callers with a healthy Clerk; then remove some edges and revoke some tokens."""
     tokens = good("k", callers)
     if file:
-        # A mapping stands for the file: its edges never change here, and no edge is cut.
+        # A mapping replaces the file, because no edge is removed in this case.
         given |= {"graph": {_machine_of(token): [CALLEE] for token in tokens}}
     cache_ttl, graph_ttl = given.get("cache_ttl", 60.0), given.get("graph_ttl", 30.0)
     cut, revoked = tokens[: 0 if file else 20], tokens[20:40]
@@ -27,7 +27,7 @@ async def kept(
     async with stage(live_graph=not file, **given) as service:
         await service.behave(seconds=0.1)
         await service.introduce(tokens)
-        # Not in the order in which they came first: verdicts would be due in bursts.
+        # In random order: in the order of the first requests, refreshes would come in bursts.
         order = random.Random(1).sample(tokens, callers)
 
         async def ask(number: int) -> Answer:
@@ -46,8 +46,8 @@ async def kept(
         await asyncio.gather(steadily(callers / every, seconds, ask, answers), change())
         stats = await service.service.ask("/stats")
     figures = [
-        # A machine that stands still for a second has refusals that say nothing of this package.
-        Figure(what="longest time in which the service stood still (s)", seen=stats["stall"]),
+        # If the machine blocks the service for a second, its refusals say nothing about us.
+        Figure(what="longest time for which the event loop was blocked (s)", seen=stats["stall"]),
         Figure(what="stale answers", seen=sum(a.stale for a in answers), at_most=0),
         Figure(
             what=f"answered 200, 401 or 403 {stats['causes']}",
@@ -62,7 +62,9 @@ async def kept(
     ]
     if cut:
         seen = max(last_accepted[token] - changed_at for token in cut)
-        figures.append(Figure(what="a cut edge accepted for (s)", seen=seen, at_most=graph_ttl + 2))
+        figures.append(
+            Figure(what="a removed edge accepted for (s)", seen=seen, at_most=graph_ttl + 2)
+        )
     return figures
 
 
@@ -71,16 +73,16 @@ def _machine_of(token: str) -> str:
 
 
 SOAK: Final = 900.0
-# An edge may be used for 330 s (`graph_ttl` and `graph_max_stale`): until the first callers' edges
-# have ended, the store fills.
+# Seconds. An edge may be used for 330 s (`graph_ttl` and `graph_max_stale`), so the store grows
+# until the edges of the first callers have expired.
 WARM: Final = 500.0
-LIVES: Final = 150.0  # for how many seconds a caller comes
+LIVES: Final = 150.0  # for how many seconds a caller sends requests
 REVOKED_AT: Final = 30.0
 EVERY: Final = 10.0
 
 
 async def soak() -> list[Figure]:
-    """Ten callers a second come for 150 s each; one in twenty is revoked after 30 s."""
+    """Start ten callers a second, each for 150 s; revoke one in twenty after 30 s."""
     accepted: list[float] = []
     stale = 0
     async with stage(live_graph=True) as service:

@@ -1,4 +1,4 @@
-"""What is done to a service, and what should come of it."""
+"""The scenarios: what each one does, and its figures with their aims."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _known_figures(answers: list[Answer], *, at_least: float = 1.0) -> list[Figu
 
 
 async def overload(times: float, **behaviour: Any) -> list[Figure]:
-    """New tokens at so many times the capacity of 40 a second, beside known callers."""
+    """Send new tokens at `times` the capacity of 40 a second, and requests of known callers."""
     async with stage() as service:
         await service.behave(**behaviour)
         await service.introduce(KNOWN)
@@ -60,7 +60,7 @@ async def overload(times: float, **behaviour: Any) -> list[Figure]:
         Figure(what="refusals, p99 (ms)", seen=p99(refused), at_most=50),
         *_known_figures(known),
         Figure(
-            what="a new token 1 s after the end is let in",
+            what="a new token 1 s after the end is accepted",
             seen=after.status == 200,
             at_least=1,
         ),
@@ -68,7 +68,10 @@ async def overload(times: float, **behaviour: Any) -> list[Figure]:
 
 
 async def cold_start() -> list[Figure]:
-    """300 callers at once and 16 new tokens a second, at 32 a second; all honour `Retry-After`."""
+    """Start 300 callers at once and 16 more a second, while Clerk answers 32 calls a second.
+
+    All callers wait as `Retry-After` says.
+    """
     async with stage() as service:
         await service.behave(slots=8, seconds=0.25)
         arrivals: list[list[Answer]] = []
@@ -90,10 +93,10 @@ async def cold_start() -> list[Figure]:
     last = max((a.sent_at + a.seconds - begun for a in served), default=0.0)
     return [
         Figure(what="of 300 served within 25 s", seen=len(served), at_least=300),
-        Figure(what="the last of them after (s)", seen=last),
-        Figure(what="tries, mean", seen=sum(map(len, answers)) / 300),
+        Figure(what="the last of them served after (s)", seen=last),
+        Figure(what="attempts of each, mean", seen=sum(map(len, answers)) / 300),
         Figure(
-            what="later ones, share served",
+            what="later callers, share of 200",
             seen=sum(a[-1].status == 200 for a in arrivals) / len(arrivals),
         ),
         Figure(what="billed / distinct", seen=counts["calls"] / counts["distinct"], at_most=1.0),
@@ -101,8 +104,8 @@ async def cold_start() -> list[Figure]:
 
 
 async def garbage(*, honours: bool, seconds: float = 45.0) -> list[Figure]:
-    """300 unknown tokens a second, of which 20 a second may be asked about."""
-    # A verdict lives for 5 s here, so that most calls of the known are verified again.
+    """Send 300 unknown tokens a second, while `unknown_rate` allows 20 verifications a second."""
+    # `cache_ttl` is 5 s, so most requests of known callers need a new verification.
     async with stage(unknown_rate=20, cache_ttl=5) as service:
         await service.behave(seconds=0.1)
         known = good("k", 100)
@@ -139,18 +142,20 @@ async def garbage(*, honours: bool, seconds: float = 45.0) -> list[Figure]:
             seen=(counts["garbage"] - before["garbage"]) / lasted,
             at_most=21.0,
         ),
-        Figure(what="known, 200 at the first try", seen=share(known_answers), at_least=0.99),
         Figure(
-            what="a new good caller is in after (s), median",
+            what="known callers, 200 at the first attempt", seen=share(known_answers), at_least=0.99
+        ),
+        Figure(
+            what="a new good caller is accepted after (s), median",
             seen=median(waited),
             at_most=None if honours else 3.0,
         ),
-        Figure(what="the slowest new good caller (s)", seen=max(waited)),
+        Figure(what="the slowest new good caller is accepted after (s)", seen=max(waited)),
     ]
 
 
 async def leavers() -> list[Figure]:
-    """400 times 20 clients leave after 50 ms; then a fresh good token comes."""
+    """Let 400 times 20 clients disconnect after 50 ms; then send a new good token."""
     async with stage(max_inflight=10) as service:
         await service.behave(seconds=0.1)
         await service.introduce(KNOWN[:2])
@@ -159,13 +164,13 @@ async def leavers() -> list[Figure]:
             await asyncio.gather(*(service.get(next(tokens), leave_after=0.05) for _ in range(20)))
         answer = await service.get("mt_goodafter" + "0" * 32)
     return [
-        Figure(what="a fresh token is let in", seen=answer.status == 200, at_least=1),
-        Figure(what="it was answered after (s)", seen=answer.seconds, at_most=1.0),
+        Figure(what="a new token is accepted", seen=answer.status == 200, at_least=1),
+        Figure(what="its answer came after (s)", seen=answer.seconds, at_most=1.0),
     ]
 
 
 async def disturbed(*changes: tuple[float, dict[str, Any]], **given: Any) -> list[Figure]:
-    """Clerk changes its behaviour: known callers at 50 a second, new ones at 20."""
+    """Change Clerk's behaviour, with known callers at 50 requests a second and new ones at 20."""
     settings: dict[str, Any] = {"stale_if_error": 600, "cache_ttl": 10} | given
     seconds = changes[-1][0] + 10
     async with stage(**settings) as service:
@@ -188,15 +193,21 @@ async def disturbed(*changes: tuple[float, dict[str, Any]], **given: Any) -> lis
     first, last = changes[0][0], changes[-1][0]
     return [
         Figure(what="known callers, share of 200", seen=share(known), at_least=1.0),
-        Figure(what="of them stale", seen=sum(a.stale for a in known) / len(known)),
-        Figure(what="new, 200s a second meanwhile", seen=goodput(new, begun, first, last)),
         Figure(
-            what="new, 200s a second from 2 s after the end of it",
+            what="known callers, share of stale verdicts",
+            seen=sum(a.stale for a in known) / len(known),
+        ),
+        Figure(
+            what="new callers, 200s a second during the change",
+            seen=goodput(new, begun, first, last),
+        ),
+        Figure(
+            what="new callers, 200s a second from 2 s after its end",
             seen=goodput(new, begun, last + 2, seconds),
             at_least=19.0 if "hang" not in changes[0][1] else None,
         ),
         Figure(
-            what="another answer than 200 or 503",
+            what="new callers, answers other than 200 and 503",
             seen=sum(a.status not in (200, 503) for a in new),
             at_most=0,
         ),
@@ -204,7 +215,7 @@ async def disturbed(*changes: tuple[float, dict[str, Any]], **given: Any) -> lis
 
 
 async def limited(limit: int, seconds: float = 180.0) -> list[Figure]:
-    """Clerk's own rate limit; twice as many fresh tokens come."""
+    """Send new tokens at twice Clerk's rate limit."""
     async with stage() as service:
         await service.behave(seconds=0.05, limit=limit)
         new, begun = list[Answer](), monotonic()
@@ -216,7 +227,7 @@ async def limited(limit: int, seconds: float = 180.0) -> list[Figure]:
             at_least=0.8,
         ),
         Figure(
-            what="nobody new got in for (s) at most",
+            what="longest time in which no new caller was accepted (s)",
             seen=longest_gap(new, begun, 0.0, seconds),
             at_most=10.0,
         ),

@@ -26,17 +26,17 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def resident() -> int:
-    """Give the memory of this process, in bytes."""
+    """Return the resident memory of this process, in bytes."""
     return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * PAGE
 
 
 async def orders(request: Request) -> JSONResponse:
-    """Answer whose token it was, and whether its verdict was stale."""
+    """Answer whether the verdict of the request was stale."""
     return JSONResponse({"stale": request.state.machine.stale})
 
 
 def main() -> None:
-    """Serve with the settings that stdin tells."""
+    """Serve with the settings that are read from stdin."""
     logging.disable(logging.CRITICAL)
     given = json.loads(sys.stdin.readline())
     verifier = Verifier(Settings(**given))

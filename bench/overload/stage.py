@@ -1,4 +1,4 @@
-"""The three processes of a scenario, and what is measured of its answers."""
+"""The three processes of a scenario, and the figures that are computed from its answers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ INSTANCE_KEY = "sk_test_" + "s" * 40
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """One thing that was seen, beside its aim."""
+    """A measured value and its aim."""
 
     what: str
     seen: float
@@ -29,7 +29,7 @@ class Figure:
 
     @property
     def met(self) -> bool:
-        """Whether the aim is met; a figure without an aim is only told."""
+        """Whether the aim is met; True if there is no aim."""
         return (self.at_least is None or self.seen >= self.at_least) and (
             self.at_most is None or self.seen <= self.at_most
         )
@@ -37,22 +37,22 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A service that is running, and its Clerk."""
+    """A running service and the upstream that replaces Clerk."""
 
     service: Clients
     clerk: Clients
 
     async def behave(self, **behaviour: Any) -> None:
-        """Let Clerk behave in another way from now on."""
+        """Change Clerk's behaviour."""
         await self.clerk.ask("/control", **behaviour)
 
     async def counts(self) -> dict[str, int]:
-        """Tell what Clerk was asked."""
+        """Return the counts of the calls to Clerk."""
         counts: dict[str, int] = await self.clerk.ask("/counts")
         return counts
 
     async def resident(self) -> float:
-        """Tell the memory of the service, in MB."""
+        """Return the resident memory of the service, in MB."""
         stats: dict[str, float] = await self.service.ask("/stats")
         return stats["resident"] / 1e6
 
@@ -61,7 +61,10 @@ class Stage:
         return await self.service.get(token, leave_after=leave_after)
 
     async def get_until_in(self, token: str, *, within: float) -> list[Answer]:
-        """Send a request again whenever `Retry-After` says so, until it is let in."""
+        """Repeat a request after each 503, as `Retry-After` says; return all answers.
+
+        Ends with the first other answer, or if the next attempt would be after `within` seconds.
+        """
         end, answers = monotonic() + within, []
         while True:
             answers.append(answer := await self.get(token))
@@ -70,7 +73,7 @@ class Stage:
             await asyncio.sleep(answer.retry_after)
 
     async def introduce(self, tokens: Sequence[str]) -> None:
-        """Let the service know some tokens."""
+        """Send each token until it is accepted, so that the service has cached it."""
         for first in range(0, len(tokens), 10):
             some = tokens[first : first + 10]
             for answers in await asyncio.gather(
@@ -81,7 +84,7 @@ class Stage:
 
 @asynccontextmanager
 async def stage(*, live_graph: bool = False, **given: Any) -> AsyncIterator[Stage]:
-    """Start a service with the settings given, and its Clerk."""
+    """Start a service with these settings, and the upstream that replaces Clerk."""
     with child("bench.overload.upstream") as upstream, child("bench.overload.service") as service:
         origin = upstream.ask({"callee": CALLEE})["origin"]
         settings = {
@@ -99,36 +102,36 @@ async def stage(*, live_graph: bool = False, **given: Any) -> AsyncIterator[Stag
 
 
 def good(kind: str, count: int) -> list[str]:
-    """Give so many good tokens, of different callers."""
+    """Return `count` good tokens of different callers."""
     return [f"mt_good{kind}{number:036}" for number in range(count)]
 
 
 async def calling(stage: Stage, tokens: Sequence[str], rate: float, seconds: float) -> list[Answer]:
-    """Send requests with these tokens in turn."""
+    """Send requests with these tokens in turn, and return the answers."""
     answers: list[Answer] = []
     await steadily(rate, seconds, lambda n: stage.get(tokens[n % len(tokens)]), answers)
     return answers
 
 
 def share(answers: Sequence[Answer], status: int = 200) -> float:
-    """The part of the answers that has a status."""
+    """Return the share of the answers that have a status."""
     return sum(answer.status == status for answer in answers) / max(1, len(answers))
 
 
 def p99(seconds: Sequence[float]) -> float:
-    """The 99th percentile, in milliseconds."""
+    """Return the 99th percentile, in milliseconds."""
     ordered = sorted(seconds)
     return 1000 * ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))] if ordered else 0.0
 
 
 def goodput(answers: Sequence[Answer], begun: float, first: float, last: float) -> float:
-    """The 200s a second, among those that came between two seconds of a run."""
+    """Return the 200s per second between `first` and `last` seconds after `begun`."""
     came = [each.sent_at + each.seconds - begun for each in answers if each.status == 200]
     return sum(first <= each < last for each in came) / (last - first)
 
 
 def longest_gap(answers: Sequence[Answer], begun: float, first: float, last: float) -> float:
-    """The longest time in which nobody got in."""
+    """Return the longest time without a 200 between `first` and `last` seconds after `begun`."""
     came = sorted(each.sent_at + each.seconds - begun for each in answers if each.status == 200)
     edges = [first, *(each for each in came if first <= each <= last), last]
     return max(later - earlier for earlier, later in pairwise(edges))

@@ -1,6 +1,7 @@
-"""Clerk with a fixed capacity. A token that begins with `mt_good` is good, any other is unknown.
+"""A server like Clerk with a fixed capacity. Tokens that begin with `mt_good` are good.
 
-`POST /control` with a JSON object sets fields of `Behaviour`; `GET /counts` tells what was asked.
+Clerk does not know any other token. `POST /control` with a JSON object sets fields of `Behaviour`;
+`GET /counts` returns the counts of the calls.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ CALLER_DIGITS = 27
 
 @dataclass(slots=True)
 class Behaviour:
-    """How it answers. `slots` 0 means without end; `limit` is per second, over ten seconds."""
+    """How it answers. `slots` 0 means no limit; `limit` is per second, over ten seconds."""
 
     slots: int = 0
     seconds: float = 0.1
-    hang: str = ""  # calls about tokens that begin with this are never answered; "mt_" is all
-    refuse_until: float = 0.0  # until then all calls get a 429
+    hang: str = ""  # calls about tokens that begin with this get no answer; "mt_" means all
+    refuse_until: float = 0.0  # until then (monotonic s) all calls get a 429
     limit: int = 0
     revoked: list[str] = field(default_factory=list)
     cut: list[str] = field(default_factory=list)  # callers without an edge
@@ -136,7 +137,7 @@ class Upstream:
         return 200, machine, ""
 
     async def _work(self, token: str) -> tuple[int, Any, str] | None:
-        """Take the time that a call takes; gives the answer instead where it is refused."""
+        """Wait as long as the call takes; return None, or the answer if the call is refused."""
         behaviour, now = self.behaviour, time.monotonic()
         wait = max(0.0, behaviour.refuse_until - now)
         if behaviour.limit:

@@ -13,8 +13,7 @@ from JSON, and `problems` maps error answers to exceptions. `walking` reads whol
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from clerk_m2m.backend_api.calls import UNSET, Unset
 from clerk_m2m.backend_api.resources import (
@@ -30,6 +29,7 @@ from clerk_m2m.backend_api.resources import (
     ScopedMachine,
 )
 from clerk_m2m.backend_api.revocations import Revocation
+from clerk_m2m.lazy import lazy_names as _lazy_names
 
 if TYPE_CHECKING:
     from clerk_m2m.backend_api.client import ClerkClient, ClientOptions
@@ -62,12 +62,4 @@ _LAZY = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(_LAZY[name]), name)
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY})
+__getattr__, __dir__ = _lazy_names(globals(), _LAZY)

@@ -1,13 +1,15 @@
-"""`Applied`: what this process knows to be revoked, for verdicts that other processes asked for.
+"""`Applied`: what this process knows to be revoked, to judge verdicts that other processes share.
 
 Rules of this file:
 
-- A shared verdict carries the number of the log up to which its asker had applied the log when it
-  asked. A later row that names it outlaws it. A row is noted here before it is applied to the local
-  verdicts: whoever reads a shared verdict in between is voided by the latter.
-- The names of the last 10,000 rows are kept. What was asked for below the oldest of them counts as
-  outlawed, and so does what was asked for below the first row that this process has read.
-- What was invalidated in this process alone is kept too: no shared verdict overrules it.
+- A shared verdict carries the number of the last row that its author had applied when it asked
+  Clerk. If a later row names the credential, the verdict must not be used. A row is noted here
+  before it is applied to the local verdicts. So if a shared verdict is read between these two
+  steps, the second step voids it.
+- The names of the last 10,000 rows are kept. A verdict that is older than the oldest of these rows,
+  or older than the first row that this process has read, must not be used either.
+- Invalidations of this process that are not in the log are kept too: no shared verdict overrules
+  them.
 """
 
 from __future__ import annotations
@@ -34,11 +36,12 @@ class Mark:
 
 
 class Applied:
-    """The rows that were applied of late, and up to where. `mark` is None while out of sync."""
+    """The rows that were applied recently. `mark` is the last one; None while out of sync."""
 
     def __init__(self) -> None:
         self.mark: Mark | None = None
-        # Their oldest is dropped again and again: a plain dict would pass all gaps before it.
+        # The oldest is dropped often: in a plain dict, each drop would first scan the gaps of all
+        # earlier ones.
         self._rows: OrderedDict[Name, int] = OrderedDict()
         self._floor = 0
         self._here: OrderedDict[Name, float] = OrderedDict()
@@ -48,7 +51,7 @@ class Applied:
     # The log, in the event loop of `background`
 
     def begin(self, number: int) -> None:
-        """Begin to apply a log of which nothing is known up to the row `number`."""
+        """Begin to apply a log. The rows up to `number` are not known."""
         self.mark = None
         self._rows, self._floor = OrderedDict(), number
 
@@ -65,13 +68,13 @@ class Applied:
         self.mark = None if epoch is None else Mark(epoch, number)
 
     def lost(self) -> None:
-        """Note that it is not known what the log says."""
+        """Note that the log cannot be read, or may have lost rows."""
         self.mark = None
 
     # In any thread
 
     def invalidated_here(self, invalidation: Invalidation, now: float) -> None:
-        """Note what is invalidated in this process at `now` (monotonic s)."""
+        """Note an invalidation of this process, made at `now` (monotonic s)."""
         with self._lock:
             for name in _names(invalidation):
                 self._here.pop(name, None)
@@ -80,10 +83,11 @@ class Applied:
                 _, self._here_floor = self._here.popitem(last=False)
 
     def outlaws(self, names: Iterable[Name], asked: Mark, *, since: float) -> bool:
-        """Tell whether a verdict of these names that was asked for at `asked` must not be used.
+        """Return True if a verdict must not be used. `names` are the names of its credential.
 
-        It must not where any of them was invalidated here after `since` (monotonic s), or where it
-        is not known what the log says.
+        `asked` is the position in the log at which its author asked Clerk. The verdict must not be
+        used if a later row has one of the names, if one of them was invalidated in this process
+        after `since` (monotonic s), or if this process is out of sync with the log.
         """
         mark, floor, rows = self.mark, self._floor, self._rows
         if mark is None or mark.epoch != asked.epoch or asked.number < floor:

@@ -1,7 +1,7 @@
-"""What a sealed entry says: who holds a token, and when and how that was found out.
+"""The contents of a sealed entry: the identity of a token, and when Clerk was asked for it.
 
-Only what Clerk's answers can say is read. A field that is missing, of another type or unknown makes
-the whole entry unreadable: a later version of this package may mean something else by it.
+If a member is missing, unknown or of another type, the whole entry is ignored: a later version of
+this package may have written it with another meaning.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from clerk_m2m.identity import (
     thaw,
 )
 
-# An identity has some 300 bytes, and its claims may have more. What is larger is not shared.
+# Bytes. An identity takes about 300, its claims may take more. A larger verdict is not shared.
 MAX_CONTENTS: Final = 16 * 1024
 
 
@@ -32,8 +32,8 @@ MAX_CONTENTS: Final = 16 * 1024
 class Shared:
     """A verdict as it is shared.
 
-    It was asked for at `asked_at` (Unix s), by who had applied the log up to `mark`. From then on
-    the credential had `left` seconds to live.
+    A process asked Clerk for it at `asked_at` (Unix s), after it had applied the log up to `mark`.
+    The credential expires `left` seconds after `asked_at`.
     """
 
     identity: Identity
@@ -42,7 +42,7 @@ class Shared:
     mark: Mark
 
     def write(self) -> bytes | None:
-        """Give it as bytes; None for one that cannot be shared."""
+        """Return the verdict as bytes, or None if it cannot be shared."""
         identity = {
             each.name: thaw(getattr(self.identity, each.name))
             for each in fields(self.identity)
@@ -58,12 +58,12 @@ class Shared:
         try:
             contents = json.dumps(said, allow_nan=False, separators=(",", ":")).encode()
         except (ValueError, RecursionError):
-            return None  # claims that JSON cannot hold, or that nest too deep
+            return None  # claims that JSON cannot express, or that are nested too deeply
         return contents if len(contents) <= MAX_CONTENTS else None
 
 
 def read(kind: TokenClass, contents: bytes) -> Shared | None:
-    """Read what `write` gave for a credential of this kind; None for anything else."""
+    """Read what `write` returned for a credential of this kind; return None for anything else."""
     try:
         said = _Members(json.loads(contents))
         shared = Shared(
@@ -79,7 +79,7 @@ def read(kind: TokenClass, contents: bytes) -> Shared | None:
 
 
 class _Members:
-    """The members of a JSON object, each of which is taken once; raises `ValueError`."""
+    """The members of a JSON object; each is taken once. Raises `ValueError` or `KeyError`."""
 
     def __init__(self, value: Any) -> None:
         if not isinstance(value, dict):
@@ -88,7 +88,7 @@ class _Members:
 
     def take(self, name: str, kind: type[Any]) -> Any:
         value = self._values.pop(name)
-        if type(value) is not kind:  # a bool is no number
+        if type(value) is not kind:  # not `isinstance`: a bool is an int
             raise ValueError(name)
         return value
 
@@ -138,7 +138,7 @@ def _oauth(said: _Members) -> OAuthIdentity:
 
 
 def _claimed(said: _Members) -> dict[str, Any]:
-    """Read the last of the members: those that every identity has."""
+    """Read the members that every identity has. Call it last: it refuses what is left over."""
     read_members = {
         "token_id": said.take("token_id", str),
         "subject": said.take("subject", str),

@@ -1,7 +1,7 @@
-"""The entries of shared verdicts in Redis: one program runs a batch of steps.
+"""The entries of shared verdicts in Redis: one Lua program runs a batch of steps.
 
 Each token has two keys: its entry, and a marker while one process asks Clerk about it. The program
-never raises for what somebody else wrote there.
+does not fail on a value that another program wrote to these keys.
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ from clerk_m2m.fleet.contents import MAX_CONTENTS
 from clerk_m2m.fleet.log import COMMAND_TIMEOUT, CONNECT_TIMEOUT, client_of
 from clerk_m2m.fleet_settings import Fleet
 
-# Base64 of what is sealed, its nonce and its tag.
+# Characters: Base64 of the nonce, the encrypted contents and the tag.
 MAX_ENTRY: Final = (MAX_CONTENTS + 64) * 4 // 3
 
-# ARGV: the largest entry, then of each step its verb, marker, milliseconds and text. KEYS: the
-# entry and the marker of each step. Gives an answer for each step.
+# ARGV: the size of the largest entry, then the verb, marker, milliseconds and text of each step.
+# KEYS: the entry and the marker of each step. Returns one answer for each step.
 #
-# look:  the entry.
-# claim: the entry, unless it is the one whose SHA-1 is the text. Else "won" where the marker was
-#        set for these milliseconds, or "held" where another one is there.
-# keep:  the text is the entry from now on, for these milliseconds, and the marker ends.
-# free:  the marker ends.
+# look:  Return "entry:" and the entry.
+# claim: Return "entry:" and the entry, unless its SHA-1 is the text: then the caller knows it. In
+#        that case set the marker for these milliseconds and return "won", or return "held" if
+#        another process has set it.
+# keep:  Store the text as the entry for these milliseconds, and delete the marker.
+# free:  Delete the marker.
 _STEPS: Final = """
 local answers = {}
 
@@ -80,23 +81,23 @@ def look(name: str) -> Step:
 
 
 def claim(name: str, marker: str, lifetime: float, known: str) -> Step:
-    """Read an entry that is another one than `known`, else set the marker if there is none."""
+    """Read the entry. If it still is `known`, set the marker instead, unless there is one."""
     text = sha1(known.encode("utf-8", "surrogateescape")).hexdigest()  # noqa: S324  tells texts apart
     return Step(verb="claim", name=name, marker=marker, lifetime=lifetime, text=text)
 
 
 def keep(name: str, marker: str, lifetime: float, text: str) -> Step:
-    """Set an entry, and end the marker."""
+    """Set the entry, and delete the marker."""
     return Step(verb="keep", name=name, marker=marker, lifetime=lifetime, text=text)
 
 
 def free(name: str, marker: str) -> Step:
-    """End the marker, if it is still this one."""
+    """Delete the marker, if it is still this one."""
     return Step(verb="free", name=name, marker=marker)
 
 
 class Entries:
-    """A client of the entries. Belongs to the event loop that it is made in."""
+    """A client of the entries. Use it only in the event loop in which it was made."""
 
     def __init__(self, fleet: Fleet) -> None:
         # One slot of a Redis Cluster: a batch touches the keys of many tokens.
@@ -109,7 +110,7 @@ class Entries:
         await self.run([keep("probe", "", 1.0, "probe")], timeout=CONNECT_TIMEOUT + COMMAND_TIMEOUT)
 
     async def run(self, steps: Sequence[Step], *, timeout: float | None = None) -> list[str]:
-        """Run steps within `timeout` seconds, 0.1 unless given; raises `FleetUnavailableError`."""
+        """Run steps within `timeout` seconds, by default 0.1; raises `FleetUnavailableError`."""
         keys = [
             f"{self._prefix}:{kind}:{step.name}" for step in steps for kind in ("verdict", "asking")
         ]
@@ -128,7 +129,8 @@ class Entries:
             return [_text(each) for each in answers]
         except Exception as exc:  # noqa: BLE001  what a server that is no Redis makes the client raise
             failed = f"Redis failed with {type(exc).__name__}."
-        # Not chained: the frames of the error may hold a password.
+        # Raised after the `except` block, without a cause: the frames of the error may hold a
+        # password.
         raise FleetUnavailableError(failed)
 
     async def aclose(self) -> None:
@@ -136,12 +138,12 @@ class Entries:
         try:
             async with asyncio.timeout(COMMAND_TIMEOUT):
                 await self._client.aclose()
-        except Exception:  # noqa: BLE001, S110  whatever it raises: nothing is left to be done
+        except Exception:  # noqa: BLE001, S110  the connection is dropped in any case
             pass
 
 
 def _text(value: object) -> str:
-    # Bytes that are no text come back as they were: `claim` compares what they are.
+    # Bytes that are not UTF-8 must survive the round trip: `claim` hashes them.
     if isinstance(value, bytes):
         return value.decode("utf-8", "surrogateescape")
     return str(value)

@@ -2,11 +2,13 @@
 
 Rules of this file:
 
-- A task there runs the steps, which no waiter cancels. One batch is under way at a time: what comes
-  meanwhile goes into the next one, so a burst of tokens takes a few calls.
-- A step that fails turns the exchange off for everybody, until a probe that also writes succeeds.
-  Meanwhile steps fail at once.
-- It ends with the follower of the log: each time that the verifier is closed, or the process forks.
+- A task in that event loop runs the steps; cancelling a waiter does not cancel it. One batch is in
+  progress at a time. Steps that arrive during a batch go into the next one, so a burst of tokens
+  takes few calls.
+- If a batch fails, the exchange is closed and every step fails at once, until a probe, which also
+  writes, succeeds.
+- The exchange stops with the follower of the log: when the verifier is closed, or the process
+  forks.
 """
 
 from __future__ import annotations
@@ -29,16 +31,17 @@ from clerk_m2m.fleet_settings import Fleet
 from clerk_m2m.tasks import fork_safe_lock
 
 BATCH: Final = 32
-# How long a process that begins may wait until Redis was reached for the first time, and a step
-# until it was run, in seconds.
+# Seconds: how long a new process may wait until Redis is reached for the first time, and how long
+# a step may wait for its answer.
 PATIENCE: Final = 0.1
-# The same for a server that starts, before it takes the first request.
+# Seconds: the same for a server that starts, before it accepts the first request.
 WARM_UP: Final = 0.5
+# Seconds between two checks whether the exchange is ready.
 LOOK: Final = 0.005
 
 
 class Follows(Protocol):
-    """Who follows the log: `turn` changes each time that it ends, and the follower with it."""
+    """The object that follows the log. `turn` changes each time that its follower stops."""
 
     @property
     def turn(self) -> int: ...
@@ -46,14 +49,17 @@ class Follows(Protocol):
 
 @dataclass(slots=True)
 class _Errand:
-    """A step that waits to be run; the answer is None where it could not be."""
+    """A step that is queued. Its answer is None if it could not be run."""
 
     step: Step
     answered: Future[str | None] = field(default_factory=Future)
 
 
 class Exchange:
-    """Runs steps in Redis for any thread. `user` keeps the event loop of `background`."""
+    """Runs steps in Redis, called from any thread.
+
+    The event loop of `background` runs for as long as `user` is alive.
+    """
 
     def __init__(self, fleet: Fleet, user: Follows) -> None:
         self._fleet = fleet
@@ -63,9 +69,9 @@ class Exchange:
         self._begin(None)
 
     async def ready(self, in_sync: Callable[[], bool], *, within: float = PATIENCE) -> bool:
-        """Tell whether steps can be run, and the log is read, as `in_sync` tells.
+        """Return whether steps can be run and the log was read (`in_sync` returns True).
 
-        Waits for both only while a process begins, for `within` seconds at most.
+        Waits for both only in the first `within` seconds of a process.
         """
         self._start()
         while self._entries is None or not in_sync():
@@ -75,7 +81,7 @@ class Exchange:
         return True
 
     async def ask(self, step: Step, *, within: float | None = None) -> str | None:
-        """Run a step and give its answer; None where there is none within 0.1 s, unless told."""
+        """Run a step and return its answer; None if there is none within 0.1 s, or `within` s."""
         answered = asyncio.wrap_future(self._hand_over(step))
         await asyncio.wait({answered}, timeout=PATIENCE if within is None else max(within, 0.0))
         if not answered.done():
@@ -84,7 +90,7 @@ class Exchange:
         return answered.result()
 
     def tell(self, step: Step) -> None:
-        """Have a step run that nobody waits for."""
+        """Run a step without waiting for its answer."""
         self._hand_over(step)
 
     # Inside
@@ -97,7 +103,7 @@ class Exchange:
         self._started_at = time.monotonic()
 
     def _start(self) -> None:
-        """Hold a connection from now on, if that is not being done yet."""
+        """Keep a connection open from now on, if no task does so yet."""
         turn = self._user.turn
         with self._lock:
             if self._turn == turn:
@@ -126,7 +132,7 @@ class Exchange:
         return errand.answered
 
     async def _run(self, queue: deque[_Errand]) -> None:
-        """Run what waits, batch by batch."""
+        """Run the queued steps, batch by batch."""
         try:
             while True:
                 with self._lock:
@@ -134,7 +140,7 @@ class Exchange:
                         self._running = False
                         return
                 await self._run_batch([queue.popleft() for _ in range(min(BATCH, len(queue)))])
-        except asyncio.CancelledError:  # the event loop ends
+        except asyncio.CancelledError:  # the event loop stops
             self._running = False
             while queue:
                 queue.popleft().answered.set_result(None)
@@ -162,12 +168,12 @@ class Exchange:
 
 
 async def _hold(find: Callable[[], Exchange | None], fleet: Fleet) -> None:
-    """Hold a connection, and open another one where it fails, until `find` gives no exchange."""
+    """Keep a connection open, and replace it when it fails, until `find` returns None."""
     while find() is not None:
         try:
             await _hold_one(find, Entries(fleet))
         except FleetUnavailableError:
-            pass  # the follower of the log tells of it
+            pass  # the follower of the log reports it
         await asyncio.sleep(REDIAL)
 
 

@@ -1,7 +1,8 @@
-"""`follow`: applies the rows of the log to a member, for as long as the member is there.
+"""`follow`: applies the rows of the log to a member, for as long as the member exists.
 
-It runs in the event loop of `background`, and holds the member only while it reads: a verifier that
-nobody uses any longer is collected, and its follower ends within half a second.
+It runs in the event loop of `background` and holds no reference to the member while it waits for
+rows. So a verifier that is no longer used is garbage-collected, and its follower stops within half
+a second.
 """
 
 from __future__ import annotations
@@ -16,20 +17,20 @@ from clerk_m2m.fleet.log import WAIT, Log, Page
 from clerk_m2m.fleet.position import Position
 from clerk_m2m.fleet.rows import Row
 
-# Between two attempts to reach Redis, in seconds.
+# Seconds between two attempts to reach Redis.
 REDIAL: Final = 0.25
 
 
 class Following(Protocol):
-    """What follows the log: it is told of each step. `Member` is one."""
+    """The object whose methods the follower calls at each step. `Member` is one."""
 
     position: Position
 
     def open_log(self) -> Log:
-        """Make a client of the log for the running event loop."""
+        """Return a new client of the log for the running event loop."""
 
     def begin(self, page: Page) -> None:
-        """Begin with a log that was read from its oldest row on."""
+        """Begin with the first page of a log, which starts at its oldest row."""
 
     def take(self, row: Row) -> None:
         """Apply the next row."""
@@ -44,21 +45,22 @@ class Following(Protocol):
         """Note that the log is about to be read."""
 
     def doubt(self, page: Page) -> None:
-        """The log does not go on from the position as `page` has it: rows may have been lost."""
+        """Handle a `page` that does not continue from the position: rows may have been lost."""
 
     def write_back_in(self) -> float:
-        """Give for how many seconds `write_back` has nothing to do."""
+        """Return for how many seconds `write_back` has nothing to do."""
 
     async def write_back(self, log: Log) -> None:
-        """Write what the log does not have."""
+        """Write the known denials that the log does not have."""
 
 
 async def follow(find: Callable[[], Following | None]) -> None:
-    """Follow the log until `find` gives no member any longer."""
+    """Follow the log until `find` returns None."""
     while (member := find()) is not None:
         began_at = time.monotonic()
         try:
-            # A new client each time: after a failure no connection of the old one is to be trusted.
+            # A new client each time: after a failure, other connections of the old one may be
+            # broken too.
             log = member.open_log()
             del member
             try:
@@ -67,7 +69,7 @@ async def follow(find: Callable[[], Following | None]) -> None:
                 await log.aclose()
         except FleetUnavailableError as exc:
             failure = exc
-        except Exception as exc:  # noqa: BLE001  a fault of ours must not end the following unseen
+        except Exception as exc:  # noqa: BLE001  a bug of ours must not stop the follower silently
             failure = FleetUnavailableError(f"A row could not be applied: {type(exc).__name__}.")
         else:
             return
@@ -75,33 +77,33 @@ async def follow(find: Callable[[], Following | None]) -> None:
             member.lost(failure)
             del member
             if time.monotonic() - began_at < REDIAL:
-                await asyncio.sleep(REDIAL)  # a client that held for longer is replaced at once
+                await asyncio.sleep(REDIAL)  # a client that worked for longer is replaced at once
 
 
 async def _follow(find: Callable[[], Following | None], log: Log) -> None:
-    """Follow until Redis fails, or until there is no member any longer."""
+    """Follow the log until Redis fails or `find` returns None."""
     while (member := find()) is not None:
         await _catch_up(member, find, log)
         number, timeout = member.position.number, min(WAIT, member.write_back_in())
         del member
         rows = await log.wait(number, timeout=timeout)
         if (member := find()) is not None:
-            # At once, as it can only void and deny. Whether the log is still the same one is what
-            # `_catch_up` finds out; until then it does not count as applied up to there.
+            # Applied at once, because a row can only void and deny. `_catch_up` then checks that
+            # the log has lost no rows; only after that does the log count as applied up to here.
             for row in rows:
                 if member.position.is_before(row):
                     member.take(row)
 
 
 async def _catch_up(member: Following, find: Callable[[], Following | None], log: Log) -> None:
-    """Apply all rows that there are, then write those that are missing."""
+    """Apply all rows of the log, then write the rows that it lacks."""
     position = member.position
     member.reading()
     while True:
         after = -1 if position.epoch is None else position.number
         page = await log.read(after, ending=position.ending)
         if find() is not member:
-            return  # it has left meanwhile, and another follower may be at its position
+            return  # the member was closed during the read; a new follower may use its position
         if position.epoch is None:
             member.begin(page)
         elif not position.is_continued_by(page):

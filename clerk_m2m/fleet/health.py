@@ -1,6 +1,6 @@
-"""How the Redis of a fleet stands: what it lets us do, whether it keeps the log, whose rows it has.
+"""The state of a fleet's Redis: our access rights, its settings, and the signatures in the log.
 
-Nothing here writes, but that reading a log begins it where there is none yet.
+Nothing here writes, with one exception: reading a log that does not exist yet begins it.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from clerk_m2m.fleet.log import Log, client_of
 from clerk_m2m.fleet.rows import RowFormat
 from clerk_m2m.fleet_settings import Fleet
 
-# Only the newest rows are looked at: older ones may be of a key that was replaced.
+# Only the newest rows are checked: older ones may be signed with a key that was replaced.
 LOOKED_AT: Final = 100
 READS: Final = 5
 PATIENCE: Final = 2.0  # seconds
 
-# What the log runs, and what the shared verdicts run: each with arguments that Redis takes for it.
+# The commands of the log, and those of the shared verdicts, each with arguments that Redis accepts.
 _LOG: Final = (
     ("xread", "streams", "ROWS", "0-0"),
     ("xlen", "ROWS"),
@@ -51,11 +51,11 @@ _KEYS: Final = {
     "VERDICT": "verdict:none",
     "ASKING": "asking:none",
 }
-# In what Redis says of a command that it refuses.
+# Finds the command's name in the error that Redis sends when it refuses a command.
 _COMMAND: Final = re.compile(r"'([a-z|]+)' command")
 
-# ARGV: of each command, how many words it has, then these. Gives the numbers of those that the user
-# may not run. Redis can tell that since 7.0.
+# ARGV: for each command its number of words, then the words. Returns the indexes of the commands
+# that the user may not run, or 'unknown' before Redis 7.0, which lacks `acl_check_cmd`.
 _REFUSED: Final = """
 if not redis.acl_check_cmd then return 'unknown' end
 local refused, at, number = {}, 1, 0
@@ -72,13 +72,13 @@ return refused
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """How a fleet's Redis stands.
+    """The state of a fleet's Redis.
 
-    `seconds` is how long a read of the log took, the median of a few; `rows` is how many the log
-    holds. Of the newest of them, `looked_at` were read, and none of our keys has signed `foreign`.
-    What Redis tells of itself is None where its user may not ask: `server` is its name and version,
-    `is_replica` whether it copies another one, `eviction` the memory policy, and `persists` whether
-    it writes to disk.
+    `seconds` is the median duration of a few reads of the log, `rows` the number of its rows. The
+    newest `looked_at` rows were read; `foreign` of them were not signed with any of our keys.
+    The other fields come from `INFO` and are None if the user of Redis may not run it: `server` is
+    the name and version, `is_replica` whether it is a replica, `eviction` the memory policy, and
+    `persists` whether it writes to disk.
     """
 
     seconds: float
@@ -92,9 +92,10 @@ class Health:
 
 
 async def refused_commands(fleet: Fleet) -> list[str] | None:
-    """Name what the user of Redis may not run of what the fleet needs, as the rules of its ACL do.
+    """Return the ACL rules that the user of Redis lacks and the fleet needs, as `+xadd on log:*`.
 
-    None where Redis is too old to tell. Raises `FleetUnavailableError` where it does not answer.
+    Returns None if Redis is older than 7.0 and cannot check them. Raises `FleetUnavailableError` if
+    it does not answer.
     """
     commands = [*_LOG, *(_VERDICTS if fleet.share_verdicts else ())]
     arguments: list[str] = []
@@ -113,9 +114,9 @@ async def refused_commands(fleet: Fleet) -> list[str] | None:
         at_once = _command_in(exc)
     finally:
         await _closed(client)
-    if failed == "NoPermissionError":  # the program itself, or what comes with each connection
+    if failed == "NoPermissionError":  # for EVAL, or for a command that opens the connection
         return [f"+{at_once}"]
-    # Not chained: the frames of the error may hold a password.
+    # Raised after the `except` block, without a cause: the frames of the error may hold a password.
     raise FleetUnavailableError(f"Redis failed with {failed}.")
 
 
@@ -131,7 +132,7 @@ def _rule(command: tuple[str, ...]) -> str:
 
 
 async def examine(fleet: Fleet) -> Health:
-    """Look at the Redis of a fleet; raises `FleetUnavailableError` where it does not answer."""
+    """Return the state of a fleet's Redis; raises `FleetUnavailableError` if it does not answer."""
     log = Log(fleet)
     try:
         page = newest = await log.read(-1)
@@ -160,7 +161,7 @@ async def _told(log: Log) -> dict[str, str]:
     try:
         return await log.info("default")
     except FleetUnavailableError:
-        return {}  # the user of Redis may not ask
+        return {}  # the user of Redis may not run INFO
 
 
 def _server(told: dict[str, str]) -> str | None:
@@ -173,7 +174,7 @@ def _server(told: dict[str, str]) -> str | None:
 def _persists(told: dict[str, str]) -> bool | None:
     if "aof_enabled" not in told:
         return None
-    # Redis does not tell when it would write a snapshot, but whether it ever did.
+    # INFO does not say whether snapshots are configured, only how many were written.
     return told["aof_enabled"] == "1" or told.get("rdb_saves", "0") != "0"
 
 
@@ -181,5 +182,5 @@ async def _closed(client: object) -> None:
     try:
         async with asyncio.timeout(PATIENCE):
             await client.aclose()  # type: ignore[attr-defined]
-    except Exception:  # noqa: BLE001, S110  whatever it raises: nothing is left to be done
+    except Exception:  # noqa: BLE001, S110  the connection is dropped in any case
         pass

@@ -1,4 +1,4 @@
-"""The log in Redis: append rows, read what came since, wait for more. Sole owner of `redis`."""
+"""The log in Redis: append rows, read new rows, wait for more. Only this file imports `redis`."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Redis answers within a millisecond, or something is wrong with it. What a request waits for, in
-# seconds.
+# All times are in seconds. A healthy Redis answers within a millisecond. Requests may wait for the
+# calls that have these two limits.
 COMMAND_TIMEOUT: Final = 0.1
 CONNECT_TIMEOUT: Final = 0.25
-# No request waits for a reading, so it may take longer.
+# No request waits for a read, so it may take longer.
 READ_TIMEOUT: Final = 1.0
-# What the first call of a client may take: the connection, TLS, the greeting, the map of a cluster.
-# Below 1 s, after which TCP repeats an attempt: a new one is made sooner.
+# For the first call of a client: the connection, TLS, the handshake, the map of a cluster. Below
+# 1 s, after which TCP would repeat a lost SYN: our own new attempt comes sooner.
 OPEN_TIMEOUT: Final = 0.85
-# How long one wait for rows takes, in seconds; after it the head of the log is compared.
+# How long one wait for rows takes; after it the head of the log is compared.
 WAIT: Final = 0.4
 MAX_CONNECTIONS: Final = 8
 MAX_ROWS: Final = 100_000
@@ -39,9 +39,9 @@ PAGE: Final = 500
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """The head of the log, and the rows after the number that was asked for, in order.
+    """The head of the log, and the rows after the requested number, in order.
 
-    `floor` is the last row that was dropped to make room, None where none was.
+    `floor` is the last row that was dropped to make room, or None.
     """
 
     epoch: str
@@ -53,25 +53,25 @@ class Page:
 
     @property
     def before(self) -> int:
-        """The number of the row before the first of these."""
+        """The number of the row before the first row of this page."""
         return self.rows[0].number - 1 if self.rows else self.number
 
 
 class Log:
-    """The log of one fleet. Belongs to the event loop that it is made in.
+    """The log of one fleet. Use it only in the event loop in which it was made.
 
-    Every method raises `FleetUnavailableError` where Redis does not do what was asked.
+    Every method raises `FleetUnavailableError` if Redis fails or sends an unreadable answer.
     """
 
     def __init__(self, fleet: Fleet) -> None:
-        # One slot of a Redis Cluster: the programs touch both keys.
+        # The braces put both keys into one slot of a Redis Cluster, as each program uses both.
         self._head = f"{{{fleet.prefix}}}:log:head"
         self._rows = f"{{{fleet.prefix}}}:log:rows"
         self._fleet = fleet
         self._client: Redis | None = None
 
     async def append(self, rows: Iterable[Row]) -> int:
-        """Append rows; gives the number of the last one."""
+        """Append rows, and return the number of the last one."""
         texts = [text for row in rows for text in _texts(row)]
         answer = await self._eval(
             APPEND, MAX_ROWS, *texts, timeout=CONNECT_TIMEOUT + COMMAND_TIMEOUT
@@ -80,25 +80,25 @@ class Log:
             _, number = answer
             return int(number)
         except (TypeError, ValueError):
-            failed = "Redis gave something else than a log."
+            failed = "Redis sent an unreadable answer."
         raise FleetUnavailableError(failed)
 
     async def read(self, after: int, *, ending: str = "") -> Page:
-        """Read the head, and at most 500 rows after `after`; -1 reads from the oldest on.
+        """Read the head and at most 500 rows after number `after` (-1: from the oldest row).
 
-        Where the epoch is `ending`, a new one begins.
+        If the epoch is `ending`, this call begins a new epoch.
         """
         answer = await self._eval(READ, after, PAGE, ending, timeout=READ_TIMEOUT)
         try:
             return _page(json.loads(_text(answer)))
         except (TypeError, ValueError, RecursionError):
-            failed = "Redis gave something else than a log."
+            failed = "Redis sent an unreadable answer."
         raise FleetUnavailableError(failed)
 
     async def wait(self, after: int, *, timeout: float) -> list[Row]:
-        """Wait until there is a row after `after`, for `timeout` seconds at most (`WAIT`).
+        """Wait for rows after number `after`, for at most `timeout` seconds (`WAIT`).
 
-        Gives what has come, without the head of the log: only `read` tells whether rows were lost.
+        Returns the new rows without the head of the log: only `read` shows whether rows were lost.
         """
         answer = await self._run(
             lambda client: client.xread(
@@ -109,11 +109,11 @@ class Log:
         try:
             return _rows_of(answer)
         except (TypeError, ValueError, LookupError, AttributeError):
-            failed = "Redis gave something else than a log."
+            failed = "Redis sent an unreadable answer."
         raise FleetUnavailableError(failed)
 
     async def info(self, section: str) -> dict[str, str]:
-        """Ask for a section of what Redis tells of itself."""
+        """Return one section of the answer to `INFO`."""
         told = await self._run(
             lambda client: client.info(section), CONNECT_TIMEOUT + COMMAND_TIMEOUT
         )
@@ -126,7 +126,7 @@ class Log:
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT + COMMAND_TIMEOUT):
                 await self._client.aclose()
-        except Exception:  # noqa: BLE001, S110  whatever it raises: nothing is left to be done
+        except Exception:  # noqa: BLE001, S110  the connection is dropped in any case
             pass
 
     async def _eval(self, program: str, *arguments: int | str, timeout: float) -> Any:
@@ -138,26 +138,26 @@ class Log:
             if self._client is None:
                 self._client = client_of(self._fleet)
                 timeout = OPEN_TIMEOUT
-            # For the whole of it: the client's own timeouts count anew for each byte that comes.
+            # A limit for the whole call: the client's own timeouts restart with each byte received.
             async with running_for(timeout):
                 return await call(self._client)
         except TimeoutError:
             failed = "Redis did not answer in time."
         except Exception as exc:  # noqa: BLE001  what a server that is no Redis makes a client raise
-            # Neither its text nor itself: it may quote a password or what was sent, and the frames
-            # of its traceback hold both.
+            # Neither its text nor the error itself is passed on: the text may quote a password or
+            # the sent command, and the frames of its traceback hold both.
             failed = f"Redis failed with {_named(exc)}."
         raise FleetUnavailableError(failed)
 
 
 def check(fleet: Fleet) -> None:
-    """Raise `ConfigurationError` where redis-py is missing, or does not take the address."""
+    """Raise `ConfigurationError` if redis-py is missing or rejects the address."""
     if isinstance(fleet.server, Secret):
         client_of(fleet)
 
 
 def client_of(fleet: Fleet) -> Redis:
-    """Make the client of a fleet's Redis; raises `ConfigurationError`."""
+    """Return a new client of a fleet's Redis; raises `ConfigurationError`."""
     if not isinstance(fleet.server, Secret):
         client: Redis = fleet.server()
         return client
@@ -170,34 +170,34 @@ def client_of(fleet: Fleet) -> Redis:
             "A fleet needs the package redis: install clerk-m2m[fleet]."
         ) from exc
     address = fleet.server
-    # A Unix socket knows no keepalive, and redis-py takes no such option for it.
+    # A Unix socket has no keepalive, and redis-py rejects the option for it.
     keepalive = {} if address.reveal().startswith("unix:") else {"socket_keepalive": True}
     try:
         pool = BlockingConnectionPool.from_url(
             address.reveal(),
             max_connections=MAX_CONNECTIONS,
             timeout=COMMAND_TIMEOUT,
-            # Every call has a limit of its own for the whole of it.
+            # `running_for` limits the whole of every call.
             socket_connect_timeout=None,
             socket_timeout=None,
-            # The defaults repeat a call for up to a minute; the callers of `Log` do so themselves.
+            # By default a call is retried for up to a minute; the callers of `Log` retry instead.
             retry=Retry(NoBackoff(), 0),
             client_name="clerk_m2m",
             **keepalive,
         )
-        # An option that redis-py does not have fails here.
+        # Raises here if the address has an option that redis-py does not know.
         pool.make_connection()  # type: ignore[no-untyped-call]
         return Redis.from_pool(pool)
-    except Exception:  # noqa: BLE001  of several classes, and their frames hold the address
-        pool = None  # it shows the password
+    except Exception:  # noqa: BLE001  errors of several classes, whose frames hold the address
+        pool = None  # its repr shows the password
     raise ConfigurationError(
-        "fleet: redis-py does not take the address (CLERK_M2M_FLEET_URL). Check what comes after "
-        "the host: the number of the database, and options after a question mark."
+        "fleet: redis-py rejects the address (CLERK_M2M_FLEET_URL). Check what comes after the "
+        "host: the number of the database, and the options after the question mark."
     )
 
 
 def _named(exc: Exception) -> str:
-    """Name an error: its class, with the code of Redis's reply, or the class of its first cause."""
+    """Return the class of an error, with Redis's error code or the class of the first cause."""
     first = str(exc).partition(" ")[0]
     detail = first if first.isalpha() and first.isupper() and len(first) <= 16 else ""
     cause: BaseException = exc
@@ -213,7 +213,7 @@ def _texts(row: Row) -> tuple[str, str, str, str]:
 
 
 def _text(value: object) -> str:
-    # A client of the user's may decode answers, or not.
+    # A client that the user made may return str or bytes.
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
@@ -236,10 +236,10 @@ def _page(answer: Any) -> Page:
 
 
 def _rows_of(answer: Any) -> list[Row]:
-    """Give the rows of an answer to `XREAD` about one stream, in each of redis-py's shapes."""
+    """Return the rows of an answer to `XREAD` about one stream, in any of redis-py's shapes."""
     if not answer:
         return []
-    # A list of pairs, or a dict; with RESP3 the entries may be within one more list.
+    # A list of pairs, or a dict. With RESP3 the entries may be inside one more list.
     entries = next(iter(answer.values())) if isinstance(answer, dict) else answer[0][1]
     if entries and isinstance(entries[0], list):
         entries = entries[0]
@@ -265,5 +265,5 @@ def _floor(text: str) -> Row | None:
     try:
         nonce, body, signature = json.loads(text)
     except (ValueError, TypeError, RecursionError):
-        return None  # not written by the program
+        return None  # our program did not write it
     return Row(nonce=str(nonce), body=str(body), signature=str(signature))

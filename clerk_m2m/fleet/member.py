@@ -2,10 +2,11 @@
 
 Rules of this file:
 
-- What is published is written by a task in the event loop of `background`, which no waiter cancels.
-- What may still deny a JWT is kept, so that it can be written again where Redis has lost it.
-- `position` and the counters are changed in the event loop of `background` only. `position` is
-  changed last: a process that forks meanwhile does a step twice rather than never.
+- A task in the event loop of `background` writes the rows that are published; cancelling a waiter
+  does not cancel it.
+- Each invalidation that may still deny a JWT is kept. It is written again if Redis loses it.
+- `position` and the counters are changed only in the event loop of `background`. A step changes
+  `position` last: if the process forks during a step, the child repeats it and skips none.
 """
 
 from __future__ import annotations
@@ -40,9 +41,9 @@ from clerk_m2m.observe.measurements import FleetMeasurements
 from clerk_m2m.observe.reporter import Reporter
 from clerk_m2m.tasks import PerLoop, fork_safe_lock, tell_of_forks
 
-# How long the first reading of the log may hold up the first JWTs of a process, in seconds.
+# Seconds that the first JWTs of a process may wait for the first reading of the log.
 FIRST_READING: Final = 0.1
-# Processes that write the same rows back begin at different moments within this time, in seconds.
+# Processes that write the same rows back begin at random moments within this time, in seconds.
 WRITE_BACK_SPREAD: Final = 0.2
 
 
@@ -50,19 +51,19 @@ _Denials: TypeAlias = OrderedDict[tuple[str, object], Invalidation]
 
 
 class Local(Protocol):
-    """What a member does in its own process."""
+    """The verifier of this process, to which a member applies invalidations."""
 
     def apply(self, invalidation: Invalidation, *, live: bool) -> None:
-        """Apply an invalidation; `live` tells that it was made a moment ago."""
+        """Apply an invalidation; `live` is True if it was made a moment ago."""
 
     def void_everything(self, instant: float | None = None) -> None:
-        """Verify everything again; deny JWTs that were issued up to `instant` (Unix s)."""
+        """Void all cached verdicts; deny JWTs that were issued up to `instant` (Unix s)."""
 
 
 class Member:
-    """Publishes invalidations to the fleet, and applies those of others to `local`.
+    """Publishes invalidations to the fleet, and applies those of other processes to `local`.
 
-    Raises `ConfigurationError` where redis-py is missing, or does not take the address.
+    Raises `ConfigurationError` if redis-py is missing or rejects the address.
     """
 
     def __init__(self, fleet: Fleet, *, local: Local, clock: Clock, reporter: Reporter) -> None:
@@ -75,7 +76,8 @@ class Member:
         self.position = Position()
         self.applied = Applied()
         self.shared: SharedVerdicts | None = None
-        # Those of JWTs that nobody has verified by themselves: they displace no other denial.
+        # Denials. Those of JWTs whose signature nobody verified are apart, and are dropped first:
+        # anybody can make such JWTs, and they must not displace other denials.
         self._known: _Denials = OrderedDict()
         self._unproven: _Denials = OrderedDict()
         self._missing: dict[tuple[str, object], Invalidation] = {}
@@ -83,7 +85,7 @@ class Member:
         self._outbox = Outbox(partial(Log, fleet))
         self._lock = fork_safe_lock()
         self._following = False
-        self._turn = 0  # a follower ends when its turn is over
+        self._turn = 0  # a follower stops when this is no longer the number that it started with
         self._loops: PerLoop[object] = PerLoop(object)  # the event loops that use the verifier
         self._first_reading = unstoppable()
         self._started_at: float | None = None
@@ -94,7 +96,7 @@ class Member:
     # What the verifier calls, in any event loop
 
     def start(self) -> None:
-        """Follow the log from now on, if that is not being done yet."""
+        """Start to follow the log, unless a follower runs already."""
         self._loops.get()
         self._follow()
 
@@ -105,7 +107,7 @@ class Member:
             if self._following:
                 return
             self._following = True
-            self.applied.lost()  # whatever was known when the last follower ended
+            self.applied.lost()  # what the last follower knew may be out of date
             if self._started_at is None:
                 self._started_at = self._now()
             reference, turn = weakref.ref(self), self._turn
@@ -134,7 +136,7 @@ class Member:
         await self._read_within(WARM_UP)
 
     async def _read_within(self, seconds: float) -> None:
-        """Wait for the first reading until so long after the start."""
+        """Wait for the first reading of the log, until `seconds` after the start."""
         left = (self._started_at or 0.0) + seconds - self._now()
         if left > 0:
             reading = asyncio.wrap_future(self._first_reading)
@@ -142,9 +144,9 @@ class Member:
             reading.cancel()
 
     def publish(self, invalidation: Invalidation, *, patience: float) -> Future[None]:
-        """Have an invalidation written to the log, with attempts for `patience` seconds.
+        """Write an invalidation to the log, with retries for `patience` seconds.
 
-        The future ends when the log has it, or with `FleetUnavailableError`.
+        The future is done when the log has it, or fails with `FleetUnavailableError`.
         """
         row = self._format.write(
             invalidation, ends_at=needed_until(invalidation, self._clock.wall())
@@ -155,7 +157,7 @@ class Member:
         return written
 
     def spread(self, invalidation: Invalidation, *, patience: float) -> None:
-        """Like `publish`, for one that nobody waits for: a failure is logged as an error."""
+        """Publish an invalidation without a waiter: a failure is logged as an error."""
 
         def ended(written: Future[None]) -> None:
             exc = written.exception()
@@ -165,9 +167,9 @@ class Member:
         self.publish(invalidation, patience=patience).add_done_callback(ended)
 
     async def leave_loop(self) -> None:
-        """Note that the running event loop does not use the verifier; with the last one it ends.
+        """Note that the running event loop no longer uses the verifier; with the last one, close.
 
-        What waits to be written has 0.35 seconds then.
+        Rows that are not yet written then have 0.35 seconds left.
         """
         self._loops.pop()
         if self._loops.values():
@@ -176,12 +178,12 @@ class Member:
         if writing:
             await asyncio.wait(writing, timeout=CONNECT_TIMEOUT + COMMAND_TIMEOUT)
         for each in writing:
-            each.cancel()  # nobody asks for what comes of it
+            each.cancel()  # only this wrapper; nobody reads its result
         self._stop()
         BACKGROUND.leave(self)
 
     def _stop(self) -> None:
-        """Follow no more. Whoever follows again reads the log first, as a process that starts."""
+        """Stop following. The next follower reads the log from the start, as in a new process."""
         with self._lock:
             self._turn += 1
             self._following = False
@@ -190,12 +192,12 @@ class Member:
             self._out_since = self._now()
 
     def leave_to_parent(self) -> None:
-        """Begin without a follower, in a forked child; what waits to be written is the parent's."""
+        """Begin without a follower, in a forked child; the parent writes the rows in the outbox."""
         self._stop()
         self._outbox.leave_to_parent()
 
     def measure(self) -> FleetMeasurements:
-        """Give the counters, and how the log is followed; for any thread."""
+        """Return the counters and the state of the follower; callable in any thread."""
         since = self._out_since
         return FleetMeasurements(
             in_sync=since is None,
@@ -208,27 +210,30 @@ class Member:
 
     @property
     def turn(self) -> int:
-        """How often the follower has ended; what belongs to one turn ends with it."""
+        """How often the follower was stopped. Tasks of an earlier turn must stop."""
         return self._turn
 
     def invalidated_here(self, invalidation: Invalidation) -> None:
-        """Note what is about to be invalidated in this process: no shared verdict overrules it."""
+        """Note an invalidation that this process is about to apply; no shared verdict overrules it.
+
+        It need not be in the log.
+        """
         self.applied.invalidated_here(invalidation, self._clock.monotonic())
 
     # What the follower calls, in the event loop of `background`
 
     def open_log(self) -> Log:
-        """Make a client of the log for the running event loop."""
+        """Return a new client of the log for the running event loop."""
         return Log(self._fleet)
 
     def reading(self) -> None:
-        """Note which of this process's rows are in the log that is about to be read."""
+        """Note which rows of this process the read that now begins must find."""
         self._outbox.reading()
 
     def begin(self, page: Page) -> None:
-        """Begin to apply a log that was read from its oldest row on."""
+        """Begin with the first page of a log, which starts at its oldest row."""
         self.applied.begin(page.before)
-        # Each process in an order of its own, so that few rows are written by several.
+        # Each process uses a random order, so that few rows are written by several processes.
         known, unproven = list(self._known.items()), list(self._unproven.items())
         random.shuffle(known)
         random.shuffle(unproven)
@@ -249,7 +254,7 @@ class Member:
             self._refused += 1
             self._reporter.fleet_row_refused()
         else:
-            self.applied.note(row.number, invalidation)  # before it is applied: see there
+            self.applied.note(row.number, invalidation)  # must come before `apply`: see `applied`
             self._local.apply(invalidation, live=self._is_new(row, invalidation))
             self._applied += 1
             self._remember(invalidation)
@@ -269,14 +274,14 @@ class Member:
             self._first_reading.set_result(None)
 
     def lost(self, exc: FleetUnavailableError) -> None:
-        """Note that Redis cannot be read."""
+        """Note that the log cannot be read."""
         self.applied.lost()
         if self._out_since is None:
             self._out_since = self._now()
         self._reporter.fleet_lost(exc)
 
     def doubt(self, page: Page) -> None:
-        """Rows may have been lost: what was asked before now does not count."""
+        """Void all verdicts, as the log may have lost rows, and read the log from the start."""
         self.applied.lost()
         self._local.void_everything()
         self.position.give_up(page)
@@ -284,11 +289,11 @@ class Member:
         self._reporter.fleet_doubted()
 
     def write_back_in(self) -> float:
-        """Give for how many seconds `write_back` has nothing to do."""
+        """Return for how many seconds `write_back` has nothing to do."""
         return max(0.0, self._write_back_at - self._now()) if self._missing else inf
 
     async def write_back(self, log: Log) -> None:
-        """Write what the log does not have, a part of it at a time; reading it ends that."""
+        """Write one batch of the rows that the log lacks, until the follower has read them all."""
         rows = self._outbox.lost()
         if self._now() >= self._write_back_at:
             rows += self._denials_to_repeat()
@@ -309,9 +314,10 @@ class Member:
     # Inside
 
     def _is_new(self, row: Row, invalidation: Invalidation) -> bool:
-        """Tell whether a row is of this moment.
+        """Return True if a row was made a moment ago.
 
-        One that is known already was written back, or copied by somebody without a key.
+        If its invalidation is known already, the row was written back, or somebody without a key
+        copied it.
         """
         known = self._denials_like(invalidation).get(invalidation.name)
         is_known = known is not None and known.instant >= invalidation.instant
@@ -326,7 +332,7 @@ class Member:
         oldest = next(iter(denials.values()))
         if oldest.ends_at is not None and oldest.ends_at <= self._clock.wall():
             del denials[oldest.name]
-        # As many as the log takes, so that writing them back displaces nothing.
+        # At most as many as the log holds, so that writing them back drops no row.
         if len(self._known) + len(self._unproven) > MAX_ROWS:
             (self._unproven or self._known).popitem(last=False)
 
@@ -335,5 +341,5 @@ class Member:
         return self._unproven if is_unproven else self._known
 
     def _now(self) -> float:
-        # Real time: Redis has no injected clock.
+        # Real time, not the injected clock: Redis runs in real time.
         return time.monotonic()

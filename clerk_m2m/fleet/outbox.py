@@ -1,8 +1,9 @@
 """`Outbox`: the rows that a process writes to the log.
 
-A row that was written is kept until the follower has read it: a failover may lose it before anybody
-has, and then nobody else would notice. `write`, and all that the follower calls, run in the event
-loop of `background`; `put` and `pending` are for any thread.
+A row that was written is kept until the follower has read it. A failover may lose a row before any
+process has read it, and then only the process that wrote it can notice. `write`, and all methods
+that the follower calls, run in the event loop of `background`; `put` and `pending` may be called in
+any thread.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ BATCH: Final = 100
 
 
 def unstoppable() -> Future[None]:
-    """Give a future that no waiter can cancel."""
+    """Return a future that no waiter can cancel."""
     future: Future[None] = Future()
     future.set_running_or_notify_cancel()
     return future
@@ -32,7 +33,7 @@ def unstoppable() -> Future[None]:
 
 @dataclass(slots=True)
 class _Letter:
-    """A row that waits to be written, until `ends_at` (monotonic s)."""
+    """A row to be written, with retries until `ends_at` (monotonic s)."""
 
     row: Row
     ends_at: float
@@ -40,31 +41,31 @@ class _Letter:
 
     @property
     def is_written(self) -> bool:
-        """Tell whether Redis has said that it has the row."""
+        """Return True if Redis has confirmed the row."""
         return self.written.done() and self.written.exception() is None
 
 
 class Outbox:
-    """Writes rows to logs that `open_log` gives."""
+    """Writes rows to the log. `open_log` returns a new client of it."""
 
     def __init__(self, open_log: Callable[[], Log]) -> None:
         self._open_log = open_log
         self._letters: deque[_Letter] = deque()
         self._writing = False
-        self._unread: dict[str, _Letter] = {}  # by nonce: sent, and not read yet
-        self._awaited: list[str] = []  # the nonces that this reading of the log must find
+        self._unread: dict[str, _Letter] = {}  # by nonce: sent, and not yet read by the follower
+        self._awaited: list[str] = []  # the nonces that the current read of the log must find
 
     def put(self, row: Row, *, patience: float) -> Future[None]:
-        """Have `write` write a row, with attempts for `patience` seconds.
+        """Queue a row for `write`, with retries for `patience` seconds.
 
-        The future ends when Redis has it, or with `FleetUnavailableError`.
+        The future is done when Redis has the row, or fails with `FleetUnavailableError`.
         """
         letter = _Letter(row, time.monotonic() + patience)
         self._letters.append(letter)
         return letter.written
 
     def pending(self) -> list[Future[None]]:
-        """Give the futures of all rows that are neither written nor given up."""
+        """Return the futures of all rows that are neither written nor failed."""
         letters = {id(each): each for each in (*list(self._letters), *list(self._unread.values()))}
         return [each.written for each in letters.values() if not each.written.done()]
 
@@ -76,23 +77,25 @@ class Outbox:
         self._writing = False
 
     async def write(self) -> None:
-        """Write what there is; one task at a time does."""
+        """Write all queued rows. Returns at once if another task is writing."""
         if self._writing or not self._letters:
             return
         self._writing = True
         try:
-            while self._letters:  # also those that came while the last log was being closed
+            while self._letters:  # also rows that were queued while the last log was being closed
                 if not await self._write_all():
                     await asyncio.sleep(REDIAL)
         except asyncio.CancelledError:
-            # The thread ends, as the verifier was closed.
-            self._fail_all(FleetUnavailableError("The verifier was closed before Redis had it."))
+            # The thread stops, because the verifier was closed.
+            self._fail_all(
+                FleetUnavailableError("The verifier was closed before the row was written.")
+            )
             raise
         finally:
             self._writing = False
 
     def reading(self) -> None:
-        """Note which rows are in the log that is about to be read."""
+        """Note which rows the read that now begins must find: those that Redis has confirmed."""
         self._awaited = [nonce for nonce, each in self._unread.items() if each.is_written]
 
     def read(self, row: Row) -> None:
@@ -100,12 +103,12 @@ class Outbox:
         self._unread.pop(row.nonce, None)
 
     def lost(self) -> list[Row]:
-        """Give the rows that were written before the log was read, and are not in it."""
+        """Return the rows that Redis had confirmed before the log was read, and that it lacks."""
         letters = (self._unread.get(nonce) for nonce in self._awaited)
         return [each.row for each in letters if each is not None]
 
     async def _write_all(self) -> bool:
-        # A new client each time: after a failure no connection of the old one is to be trusted.
+        # A new client each time: after a failure, other connections of the old one may be broken.
         log = self._open_log()
         try:
             while self._letters:
@@ -117,7 +120,7 @@ class Outbox:
 
     async def _write_some(self, log: Log) -> bool:
         letters = [self._letters.popleft() for _ in range(min(BATCH, len(self._letters)))]
-        # Before it is sent: the follower may have read it before the answer is here.
+        # Noted before the rows are sent: the follower may read them before Redis's answer arrives.
         self._unread.update((each.row.nonce, each) for each in letters)
         try:
             await log.append(each.row for each in letters)

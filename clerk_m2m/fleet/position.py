@@ -1,4 +1,4 @@
-"""Up to where a process has applied the log, and whether the log still goes on from there."""
+"""The last row of the log that a process has applied, and whether the log continues from it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from clerk_m2m.fleet.rows import Row
 
 @dataclass(slots=True)
 class Position:
-    """The last row that was applied: its epoch, number and nonce. No epoch: nothing was read yet.
+    """The last row that was applied: its epoch, number and nonce. `epoch` None: nothing read yet.
 
-    Until the row `history_to` the rows are older than this process's reading of the log. `ending`
-    is an epoch that must not go on, since rows of it were lost; empty where there is none.
+    Rows up to number `history_to` were in the log before this process began to read it. `ending` is
+    an epoch that must be replaced, because rows of it were lost; empty if there is none.
     """
 
     epoch: str | None = None
@@ -23,11 +23,11 @@ class Position:
     ending: str = ""
 
     def is_continued_by(self, page: Page) -> bool:
-        """Tell whether the rows of `page` are those that come after this position."""
+        """Return True if the rows of `page` follow directly after this position."""
         if page.epoch != self.epoch or page.number < self.number or self._was_overtaken_by(page):
             return False
         if self.number < self.history_to:
-            return True  # nothing was applied yet that a missing row could belong to
+            return True  # the first read is not complete: nothing relies on these rows yet
         if not page.rows:
             return page.number == self.number and page.nonce == self.nonce
         number, nonce = self.number, self.nonce
@@ -38,26 +38,26 @@ class Position:
         return True
 
     def is_before(self, row: Row) -> bool:
-        """Tell whether `row` is the one that comes after this position."""
+        """Return True if `row` is the row directly after this position."""
         return row.number == self.number + 1 and row.previous == self.nonce
 
     def give_up(self, page: Page) -> None:
-        """Note that the log does not go on from here as `page` has it.
+        """Give up the position, because `page` does not continue from it.
 
-        Where the epoch is still the same one, nobody else has noticed that rows were lost: it must
-        end, so that all processes write the denials that they know. Rows that were dropped because
-        they have ended, or because the log was full, are not lost.
+        If the epoch is still the same, no other process has noticed the lost rows. Then a new epoch
+        must begin, so that all processes write the denials that they know. Rows that were dropped
+        because they had expired, or because the log was full, are not lost rows.
         """
         if page.epoch == self.epoch and not self._was_overtaken_by(page):
             self.ending = page.epoch
         self.epoch = None
 
     def _was_overtaken_by(self, page: Page) -> bool:
-        """Tell whether rows after this position were dropped before they were read."""
+        """Return True if rows after this position were dropped before this process read them."""
         return page.first > self.number + 1
 
     def begin(self, page: Page) -> None:
-        """Begin at the oldest row of a log that was read from there."""
+        """Begin with the first page of a log, which starts at its oldest row."""
         self.ending = ""
         self.epoch, self.history_to = page.epoch, page.number
         self.number = page.before

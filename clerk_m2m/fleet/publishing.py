@@ -1,4 +1,4 @@
-"""An invalidation that is written to the log by a process that does not follow it."""
+"""Write an invalidation to the log from a process that does not follow the log."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from clerk_m2m.lookups.invalidation import Invalidation
 
 
 async def publish_once(fleet: Fleet, invalidation: Invalidation, *, now: float) -> int:
-    """Write an invalidation to the log, and give its number; `now` is Unix time in seconds.
+    """Write an invalidation to the log, and return its row's number; `now` is in Unix seconds.
 
-    Raises `FleetUnavailableError` where it could not be written.
+    Raises `FleetUnavailableError` if it could not be written.
     """
     check(fleet)
     form = RowFormat(tuple(log_key(each) for each in fleet.keys))
@@ -24,5 +24,5 @@ async def publish_once(fleet: Fleet, invalidation: Invalidation, *, now: float) 
 
 
 def digest_keys(fleet: Fleet, origin: str) -> tuple[bytes, ...]:
-    """Give the keys that services of the fleet digest the tokens of an instance with."""
+    """Return the keys with which the services of a fleet digest the tokens of a Clerk instance."""
     return tuple(digest_key(each, origin) for each in fleet.keys)

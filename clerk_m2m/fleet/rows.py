@@ -12,22 +12,22 @@ from typing import Any, Final
 from clerk_m2m.lookups.invalidation import Invalidation, TokenKind
 
 VERSION: Final = 1
-# What a row can take at most, in bytes: an id has some 40, and there are two digests.
+# The largest body of a row, in bytes: an id has about 40, and there are at most two digests.
 MAX_BODY: Final = 2048
-# A row about an opaque token is of use only to who is following, or was a moment ago. Seconds.
+# Seconds. Only processes that follow the log, or just did, need a row about an opaque token.
 OPAQUE_ROW: Final = 600.0
-# What `Row.ends_at` says of a row that has no end.
+# `Row.ends_at` of a row that never expires, and of one that never expires but may be dropped.
 NEVER: Final = 0
 DISPENSABLE: Final = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """A row as it is in Redis. `ends_at` (Unix s) is when it is not needed any longer; 0 is never.
+    """A row as it is in Redis. `ends_at` (Unix s) is when it is no longer needed; 0 means never.
 
-    It is -1 for a row that never ends, but makes room without a trace where the log is full: one
-    about a JWT that nobody has verified. Anybody can have such rows written without end.
-    `number` and `previous`, the nonce of the row before it, are set by Redis.
+    It is -1 for a row about a JWT whose signature nobody verified. Such a row never expires, but a
+    full log drops it and does not record that (`Page.floor`), because anybody can cause any number
+    of these rows. Redis sets `number` and `previous`, the nonce of the row before it.
     """
 
     nonce: str
@@ -39,7 +39,7 @@ class Row:
 
 
 def needed_until(invalidation: Invalidation, now: float) -> float | None:
-    """Give until when the log must keep an invalidation; None where it always must. Unix s."""
+    """Return until when the log must keep an invalidation, in Unix s; None means for ever."""
     if invalidation.token_kind is TokenKind.JWT:
         return invalidation.ends_at
     if invalidation.token_kind is TokenKind.OPAQUE or invalidation.caller is not None:
@@ -48,15 +48,15 @@ def needed_until(invalidation: Invalidation, now: float) -> float | None:
 
 
 class RowFormat:
-    """Writes rows with the first of the keys, and reads those that any of the keys has signed."""
+    """Signs rows with the first of the keys, and reads rows that any of the keys has signed."""
 
     def __init__(self, keys: tuple[bytes, ...]) -> None:
         self._keys = keys
 
     def write(self, invalidation: Invalidation, *, ends_at: float | None) -> Row:
-        """Give the row of an invalidation that is needed until `ends_at` (Unix s); None: always.
+        """Return the row of an invalidation; it is needed until `ends_at` (Unix s; None: for ever).
 
-        Raises `ValueError` where it takes more than 2,048 bytes, which no reader takes.
+        Raises `ValueError` if the body exceeds 2,048 bytes, because every reader refuses that.
         """
         fields = {
             name: value
@@ -67,7 +67,7 @@ class RowFormat:
             fields["digests"] = [digest.hex() for digest in invalidation.digests]
         body = json.dumps({"v": VERSION} | fields, sort_keys=True, separators=(",", ":"))
         if len(body) > MAX_BODY:
-            raise ValueError("What is invalidated has a name that is too long for the fleet's log.")
+            raise ValueError("The id of the token or machine is too long for the fleet's log.")
         end = NEVER if ends_at is None else int(ends_at) + 1
         if invalidation.token_kind is TokenKind.UNPROVEN:
             end = DISPENSABLE
@@ -80,7 +80,7 @@ class RowFormat:
         )
 
     def read(self, row: Row) -> Invalidation | None:
-        """Give the invalidation of a row; None for one that no holder of a key has written."""
+        """Return the invalidation of a row, or None if no holder of a key wrote it."""
         signature = row.signature.encode("utf-8", "replace")
         good = any(
             hmac.compare_digest(_signature(key, row.nonce, row.body).encode(), signature)
@@ -88,7 +88,8 @@ class RowFormat:
         )
         if not good or len(row.body) > MAX_BODY:
             return None
-        # Signed, so one of ours has written it; a later version may have other fields.
+        # The signature is valid, so one of our services wrote it, perhaps a later version with
+        # other fields.
         try:
             return _invalidation(json.loads(row.body))
         except (ValueError, TypeError, KeyError, AttributeError):

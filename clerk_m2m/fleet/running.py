@@ -1,4 +1,4 @@
-"""`running_for`: a limit that a host without free processor time does not use up."""
+"""`running_for`: a time limit that does not count the time in which this process cannot run."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from contextlib import asynccontextmanager
 from math import ceil
 from typing import Final
 
-# Time is counted in parts of so many seconds.
+# Seconds. The limit is counted in parts of this length.
 PART: Final = 0.05
 
 
 @asynccontextmanager
 async def running_for(seconds: float) -> AsyncIterator[None]:
-    """Raise `TimeoutError` in a block that takes longer than `seconds` in which this process runs.
+    """Raise `TimeoutError` in a block that uses more than `seconds` of the process's running time.
 
-    A part that ends late, as the event loop was held up or the host had no processor for it, counts
-    as one that ended in time. So an answer that is there is read before the limit ends: a process
-    that is late itself does not take that for a server that does not answer.
+    The limit is counted in parts of 0.05 s. A part that ends late, because the event loop was
+    blocked or the host had no free processor, counts as 0.05 s. So an answer that has already
+    arrived is read before the limit expires: a delay of this process is not taken for a server that
+    does not answer.
     """
     loop, left = asyncio.get_running_loop(), ceil(seconds / PART)
     part: asyncio.TimerHandle

@@ -1,6 +1,6 @@
-"""The two programs that run in Redis, so that a step cannot be seen half done.
+"""The two Lua programs that run in Redis. Redis runs each of them atomically.
 
-Two keys of one hash slot hold the log. The hash `head` has `epoch` (random), `number` and `nonce`
+Two keys in one hash slot hold the log. The hash `head` has `epoch` (random), `number` and `nonce`
 of the last row, `first`, the number of the oldest row that is kept, and `floor`, the last row that
 was dropped while it still denied something. The stream `rows` has the rows `first`-0 to `number`-0.
 """
@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Final
 
-# Gives the epoch, or begins a new one (`fresh`) where rows are missing. What is left of the rows
-# stays: their numbers and nonces are those of the stream.
+# Returns the epoch, or begins a new one (`fresh`) if rows are missing. The rows that are left are
+# kept, and so are their numbers and nonces.
 _CHECKED: Final = """
 local head, rows = KEYS[1], KEYS[2]
 local fresh = ARGV[1]
@@ -44,9 +44,9 @@ local function checked()
 end
 """
 
-# ARGV: fresh epoch, the most rows that are kept, then nonce, body, signature and end of each row
-# (Unix s; 0: never; -1: never, but it makes room without becoming the floor). Gives the epoch and
-# the number of the last row.
+# ARGV: a fresh epoch, the maximum number of rows, then nonce, body, signature and end of each row
+# (Unix s; 0: never; -1: never, but it may be dropped without becoming the floor). Returns the epoch
+# and the number of the last row.
 APPEND: Final = (
     _CHECKED
     + """
@@ -63,14 +63,14 @@ local function drop_oldest()
   local entry = redis.call('XRANGE', rows, '-', '+', 'COUNT', 1)[1]
   local fields = entry[2]
   local ends_at = tonumber(fields[10])
-  -- Without an end it is no row of ours.
+  -- A row without an end was not written by us.
   local ended = not ends_at or (ends_at > 0 and ends_at <= now)
   if not ended and number - first + 1 < most then
     return false
   end
   if not ended and ends_at >= 0 then
     local floor = redis.call('HGET', head, 'floor')
-    -- A row that was written back may be younger than what it tells.
+    -- A row that was written back may be newer than its invalidation.
     if not floor or instant(cjson.decode(floor)[2]) <= instant(fields[6]) then
       redis.call('HSET', head, 'floor', cjson.encode({fields[2], fields[6], fields[8]}))
     end
@@ -94,10 +94,10 @@ return {epoch, number}
 """
 )
 
-# ARGV: fresh epoch, the number after which rows are wanted (-1: from the oldest on), how many, and
-# the epoch that must not go on ('' for none). Gives a JSON array: epoch, number, first, nonce
-# and floor, then number, nonce, previous, body and signature of each row. It is one text, since
-# redis-py takes as long to read five texts as all that is done with a row.
+# ARGV: a fresh epoch, the number after which to read (-1: from the oldest row), how many rows, and
+# the epoch that must be replaced ('' for none). Returns a JSON array: epoch, number, first, nonce
+# and floor, then number, nonce, previous, body and signature of each row. It is one string, because
+# redis-py takes as long to parse five strings as we take for all the work on one row.
 READ: Final = (
     _CHECKED
     + """

@@ -1,12 +1,12 @@
-"""`Seal`: AES-GCM around a verdict, under a key that takes two secrets to compute.
+"""`Seal`: encrypts a verdict with AES-GCM, under a key that is derived from two secrets.
 
-The one is the fleet's key, the other the Clerk key that verifies this kind of credential. Another
-service of the fleet has not the other, so it can neither read a verdict nor make one. What a
-verdict depends on beside the token is the `context`: it goes into the key, so services that would
-judge a token differently never meet.
+The first secret is the fleet's key, the second is the Clerk key that verifies this kind of
+credential. Another service of the fleet does not have the second, so it can neither read a verdict
+nor make one. `context` names everything else that a verdict depends on. It is part of the key, so
+services that would judge a token differently cannot read each other's verdicts.
 
-Each token has a key of its own, so the random nonces of two tokens cannot collide (NIST SP 800-38D
-section 8.3 allows 2**32 of them under one key).
+Each token has its own AES key. A key may be used with at most 2**32 random nonces (NIST SP 800-38D
+section 8.3), and this limit then applies to one token, not to all of them together.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ NONCE_SIZE: Final = 12
 
 
 class Seal:
-    """Seals the verdicts on tokens of one kind for one service; HKDF (RFC 5869) makes its key."""
+    """Seals the verdicts on tokens of one kind for one service; HKDF (RFC 5869) derives its key."""
 
     def __init__(self, fleet_key: Secret, clerk_key: Secret, context: str) -> None:
         self._context = context.encode()
         self._key = hkdf(clerk_key, salt=derived(fleet_key, "verdicts"), info=self._context)
 
     def name(self, digest: bytes) -> str:
-        """Give the name of the entry of a token; it tells nothing to who has not the key."""
+        """Return the name of a token's entry; without the key it says nothing about the token."""
         return hmac.digest(self._key, b"name" + digest, "sha256").hex()
 
     def close(self, digest: bytes, contents: bytes) -> str:
-        """Seal what is known of a token."""
+        """Encrypt the contents of a token's entry."""
         nonce = secrets.token_bytes(NONCE_SIZE)
         sealed = self._cipher(digest).encrypt(nonce, contents, self._context + digest)
         return b64encode(nonce + sealed).decode()
 
     def open(self, digest: bytes, text: str) -> bytes | None:
-        """Give what was sealed for this very token; None for anything else."""
+        """Return the contents that were sealed for this token; None for any other text."""
         try:
             sealed = b64decode(text, validate=True)
             nonce, rest = sealed[:NONCE_SIZE], sealed[NONCE_SIZE:]

@@ -1,17 +1,17 @@
 """`Tier`: one verification at Clerk for all processes of a service.
 
-It stands around the verification at Clerk. It looks whether another process has shared its verdict,
-and asks Clerk itself where none has. Rules of this file:
+It wraps the verification at Clerk. It first looks whether another process has shared its verdict,
+and asks Clerk if none has. Rules of this file:
 
-- Only good verdicts are shared, and only while the log is followed: a verdict carries the position
-  in the log at which it was asked for, and a later invalidation outlaws it.
-- Before a process asks Clerk it sets a marker. Who finds one looks again every 20 ms and holds no
-  place in the queue of calls meanwhile. After a quarter of `timeout` it asks by itself: whatever is
-  in Redis, Clerk is asked in the end, so no failure comes from here.
-- A refresh that nobody waits for takes a verdict that is younger than half of `cache_ttl`. Where
-  another process asks already, it looks again after a second.
-- What is read is checked after it was unsealed. What is invalidated after that check is newer than
-  `demand.asked_at`, under which the caller keeps the answer.
+- Only positive verdicts are shared, and only while the log is followed. A verdict carries the
+  position in the log at which Clerk was asked; a later invalidation makes it unusable.
+- A process sets a marker before it asks Clerk. A process that finds a marker looks again every
+  20 ms, and holds no place in the queue of calls while it waits. After a quarter of `timeout` it
+  asks Clerk itself. So whatever is in Redis, no request fails because of it.
+- A refresh without a waiter uses a shared verdict that is younger than half of `cache_ttl`. If
+  another process is asking Clerk, it looks again after a second.
+- A verdict is checked against the log after it was decrypted. An invalidation that comes after that
+  check is newer than `demand.asked_at`, so it voids the answer in the caller's cache.
 """
 
 from __future__ import annotations
@@ -41,29 +41,31 @@ from clerk_m2m.secret import Secret
 from clerk_m2m.transport.admission import Priority
 from clerk_m2m.transport.gate import nobody_waits
 
-# How far the clock of who asked may be ahead of this host's, in seconds.
+# How many seconds the clock of the process that asked Clerk may be ahead of this host's.
 MAX_AHEAD: Final = 5.0
-# The part of `cache_ttl` for which a verdict is shared: so long every process keeps it at least.
+# The part of `cache_ttl` for which a verdict is shared: the shortest time for which a process
+# caches it. Refreshes use only verdicts that are younger than the second part.
 SHARED_PART: Final = 1 - JITTER
 YOUNG_PART: Final = 0.5
 # The part of `timeout` for which a request waits for another process; the rest is for its own call.
 WAITING_PART: Final = 0.25
+# Seconds between two looks at the marker of another process: of a request, and of a refresh.
 POLL: Final = 0.02
 REFRESH_LOOK: Final = 1.0
 
 
 class Member(Follows, Protocol):
-    """What the tier needs to know of the log."""
+    """The follower of the log, as far as the tier uses it."""
 
     applied: Applied
 
     def start(self) -> None:
-        """Follow the log from now on, if that is not being done yet."""
+        """Start to follow the log, unless a follower runs already."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where the verdict on a token is, and how it is sealed there."""
+    """The name of a token's entry in Redis, and the seal that encrypts it."""
 
     seal: Seal
     digest: bytes
@@ -73,10 +75,10 @@ class _Place:
 class Tier:
     """Verifies opaque credentials once for all processes that have the same keys and `context`.
 
-    `ask` asks Clerk. `digest_keys` are those of tokens, one for each key of the fleet.
-    `key_at_hand(kind)` gives the Clerk key that verifies a kind of credential, None where it is not
-    known yet. `context` names everything else that a verdict depends on. `cache_ttl` and `timeout`
-    are in seconds. `counted` is told what came of looking for a verdict.
+    `ask` asks Clerk. `digest_keys` make the digests of tokens, one for each key of the fleet.
+    `key_at_hand(kind)` returns the Clerk key that verifies a kind of credential, or None if it is
+    not known yet. `context` names everything else that a verdict depends on. `cache_ttl` and
+    `timeout` are in seconds. `counted` counts the results: hits, misses, waits and refused entries.
     """
 
     def __init__(
@@ -113,8 +115,8 @@ class Tier:
         await self._exchange.ready(self._in_sync, within=WARM_UP)
 
     async def __call__(self, credential: OpaqueCredential, demand: Demand) -> Answer[Verdict]:
-        """Give the verdict that another process shares, else Clerk's; raises `BackendAPIError`."""
-        self._member.start()  # a refresh may be the first that a forked process does
+        """Return another process's shared verdict, else Clerk's; raises `BackendAPIError`."""
+        self._member.start()  # the first call of a forked process may be a refresh
         places = self._places(credential)
         if not places or not await self._exchange.ready(self._in_sync):
             return await self._ask(credential, demand)
@@ -142,7 +144,7 @@ class Tier:
     async def _find(
         self, places: list[_Place], kind: TokenClass, marker: str, demand: Demand
     ) -> tuple[Answer[Verdict] | None, bool]:
-        """Give the verdict that is shared, or None and whether this process has set the marker."""
+        """Return the shared verdict, or None and whether this process has set the marker."""
         loop = asyncio.get_running_loop()
         began_at, waits, known = loop.time(), False, ""
         waited_since: float | None = None  # by a request
@@ -176,9 +178,9 @@ class Tier:
                 await self._wait(demand)
 
     async def _wait(self, demand: Demand) -> None:
-        """Wait before looking again; raises `OverloadedError` where nobody wants to know any more.
+        """Wait before the next look; raises `OverloadedError` if the call has no waiters left.
 
-        A request that joins a refresh, or leaves it, has it look again at once.
+        If a request joins the call or leaves it, the wait ends at once.
         """
         changed = asyncio.Event()
         demand.on_change = changed.set
@@ -196,7 +198,7 @@ class Tier:
     def _answer_of(
         self, places: list[_Place], place: _Place, kind: TokenClass, said: str, demand: Demand
     ) -> Answer[Verdict] | None:
-        """Give the answer that an entry is, for as long as it counts; None where it does not."""
+        """Return the answer in an entry, with its remaining lifetime; None if it must not count."""
         entry = said.removeprefix("entry:")
         if not entry:
             return None
@@ -228,7 +230,7 @@ class Tier:
         mark: Mark | None,
         asked_at: float,
     ) -> Step | None:
-        """Give the step that shares an answer; None for one that must not be."""
+        """Return the step that shares an answer, or None if it must not be shared."""
         now = self._applied.mark
         if mark is None or now is None or now.epoch != mark.epoch:
             return None
@@ -243,9 +245,9 @@ class Tier:
         return keep(place.name, marker, lifetime, place.seal.close(place.digest, contents))
 
     def _places(self, credential: OpaqueCredential) -> list[_Place]:
-        """Give where the verdict is under each key of the fleet; none where no Clerk key is known.
+        """Return the entry's place under each key of the fleet; empty if no Clerk key is known.
 
-        It is written to the first one.
+        The verdict is written to the first place and read from all of them.
         """
         token = credential.token
         pairs = zip(self._digest_keys, self._seals_of(credential.token_class), strict=False)

@@ -12,8 +12,9 @@ Sole owner of `pytest`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
+
+from clerk_m2m.lazy import lazy_names as _lazy_names
 
 try:
     import pytest
@@ -63,26 +64,24 @@ __all__ = [
 ]
 
 _LAZY: Final = {
-    "ClerkEmulator": "emulators",
-    "ClerkEmulatorServer": "emulators",
-    "ClerkEnviron": "emulators",
-    "MachineFactory": "factories",
-    "ReceivedRequest": "emulators",
-    "TokenFactory": "factories",
-    "api_key_identity": "callers",
-    "as_caller": "callers",
-    "bearer": "factories",
-    "machine_identity": "callers",
-    "oauth_identity": "callers",
-    "served": "emulators",
-    "verifier_of": "callers",
+    "ClerkEmulator": "clerk_m2m.testing.emulators",
+    "ClerkEmulatorServer": "clerk_m2m.testing.emulators",
+    "ClerkEnviron": "clerk_m2m.testing.emulators",
+    "MachineFactory": "clerk_m2m.testing.factories",
+    "ReceivedRequest": "clerk_m2m.testing.emulators",
+    "TokenFactory": "clerk_m2m.testing.factories",
+    "api_key_identity": "clerk_m2m.testing.callers",
+    "as_caller": "clerk_m2m.testing.callers",
+    "bearer": "clerk_m2m.testing.factories",
+    "machine_identity": "clerk_m2m.testing.callers",
+    "oauth_identity": "clerk_m2m.testing.callers",
+    "served": "clerk_m2m.testing.emulators",
+    "verifier_of": "clerk_m2m.testing.callers",
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+# Without `__dir__`: pytest reads each name of a plugin that it lists, and would import all of them.
+__getattr__, _ = _lazy_names(globals(), _LAZY)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""`doctor` and the Redis of a fleet: each planted fault is found by its name, on a real Valkey."""
+"""`doctor` and a fleet's Redis: on a real Valkey, each fault is reported by the right check."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from clerk_m2m.fleet.health import refused_commands
 
 from .conftest import Shop
 
-# asyncio leaves a connection attempt that is cut off in its last step to the collector; it warns.
+# When a connection attempt is cancelled in its last step, asyncio leaves the socket to the garbage
+# collector, which warns.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning"
 )
@@ -30,7 +31,7 @@ Found = dict[str, dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def valkey() -> Iterator[redis_py.Redis]:
-    """A server of this module's own."""
+    """A client of a server that only this module uses."""
     with (
         own_valkey(appendonly="yes") as server,
         redis_py.Redis(port=server.port, decode_responses=True) as client,
@@ -39,8 +40,8 @@ def valkey() -> Iterator[redis_py.Redis]:
 
 
 @pytest.fixture(autouse=True)
-def as_it_was(valkey: redis_py.Redis) -> Iterator[None]:
-    """What a test sets, the next one does not find."""
+def restored(valkey: redis_py.Redis) -> Iterator[None]:
+    """Undo what a test has set on the server."""
     yield
     valkey.replicaof("NO", "ONE")
     valkey.flushall()
@@ -50,12 +51,12 @@ def as_it_was(valkey: redis_py.Redis) -> Iterator[None]:
 
 
 def url(valkey: redis_py.Redis, user: str = "") -> str:
-    """The address of the server, of a user of Redis."""
+    """Return the address of the server, with `user` (`NAME:PASSWORD@`) if it is given."""
     return f"redis://{user}127.0.0.1:{valkey.connection_pool.connection_kwargs['port']}"
 
 
 def examine(shop: Shop, server: str, **environ: str) -> tuple[int, Found]:
-    """What `doctor` ends with, and what it finds of the fleet."""
+    """Run `doctor`; return its exit code and its findings about the fleet."""
     given = {"CLERK_M2M_FLEET_URL": server, "CLERK_M2M_FLEET_KEY": KEY} | environ
     shop.secrets.append(PASSWORD)
     ended = shop.run("doctor", "--json", **given)
@@ -63,7 +64,7 @@ def examine(shop: Shop, server: str, **environ: str) -> tuple[int, Found]:
     return ended.code, {name: each for name, each in checks.items() if name.startswith("fleet")}
 
 
-def test_all_is_well_with_a_redis_as_the_page_wants_it(shop: Shop, valkey: redis_py.Redis) -> None:
+def test_doctor_finds_no_fault_in_a_correct_redis(shop: Shop, valkey: redis_py.Redis) -> None:
     given = {"CLERK_M2M_FLEET_URL": url(valkey), "CLERK_M2M_FLEET_KEY": KEY}
     assert shop.run("invalidate", shop.billing.id, **given).code == 0
 
@@ -76,7 +77,7 @@ def test_all_is_well_with_a_redis_as_the_page_wants_it(shop: Shop, valkey: redis
     assert "signed the newest 1 rows" in found["fleet key"]["text"]
 
 
-def test_a_redis_that_is_away_is_found(shop: Shop) -> None:
+def test_doctor_reports_unreachable_redis(shop: Shop) -> None:
     code, found = examine(shop, f"redis://:{PASSWORD}@127.0.0.1:1")
 
     assert code == 2
@@ -84,7 +85,7 @@ def test_a_redis_that_is_away_is_found(shop: Shop) -> None:
     assert "CLERK_M2M_FLEET_URL names a Redis that this host reaches" in found["fleet"]["remedy"]
 
 
-def test_a_password_that_redis_refuses_is_found(shop: Shop, valkey: redis_py.Redis) -> None:
+def test_doctor_reports_refused_password(shop: Shop, valkey: redis_py.Redis) -> None:
     code, found = examine(shop, url(valkey, f"nobody:{PASSWORD}@"))
 
     assert code == 2
@@ -92,7 +93,7 @@ def test_a_password_that_redis_refuses_is_found(shop: Shop, valkey: redis_py.Red
     assert "user and password" in found["fleet"]["remedy"]
 
 
-def test_rows_that_another_key_has_signed_are_found(shop: Shop, valkey: redis_py.Redis) -> None:
+def test_doctor_reports_rows_signed_with_another_key(shop: Shop, valkey: redis_py.Redis) -> None:
     given = {"CLERK_M2M_FLEET_URL": url(valkey)}
     for key in (OTHER_KEY, KEY, OTHER_KEY):
         assert shop.run("invalidate", shop.billing.id, CLERK_M2M_FLEET_KEY=key, **given).code == 0
@@ -126,7 +127,7 @@ def become_a_replica(valkey: redis_py.Redis) -> None:
         (become_a_replica, "fleet", (1, "fault"), "is a replica", "address of the primary"),
     ],
 )
-def test_a_server_that_may_lose_or_refuse_rows_is_found(
+def test_doctor_reports_a_server_that_may_lose_or_refuse_rows(
     shop: Shop,
     valkey: redis_py.Redis,
     harm: Callable[[redis_py.Redis], None],
@@ -135,7 +136,7 @@ def test_a_server_that_may_lose_or_refuse_rows_is_found(
     text: str,
     remedy: str,
 ) -> None:
-    examine(shop, url(valkey))  # the log is there
+    examine(shop, url(valkey))  # begins the log
     harm(valkey)
 
     code, found = examine(shop, url(valkey))
@@ -146,14 +147,14 @@ def test_a_server_that_may_lose_or_refuse_rows_is_found(
 
 
 def rules_of_the_page() -> list[str]:
-    """What the page about fleets gives a user of Redis, shared verdicts included."""
+    """Return the ACL rules in docs/fleet.md, with those for shared verdicts."""
     page = Path(ROOT / "docs" / "fleet.md").read_text("utf-8")
     (of_log,) = re.findall(r"reset on >PASSWORD (~\S+ .*)", page)
     (more,) = re.findall(r"Shared verdicts need more: `([^`]+)`", page)
     return [*of_log.split(), *more.split()]
 
 
-def test_each_rule_of_the_page_that_a_user_of_redis_lacks_is_found(
+def test_doctor_reports_each_acl_rule_that_the_user_of_redis_lacks(
     shop: Shop, valkey: redis_py.Redis
 ) -> None:
     rules, server = rules_of_the_page(), url(valkey, f"clerk:{PASSWORD}@")
@@ -168,11 +169,11 @@ def test_each_rule_of_the_page_that_a_user_of_redis_lacks_is_found(
         refused = asyncio.run(refused_commands(fleet))
         named = rule if rule.startswith("+") else re.sub(r"~\{clerk_m2m\}:", "on ", rule)
         assert named in ", ".join(refused or ()), rule
-    code, found = examine(shop, server)  # `rules` without its last one, which is of the verdicts
+    code, found = examine(shop, server)  # the user now lacks the last rule, for shared verdicts
     assert code == 0
     code, found = examine(shop, server, CLERK_M2M_FLEET_SHARE_VERDICTS="1")
     assert (code, list(found)) == (1, ["fleet access"])
-    assert f"Missing: {rules[-1]} on verdict:*" in found["fleet access"]["text"]
+    assert f"that the fleet needs: {rules[-1]} on verdict:*" in found["fleet access"]["text"]
     assert "docs/fleet.md by ACL SETUSER" in found["fleet access"]["remedy"]
 
     give(rules)

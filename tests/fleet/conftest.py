@@ -1,4 +1,4 @@
-"""A Valkey of one's own: started once, and for a test that harms it, once more."""
+"""Fixtures of the fleet's tests: two Valkey servers, one of which a test may make fail."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CUTTING_OFF = {
 
 @pytest.fixture(scope="session")
 def shared_valkey() -> Iterator[ValkeyServer]:
-    """One server for the tests that leave it as they found it."""
+    """A server for the tests that do not change its settings or make it fail."""
     server = own_valkey()
     server.start()
     yield server
@@ -37,7 +37,7 @@ def shared_valkey() -> Iterator[ValkeyServer]:
 
 @pytest.fixture(scope="session")
 def second_valkey() -> Iterator[ValkeyServer]:
-    """Another one, that a failover puts in the place of the first."""
+    """A server that a test may make fail, or to which a test fails over."""
     server = own_valkey()
     server.start()
     yield server
@@ -46,13 +46,13 @@ def second_valkey() -> Iterator[ValkeyServer]:
 
 @pytest.fixture
 def redis(shared_valkey: ValkeyServer) -> Redis:
-    """A prefix of its own on the shared server."""
+    """A new prefix on the shared server."""
     return Redis(port=shared_valkey.port, prefix=f"test:{secrets.token_hex(4)}")
 
 
 @pytest.fixture
 def fleet(redis: Redis) -> Callable[..., Fleet]:
-    """Makes the value `Fleet` of a service of the test's fleet."""
+    """A function that makes the `Fleet` of a service."""
 
     def make(server: Any = redis.url, **given: Any) -> Fleet:
         return Fleet(server, **({"keys": [FLEET_KEY], "prefix": redis.prefix} | given))
@@ -61,10 +61,10 @@ def fleet(redis: Redis) -> Callable[..., Fleet]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Take no connection attempt that was cut off for a fault.
+    """Ignore warnings about connection attempts that were cancelled.
 
-    asyncio leaves the transport of one that is cancelled in its last step to the collector, which
-    warns of it. The tests here cut off many.
+    When an attempt is cancelled in its last step, asyncio leaves the transport to the garbage
+    collector, which warns. The tests here cancel many attempts.
     """
     left = "ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning"
     for item in items:
@@ -74,7 +74,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def collected(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Have what a test has cut off collected in that test, and not in a later one."""
+    """Collect the cancelled connection attempts of a test before the next test begins."""
     yield
     if request.node.path.stem in {
         "test_faults",

@@ -1,4 +1,4 @@
-"""A TCP proxy in front of Redis that a test makes faulty."""
+"""A TCP proxy in front of Redis that a test can make faulty."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from clerk_m2m.tasks import current_task
 
 
 class Fault(Enum):
-    """What the proxy does instead of passing on."""
+    """What the proxy does instead of forwarding."""
 
-    HUNG = "hung"  # takes connections and bytes, and answers nothing
+    HUNG = "hung"  # accepts connections and bytes, and answers nothing
     KILLED = "killed"  # closes every connection
-    GARBAGE = "garbage"  # answers what is no protocol of Redis
-    ENDLESS = "endless"  # answers a text that never ends
-    READ_ONLY = "read-only"  # answers as a replica does
-    OUT_OF_MEMORY = "out of memory"  # answers as a full server does
+    GARBAGE = "garbage"  # sends bytes that are not Redis's protocol
+    ENDLESS = "endless"  # sends a string that never ends
+    READ_ONLY = "read-only"  # answers like a replica
+    OUT_OF_MEMORY = "out of memory"  # answers like a server whose memory is full
 
 
 _ANSWERS = {
@@ -29,7 +29,7 @@ _ANSWERS = {
 
 
 class Proxy:
-    """Passes on to `port` until `fault` is set."""
+    """Forwards to `port` until `fault` is set."""
 
     def __init__(self, port: int) -> None:
         self.upstream = port
@@ -38,26 +38,25 @@ class Proxy:
         self._connections: set[asyncio.StreamWriter] = set()
         self._serving: set[asyncio.Task[None]] = set()
         self.fault: Fault | None = None
-        self.delay = 0.0  # before anything is passed on, in seconds
         self.port = 0
 
     async def break_with(self, fault: Fault) -> None:
-        """Behave as `fault` from now on, on the connections that there are too."""
+        """Begin to behave as `fault`, on open connections too."""
         self.fault = fault
         if fault is not Fault.HUNG:
             self.cut()
 
     def mend(self) -> None:
-        """Pass on again; connections that saw the fault are closed."""
+        """Forward again; close the connections that had the fault."""
         self.fault = None
         self.cut()
 
     def leave_half_open(self) -> None:
-        """Pass nothing more on over the connections that there are, and tell neither side."""
+        """Forward nothing more on open connections, and do not close them."""
         self._generation += 1
 
     async def aclose(self) -> None:
-        """Close all connections, and wait until they are served no more."""
+        """Close all connections, and wait until their tasks have ended."""
         self.cut()
         await asyncio.gather(*self._serving, return_exceptions=True)
 
@@ -76,7 +75,7 @@ class Proxy:
             elif self.fault is not Fault.KILLED:
                 await self._answer(reader, writer)
         except (OSError, asyncio.IncompleteReadError):
-            pass  # one of the two sides has gone
+            pass  # one of the two sides has closed its connection
         finally:
             self._connections.discard(writer)
             writer.transport.abort()
@@ -128,5 +127,5 @@ async def proxy_to(port: int) -> AsyncIterator[Proxy]:
     finally:
         server.close()
         for _ in range(3):
-            await asyncio.sleep(0)  # connections that were accepted by now come into being
+            await asyncio.sleep(0)  # let accepted connections start their tasks
         await proxy.aclose()

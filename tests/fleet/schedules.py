@@ -1,8 +1,8 @@
-"""Random schedules: three services of a fleet invalidate while Redis and its network fail.
+"""Random schedules: three services of a fleet invalidate tokens while Redis and its network fail.
 
-After a schedule everything heals, and then nobody may accept what was invalidated. Two servers: the
-second is the older copy that a failover puts in the place of the first. The clock of the services
-stands still, so that no verdict ends by itself.
+After a schedule all faults end. From then on no service may accept an invalidated token. There are
+two servers: a failover replaces the first by the second, which has an older copy of the data. The
+clock of the services stands still, so no verdict expires.
 """
 
 from __future__ import annotations
@@ -32,16 +32,17 @@ from harness import open_world
 from .proxy import Fault, Proxy, proxy_to
 from .services import FLEET_KEY, in_sync, until
 
-# After the end of the last fault or invalidation, in seconds. `CONNECTED` has room for two cores.
+# Seconds within which every service must refuse, counted from the end of the last fault or
+# invalidation: without faults (with a reserve for two cores), and after faults.
 CONNECTED = 0.25
 HEALED = 1.0
-# A connection that is half open is noticed when there is no answer for so long.
+# Seconds without an answer after which a service notices a half-open connection.
 NOTICED = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Issued:
-    """A token of a caller's."""
+    """A token of a caller."""
 
     caller: EmulatedMachine
     text: str
@@ -61,7 +62,7 @@ class Issued:
 
 @dataclass(kw_only=True)
 class Schedule:
-    """What one schedule has: its services, each behind a proxy of its own, and two servers."""
+    """The state of a schedule: two servers, and the services, each behind its own proxy."""
 
     seed: int
     servers: list[redis_py.Redis]
@@ -85,7 +86,10 @@ class Schedule:
 
 
 async def run(seed: int, ports: tuple[int, int]) -> tuple[float, list[str]]:
-    """Run a schedule; gives when the last service refused, in seconds after it healed."""
+    """Run a schedule; return the seconds from the end of the faults to the last refusal.
+
+    Returns the names of the faults, too.
+    """
     async with _opened(seed, ports) as schedule:
         made = schedule.made
         tokens = [
@@ -94,7 +98,7 @@ async def run(seed: int, ports: tuple[int, int]) -> tuple[float, list[str]]:
             for _ in range(2)
         ]
         for service in schedule.services:
-            await _accepts(service, tokens[0].text)  # it begins to follow the log
+            await _accepts(service, tokens[0].text)  # starts the follower
         await until(lambda: in_sync(*schedule.services))
         for service in schedule.services:
             for token in tokens:
@@ -147,7 +151,7 @@ async def _accepts(service: Verifier, token: str) -> bool:
 
 
 async def _revoke(schedule: Schedule, token: Issued) -> None:
-    """Revoke a token at one service in one of the ways that there are, until it is told."""
+    """Revoke a token at one service, in a random way; retry until the log has the invalidation."""
     made, emulator = schedule.made, schedule.emulator
     service = made.choice(schedule.services)
     caller = token.caller
@@ -214,7 +218,7 @@ async def _evict(schedule: Schedule) -> None:
 
 
 async def _fail_over(schedule: Schedule) -> None:
-    """Let the second server have the state of now, and take over a moment later."""
+    """Copy the state to the second server, and let it take over a moment later."""
     old, new = schedule.servers
     new.flushall()
     for key in schedule.keys:

@@ -1,4 +1,4 @@
-"""A Valkey in a process of its own, and what can happen to it and to the network before it."""
+"""A Valkey in its own process, and the faults of it and of its network in the soak run."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from bench.own_valkey import own_valkey
 
 from .proxy import Fault, Proxy
 
-# For how long what lasts lasts, in seconds.
+# Seconds: the length of a fault, of a partition, and the delay each way of a slow network, which is
+# more than a command may take.
 LASTS = 2.0
 PARTED = 5.0
-SLOW = 0.15  # each way: more than a command may take
+SLOW = 0.15
 
 
 class Server:
@@ -50,12 +51,12 @@ class Server:
         shutil.rmtree(self._directory, ignore_errors=True)
 
     async def call(self, *command: Any) -> Any:
-        """Run a command as another client does."""
+        """Run a command with a separate client."""
         async with redis_asyncio.Redis(port=self.port, decode_responses=True) as client:
             return await client.execute_command(*command)  # type: ignore[no-untyped-call]
 
     async def log_rows(self) -> str:
-        """Give the name of the key that holds the rows of the log."""
+        """Return the name of the key that holds the rows of the log."""
         keys: list[str] = [each async for each in self._keys("*:log:rows")]
         return keys[0] if keys else "none"
 
@@ -69,7 +70,7 @@ class Server:
         return self._valkey._process
 
     async def start_again(self, *, empty: bool) -> None:
-        """End it without a word, and start it again on the same port."""
+        """Kill the server, and start it again on the same port."""
         self._process.kill()
         await asyncio.to_thread(self._process.wait)
         if empty:
@@ -79,7 +80,7 @@ class Server:
         await asyncio.to_thread(self._valkey.start)
 
     async def pause(self) -> None:
-        """Stop its process for a while: it takes connections and answers nothing."""
+        """Stop the server's process for a while: it accepts connections and answers nothing."""
         os.kill(self._process.pid, signal.SIGSTOP)
         try:
             await asyncio.sleep(LASTS)
@@ -137,7 +138,7 @@ async def half_open(server: Server) -> None:
 
 
 async def part(server: Server) -> None:
-    """Part one process from Redis."""
+    """Cut one service off from Redis."""
     proxy = server.made.choice(server.proxies)
     await proxy.break_with(server.made.choice([Fault.HUNG, Fault.KILLED]))
     await asyncio.sleep(PARTED)

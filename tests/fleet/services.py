@@ -1,4 +1,4 @@
-"""What the tests of the fleet share."""
+"""Helpers of the fleet's tests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OTHER_KEY = "o" * 40
 
 @dataclass(frozen=True)
 class Redis:
-    """A server and the prefix of a test's keys; `call` sends a command as another client does."""
+    """A server and the prefix of a test's keys; `call` runs a command with a separate client."""
 
     port: int
     prefix: str
@@ -40,33 +40,33 @@ class Redis:
         return f"{{{self.prefix}}}:log:rows"
 
     def call(self, *command: object) -> Any:
-        """Run a command and give its answer."""
+        """Run a command and return its answer."""
         with redis_py.Redis(port=self.port, decode_responses=True) as client:
             return client.execute_command(*command)
 
 
 async def until(condition: Callable[[], object], *, within: float = 20.0) -> None:
-    """Wait until something is so, and fail where it does not come in time."""
+    """Wait until a condition is true; fail after `within` seconds."""
     end = time.monotonic() + within
     while not condition():
-        assert time.monotonic() < end, "it did not come in time"
+        assert time.monotonic() < end, "the condition did not become true in time"
         await asyncio.sleep(0.002)
 
 
 def measured(verifier: Verifier) -> FleetMeasurements:
-    """Give what a verifier measures of its fleet."""
+    """Return a verifier's measurements of its fleet."""
     fleet = verifier.measure().fleet
     assert fleet is not None
     return fleet
 
 
 def in_sync(*verifiers: Verifier) -> bool:
-    """Tell whether all of them follow the log."""
+    """Return True if all these verifiers are in sync with the log."""
     return all(measured(each).in_sync for each in verifiers)
 
 
 async def accepts(verifier: Verifier, token: str) -> bool:
-    """Tell whether a verifier lets a token in; what could not be found out fails the test."""
+    """Return whether a verifier accepts a token; `VerificationUnavailableError` fails the test."""
     try:
         await verifier.verify(token)
     except TokenInvalidError:

@@ -1,4 +1,4 @@
-"""Clerk for the soak run, in a process of its own: the emulator with a callee and its callers."""
+"""Clerk for the soak run, in its own process: the emulator with a callee and its callers."""
 
 from __future__ import annotations
 
@@ -22,5 +22,5 @@ if __name__ == "__main__":
         "callee_key": callee.secret_key,
         "callers": [[each.id, each.secret_key] for each in callers],
     }
-    # The run reuses its connections after pauses: the default would close them after 5 s.
+    # The run reuses its connections after pauses. By default, uvicorn closes them after 5 s.
     serve(emulator, answer, access_log=False, timeout_keep_alive=3600)

@@ -1,6 +1,6 @@
-"""A service of the soak run, in a process of its own: one route behind the middleware.
+"""A service of the soak run, in its own process: one route behind the middleware.
 
-`POST /invalidate` invalidates everywhere, and `GET /state` tells what the process holds.
+`POST /invalidate` calls `invalidate_everywhere`, and `GET /state` returns the process's state.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class Service:
-    """What the routes need."""
+    """The state that the routes share."""
 
     def __init__(self, verifier: Verifier) -> None:
         self.verifier = verifier
@@ -52,7 +52,7 @@ class Service:
             self.refusals[f"{refusal.status} {refusal.code}: {refusal.__cause__!r}"] += 1
 
     async def watch(self) -> None:
-        """Note for how long the event loop stood still at most."""
+        """Record the longest time for which the event loop was blocked."""
         while True:
             began_at = monotonic()
             await asyncio.sleep(0.02)
@@ -92,7 +92,7 @@ class Service:
 
 
 def _resident() -> int:
-    """Return the memory of this process that is resident, in bytes."""
+    """Return the resident memory of this process, in bytes."""
     return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * PAGE
 
 

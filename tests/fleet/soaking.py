@@ -1,9 +1,9 @@
-"""Three services of a fleet under steady load, while revocations go on and Redis keeps failing.
+"""Three services of a fleet under steady load, while tokens are revoked and Redis keeps failing.
 
-`python -m fleet.soaking SECONDS` prints what a run of that length has seen, as JSON. Each service,
-Clerk and Redis are processes of their own. Each revoked token is sent to every service until the
-longest time is over for which it may still get in, and then for a while. The times are those of
-`docs/fleet.md`.
+`python -m fleet.soaking SECONDS WARM_UP` prints the results of a run of that length as JSON. Each
+service, Clerk and Redis run in their own processes. Each revoked token is sent to every service
+until the longest time has passed for which it may still be accepted, and for a while longer. These
+times are those of `docs/fleet.md`.
 """
 
 from __future__ import annotations
@@ -35,14 +35,15 @@ CALLERS = 8
 TOKENS_EACH = 6  # half of them JWTs
 CACHE_TTL = 10.0
 JWT_LIFE = 120.0
-OPERATIONS = 40.0  # a second
-REVOKING = 0.05  # of them
+OPERATIONS = 40.0  # per second
+REVOKING = 0.05  # the part of the operations that revoke
 FAULT_EVERY = 20.0  # seconds
-# For so long after its revocation a token is sent again and again, in seconds.
+# Seconds for which a revoked token is sent again and again.
 WATCHED = 1.5 * CACHE_TTL
-# A JWT that was issued up to 5 s after the invalidation of its machine is denied too.
+# Seconds without new tokens after the invalidation of a machine: its JWTs that are issued up to 5 s
+# later are denied too.
 MACHINE_RESTS = 6.5
-# Idle connections have ended after so long, in seconds: uvicorn and httpx end theirs after 5.
+# Seconds after which all idle connections are closed: uvicorn and httpx close theirs after 5.
 REST = 8.0
 
 
@@ -59,7 +60,7 @@ class Token:
 
 @dataclass(frozen=True, kw_only=True)
 class Trouble:
-    """A fault, from when it began until everything was mended."""
+    """A fault, from its beginning until everything works again."""
 
     name: str
     began_at: float
@@ -67,13 +68,13 @@ class Trouble:
 
     @property
     def over_at(self) -> float:
-        """When everybody must have noticed, and have applied what was missed."""
+        """When every service must have noticed the fault and applied the rows that it missed."""
         return self.healed_at + HEALED + (NOTICED if self.name == "half_open" else 0.0)
 
 
 @dataclass(kw_only=True)
 class Seen:
-    """What a run has seen. Times are seconds; `at_rest` holds the state of each service."""
+    """The results of a run. Times are in seconds; `at_rest` holds the states of each service."""
 
     seconds: float = 0.0
     operations: int = 0
@@ -114,14 +115,15 @@ class Soak:
         self.seen = Seen()
         self.tokens: list[Token] = []
         self.troubles: list[Trouble] = []
-        # By caller: the rests that go on after an invalidation of its machine, and all there were.
+        # For each caller: how many rests after an invalidation of its machine are in progress, and
+        # how many there were in total.
         self.resting = [0] * len(machine_ids)
         self.rests = [0] * len(machine_ids)
         self.working: set[asyncio.Task[None]] = set()
         self.began_at = monotonic()
 
     async def run(self, seconds: float, *, warm_up: float, every: float) -> Seen:
-        """Work for so long; look at the services at rest after `warm_up`, then `every` so often."""
+        """Run for `seconds`; read the states at rest after `warm_up` s, then every `every` s."""
         for caller in range(CALLERS):
             for number in range(TOKENS_EACH):
                 await self._mint(caller, is_jwt=number % 2 == 0)
@@ -170,7 +172,7 @@ class Soak:
             await self._mint(token.caller, is_jwt=True)
             return
         status = (await self._send(number, token)).status_code
-        if status != 200 and token in self.tokens:  # it is not being revoked meanwhile
+        if status != 200 and token in self.tokens:  # not in the list: revoked during the request
             kind = "JWT" if token.is_jwt else "opaque token"
             self.seen.refused_in_error.append(
                 f"{self._now():.1f}: {kind} at {number}: {status}, {self._last_trouble()}"
@@ -183,7 +185,7 @@ class Soak:
         return answer
 
     async def _mint(self, caller: int, *, is_jwt: bool) -> None:
-        while self.resting[caller]:  # noqa: ASYNC110  rests may overlap, so no event says it
+        while self.resting[caller]:  # noqa: ASYNC110  rests may overlap, so an event would not do
             await asyncio.sleep(0.1)
         rests = self.rests[caller]
         minted = await self.clerk.m2m_tokens.create(
@@ -219,8 +221,6 @@ class Soak:
             if not each.is_jwt:
                 await self._revoke_at_clerk(each)
         at_clerk = monotonic()
-        # It must be in use in every service: else there would be nothing to get rid of. (Opaque
-        # tokens were in use; what was not is refused by Clerk.)
         names = {"token": token.text, "token_id": token.id, "machine_id": self.machine_ids[caller]}
         here_at = inf
         while True:
@@ -245,7 +245,7 @@ class Soak:
         while True:
             try:
                 await self.clerk.m2m_tokens.revoke(token.id)
-            except BackendUnavailableError:  # the connection was idle, and ended at that moment
+            except BackendUnavailableError:  # the idle connection was closed at that moment
                 await asyncio.sleep(0.05)
             else:
                 return
@@ -260,13 +260,13 @@ class Soak:
     async def _watch(
         self, token: Token, number: int, here_at: float | None, at_clerk: float, told_at: float
     ) -> None:
-        """Send a revoked token to a service, and judge when it got in last."""
+        """Send a revoked token to a service, and judge when it was last accepted."""
         accepted_at, since, accepted = -inf, told_at, ""
         while (sent_at := monotonic()) < told_at + WATCHED or sent_at < self._over_at(told_at):
             answer = await self._send(number, token)
             if answer.status_code == 200:
                 accepted_at, since, accepted = sent_at, sent_at, answer.text
-            # Closely at first, and after it has got in; later once a second.
+            # Often at first, and after it was accepted; later once a second.
             await asyncio.sleep(0.01 if sent_at < since + 0.3 else 1.0)
         if here_at is not None:
             late, allowed = accepted_at - here_at, 0.0
@@ -290,14 +290,14 @@ class Soak:
             )
 
     def _over_at(self, told_at: float) -> float:
-        """Give when a revocation must be in force everywhere."""
+        """Return when a revocation must be in force at every service."""
         over_at = told_at + CONNECTED
         for each in self._troubles_at(told_at):
             over_at = max(over_at, each.over_at)
         return over_at
 
     def _troubles_at(self, told_at: float) -> list[Trouble]:
-        """Give the faults that may have held up a revocation."""
+        """Return the faults that may have delayed a revocation."""
         over_at, those = told_at + CONNECTED, []
         for each in self.troubles:
             if each.began_at <= over_at and each.over_at > told_at:
@@ -324,7 +324,7 @@ class Soak:
     # What was seen
 
     async def _look_at_rest(self) -> None:
-        """Ask each service what it holds while nothing happens."""
+        """Ask each service for its state while there is no load."""
         await asyncio.sleep(REST)
         states = []
         for each in self.services:
@@ -359,7 +359,7 @@ class Soak:
 
 
 async def run(seconds: float, *, warm_up: float, every: float, seed: int = 1) -> Seen:
-    """Run for so many seconds."""
+    """Run for this number of seconds, and return the results."""
     async with _opened(seed) as soak:
         return await soak.run(seconds, warm_up=warm_up, every=every)
 
@@ -384,7 +384,7 @@ async def _opened(seed: int) -> AsyncIterator[Soak]:
             process = stack.enter_context(child("fleet.soak_service"))
             redis = f"redis://127.0.0.1:{proxy.port}"
             service = process.ask({"settings": settings, "redis": redis})
-            # Connections end here before uvicorn ends them: that would fail a request now and then.
+            # Closes connections before uvicorn does, which would make a request fail now and then.
             limits = httpx.Limits(keepalive_expiry=2.0)
             to_service = httpx.AsyncClient(base_url=service["origin"], timeout=30.0, limits=limits)
             services.append(await stack.enter_async_context(to_service))
@@ -401,7 +401,7 @@ async def _opened(seed: int) -> AsyncIterator[Soak]:
 
 
 def report(seen: Seen) -> dict[str, Any]:
-    """Give what is worth printing."""
+    """Return the results in the form in which they are printed."""
     told = dict(vars(seen))
     connected = sorted(told.pop("connected"))
     told["connected"] = {

@@ -1,4 +1,4 @@
-"""The page about fleets does what it says."""
+"""The code blocks of docs/fleet.md work."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from harness import Instance
 from .services import FLEET_KEY, Redis
 
 
-async def test_the_blocks_of_the_page_run_as_one_script(instance: Instance, redis: Redis) -> None:
+async def test_the_code_blocks_of_the_page_run_as_one_script(
+    instance: Instance, redis: Redis
+) -> None:
     script = "\n".join(blocks(ROOT / "docs" / "fleet.md", "python"))
     script += (
         "\nimport asyncio\n"

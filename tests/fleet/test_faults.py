@@ -1,4 +1,4 @@
-"""A Redis that is slow, gone, or not a Redis at all."""
+"""A Redis that is slow, unreachable, or not a Redis at all."""
 
 from __future__ import annotations
 
@@ -29,19 +29,17 @@ from .services import FLEET_KEY, Redis, accepts, in_sync, measured, until
 MakeFleet = Callable[..., Fleet]
 
 
-async def test_a_faulty_redis_changes_nothing_but_the_spreading(
+async def test_with_a_faulty_redis_only_the_sharing_of_revocations_fails(
     world: World, redis: Redis, fleet: MakeFleet
 ) -> None:
-    # All faults at once, each in a fleet of its own: what each one waits for takes a second.
+    # All faults at the same time, each in its own fleet: each has to wait for about a second.
     async with asyncio.TaskGroup() as group:
         for fault in Fault:
             of_its_own = partial(fleet, prefix=f"{redis.prefix}:{fault.name}")
-            group.create_task(_only_spreading_suffers(world, redis, of_its_own, fault))
+            group.create_task(_only_sharing_fails(world, redis, of_its_own, fault))
 
 
-async def _only_spreading_suffers(
-    world: World, redis: Redis, fleet: MakeFleet, fault: Fault
-) -> None:
+async def _only_sharing_fails(world: World, redis: Redis, fleet: MakeFleet, fault: Fault) -> None:
     async with proxy_to(redis.port) as proxy:
         behind = fleet(server=f"redis://127.0.0.1:{proxy.port}")
         one = world.verifier(world.live_settings(fleet=behind, timeout=0.4))
@@ -54,7 +52,7 @@ async def _only_spreading_suffers(
 
         assert await accepts(one, token)
         assert await accepts(one, world.token())
-        assert await accepts(one, jwt)  # it has read the log before
+        assert await accepts(one, jwt)  # it read the log before the fault
         began_at = time.monotonic()
         with pytest.raises(FleetUnavailableError):
             await one.invalidate_everywhere(token=token)
@@ -91,7 +89,7 @@ async def test_a_process_that_never_read_the_log_answers_503_to_jwts(
         assert await accepts(verifier, world.jwt())
 
 
-async def test_a_service_may_take_jwts_before_it_has_read_the_log(
+async def test_without_require_log_jwts_are_accepted_before_the_log_is_read(
     world: World, redis: Redis, fleet: MakeFleet
 ) -> None:
     async with proxy_to(redis.port) as proxy:
@@ -103,16 +101,16 @@ async def test_a_service_may_take_jwts_before_it_has_read_the_log(
 
 
 def stop(server: ValkeyServer, redis: Redis) -> None:
-    """Let it take connections and answer nothing."""
+    """Stop the server's process: it accepts connections and answers nothing."""
     os.kill(server._process.pid, signal.SIGSTOP)
 
 
 def go_on(server: ValkeyServer, redis: Redis) -> None:
-    """Let it answer again."""
+    """Continue the server's process."""
     os.kill(server._process.pid, signal.SIGCONT)
 
 
-@pytest.mark.soak  # a stopped process and tenths of a second: not for a busy machine
+@pytest.mark.soak  # depends on tenths of a second, so it fails on a busy machine
 @pytest.mark.parametrize(
     ("harm", "heal"),
     [
@@ -128,7 +126,7 @@ def go_on(server: ValkeyServer, redis: Redis) -> None:
     ],
     ids=["hung", "out of memory", "read-only"],
 )
-async def test_a_real_server_that_fails_changes_nothing_but_the_spreading(
+async def test_with_a_failing_server_only_the_sharing_of_revocations_fails(
     world: World,
     second_valkey: ValkeyServer,
     harm: Callable[[ValkeyServer, Redis], object],
@@ -161,7 +159,7 @@ async def test_a_real_server_that_fails_changes_nothing_but_the_spreading(
     assert not await accepts(one, jwt)
 
 
-async def test_a_slow_redis_holds_up_no_caller(
+async def test_revocations_are_shared_over_a_slow_redis(
     world: World, redis: Redis, fleet: MakeFleet
 ) -> None:
     async with proxy_to(redis.port) as proxy:

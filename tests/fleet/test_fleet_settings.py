@@ -1,4 +1,4 @@
-"""What can be set of a fleet, and what is refused."""
+"""The arguments of `Fleet`, its environment variables, and the values that are rejected."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import sys
 from typing import Any
 
 import pytest
+from redis.asyncio import Connection, SSLConnection, UnixDomainSocketConnection
 
 from clerk_m2m import ConfigurationError, Fleet, Settings
+from clerk_m2m.fleet.log import client_of
 from harness import World
 
 from .services import FLEET_KEY, OTHER_KEY
@@ -15,7 +17,7 @@ from .services import FLEET_KEY, OTHER_KEY
 URL = "redis://:hunter22@redis.internal:6379/0"
 
 
-def test_the_environment_gives_a_fleet_with_one_key_or_two() -> None:
+def test_a_fleet_is_read_from_the_environment() -> None:
     environ = {"CLERK_M2M_FLEET_URL": URL, "CLERK_M2M_FLEET_KEY": f"{FLEET_KEY}, {OTHER_KEY}"}
 
     fleet = Fleet.from_env(environ)
@@ -24,7 +26,7 @@ def test_the_environment_gives_a_fleet_with_one_key_or_two() -> None:
     assert Fleet.from_env({}) is None
 
 
-def test_verdicts_are_shared_only_where_that_is_said() -> None:
+def test_verdicts_are_shared_only_if_the_setting_says_so() -> None:
     environ = {"CLERK_M2M_FLEET_URL": URL, "CLERK_M2M_FLEET_KEY": FLEET_KEY}
 
     def shares(text: str) -> bool:
@@ -38,7 +40,7 @@ def test_verdicts_are_shared_only_where_that_is_said() -> None:
         shares("maybe")
 
 
-def test_nothing_secret_is_shown() -> None:
+def test_repr_of_a_fleet_shows_no_secret() -> None:
     shown = repr(Fleet(URL, keys=[FLEET_KEY]))
 
     assert "hunter22" not in shown
@@ -52,7 +54,7 @@ def test_nothing_secret_is_shown() -> None:
         ({"CLERK_M2M_FLEET_KEY": FLEET_KEY}, "CLERK_M2M_FLEET_URL"),
     ],
 )
-def test_half_a_fleet_is_refused(environ: dict[str, str], named: str) -> None:
+def test_fleet_url_and_fleet_key_must_be_set_together(environ: dict[str, str], named: str) -> None:
     with pytest.raises(ConfigurationError, match=f"set {named} too"):
         Fleet.from_env(environ)
 
@@ -72,7 +74,7 @@ def test_half_a_fleet_is_refused(environ: dict[str, str], named: str) -> None:
         (URL, {"require_log": "no"}, "require_log"),
     ],
 )
-def test_what_cannot_work_is_refused_without_a_secret_in_the_text(
+def test_invalid_arguments_are_rejected_without_a_secret_in_the_error(
     server: Any, given: dict[str, Any], text: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=text) as caught:
@@ -103,6 +105,15 @@ def test_a_fleet_without_redis_py_says_what_to_install(
         world.verifier(world.settings(fleet=Fleet(URL, keys=[FLEET_KEY])))
 
 
-@pytest.mark.parametrize("server", ["unix:///run/valkey/socket", "rediss://redis.internal", URL])
-def test_redis_py_takes_each_kind_of_address(world: World, server: str) -> None:
-    world.verifier(world.settings(fleet=Fleet(server, keys=[FLEET_KEY])))
+@pytest.mark.parametrize(
+    ("server", "connection"),
+    [
+        ("unix:///run/valkey/socket", UnixDomainSocketConnection),
+        ("rediss://redis.internal", SSLConnection),
+        (URL, Connection),
+    ],
+)
+def test_redis_py_accepts_each_kind_of_address(server: str, connection: type) -> None:
+    client = client_of(Fleet(server, keys=[FLEET_KEY]))
+
+    assert client.connection_pool.connection_class is connection

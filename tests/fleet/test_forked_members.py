@@ -1,4 +1,4 @@
-"""A process that follows the log forks: the child misses no row that comes meanwhile."""
+"""A process that follows the log forks: the child misses no row that is written since the fork."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .services import FLEET_KEY, Redis
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform cannot fork")
 
-# Each child begins when the parent has done what it does meanwhile. It prints how many rows it has
-# applied, how often it was in doubt, and which of the tokens it accepts.
+# Each child waits until the parent has written more rows. Then it prints how many rows it has
+# applied, how many doubts it counted, and which of the tokens it accepts (1 or 0 for each).
 SCRIPT = """
 import asyncio, logging, os, sys, traceback
 import redis
 from clerk_m2m import ClerkClient, Fleet, Settings, TokenInvalidError, Verifier
 
-logging.getLogger("clerk_m2m").addHandler(logging.NullHandler())  # it tells of the new log
+logging.getLogger("clerk_m2m").addHandler(logging.NullHandler())  # it warns of the new log
 origin, machine_id, key, instance_key, port, prefix, fleet_key, opaque_id, *tokens = sys.argv[1:]
 opaque, first, second, third, good = tokens
 fleet = Fleet(f"redis://127.0.0.1:{port}", keys=[fleet_key], prefix=prefix)
@@ -87,7 +87,7 @@ loop.run_until_complete(verifier.aclose())
 """
 
 
-async def test_a_forked_child_applies_what_came_since_the_fork(redis: Redis) -> None:
+async def test_a_forked_child_applies_rows_written_since_the_fork(redis: Redis) -> None:
     emulator = Emulator(signing_key=SIGNING_KEY)
     callee = emulator.add_machine("callee")
     caller = emulator.add_machine("caller", may_call=[callee])
@@ -102,9 +102,10 @@ async def test_a_forked_child_applies_what_came_since_the_fork(redis: Redis) -> 
             *(opaque.id, opaque.token, *jwts),
         )
 
-    # It goes on at the row at which the parent was; the opaque token, `first` and `second` are out.
+    # The child continues at the parent's position. The opaque token, `first` and `second` are
+    # refused.
     assert goes_on == "3/0/00011"
-    # Where the log began anew since the fork, the child is in doubt, and reads it from its start.
+    # The log was replaced since the fork, so the child counts a doubt and reads it from the start.
     applied, doubts, accepted = begins_anew.split("/")
     assert int(applied) > 3
     assert (doubts, accepted) == ("1", "00001")

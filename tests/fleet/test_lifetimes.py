@@ -1,4 +1,4 @@
-"""How long Redis keeps what the fleet writes, and how much of it a process reads."""
+"""How long Redis keeps entries and rows, and how much of an entry a process reads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from harness import World
 from .services import Redis, accepts
 
 
-async def test_redis_deletes_an_entry_at_the_end_of_its_lifetime_and_not_later(
+async def test_an_entry_expires_in_redis_after_its_lifetime(
     redis: Redis, fleet: Callable[..., Fleet]
 ) -> None:
     entries = Entries(fleet())
@@ -25,7 +25,7 @@ async def test_redis_deletes_an_entry_at_the_end_of_its_lifetime_and_not_later(
     await entries.aclose()
 
 
-async def test_a_process_reads_no_more_of_an_entry_than_the_longest_verdict_has(
+async def test_an_oversized_entry_is_read_only_up_to_the_largest_verdict(
     redis: Redis, fleet: Callable[..., Fleet]
 ) -> None:
     entries = Entries(fleet())
@@ -38,7 +38,7 @@ async def test_a_process_reads_no_more_of_an_entry_than_the_longest_verdict_has(
     await entries.aclose()
 
 
-async def test_the_log_keeps_the_denial_of_a_jwt_until_no_process_accepts_it_any_longer(
+async def test_the_log_keeps_a_denial_until_the_jwt_has_expired_everywhere(
     world: World, redis: Redis, fleet: Callable[..., Fleet]
 ) -> None:
     verifier = world.verifier(world.live_settings(fleet=fleet()))

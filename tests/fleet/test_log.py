@@ -23,7 +23,7 @@ MakeFleet = Callable[..., Fleet]
 
 
 async def two(world: World, fleet: MakeFleet) -> tuple[Verifier, Verifier]:
-    """Two services of one fleet that follow the log."""
+    """Return two services of one fleet that follow the log."""
     one, other = (world.verifier(world.live_settings(fleet=fleet())) for _ in range(2))
     for each in (one, other):
         await accepts(each, world.token())
@@ -32,14 +32,14 @@ async def two(world: World, fleet: MakeFleet) -> tuple[Verifier, Verifier]:
 
 
 async def started(world: World, fleet: MakeFleet) -> Verifier:
-    """A service that starts now, and has read the log: on a busy host that takes above 0.1 s."""
+    """Return a new service that has read the log, which takes over 0.1 s on a busy host."""
     verifier = world.verifier(world.live_settings(fleet=fleet()))
     await verifier.warm_up()
     await until(lambda: in_sync(verifier))
     return verifier
 
 
-async def test_an_opaque_token_revoked_at_one_service_is_asked_for_again_at_another(
+async def test_an_opaque_token_invalidated_at_one_service_is_verified_again_at_another(
     world: World, fleet: MakeFleet
 ) -> None:
     one, other = await two(world, fleet)
@@ -80,18 +80,18 @@ async def test_a_service_that_starts_later_knows_the_denials(
     assert not await accepts(await started(world, fleet), jwt)
 
 
-async def test_denials_are_written_again_where_redis_has_lost_them(
+async def test_denials_that_redis_lost_are_written_back(
     world: World, fleet: MakeFleet, redis: Redis
 ) -> None:
-    # At once, each in a fleet of its own: what each one waits for takes a second.
+    # All cases at the same time, each in its own fleet: each has to wait for about a second.
     async with asyncio.TaskGroup() as group:
         for lost in ("everything", "head", "rows"):
             own = replace(redis, prefix=f"{redis.prefix}:{lost}")
             of_its_own = partial(fleet, prefix=own.prefix)
-            group.create_task(_denials_are_written_again(world, of_its_own, own, lost))
+            group.create_task(_lost_denials_are_written_back(world, of_its_own, own, lost))
 
 
-async def _denials_are_written_again(
+async def _lost_denials_are_written_back(
     world: World, fleet: MakeFleet, redis: Redis, lost: str
 ) -> None:
     one, other = await two(world, fleet)
@@ -112,7 +112,7 @@ async def _denials_are_written_again(
 
 
 @pytest.mark.parametrize("shape", [{}, {"protocol": 2}, {"protocol": 3}], ids=["own", "2", "3"])
-async def test_who_waits_is_given_the_rows_that_came(
+async def test_wait_returns_the_rows_after_the_given_number(
     redis: Redis, fleet: MakeFleet, shape: dict[str, Any]
 ) -> None:
     log = Log(fleet(lambda: Client(port=redis.port, **shape)))
@@ -132,7 +132,8 @@ async def test_who_waits_is_given_the_rows_that_came(
 async def test_a_row_is_applied_before_the_head_of_the_log_is_read(
     world: World, redis: Redis, fleet: MakeFleet
 ) -> None:
-    # A user who may wait for rows, and from then on not run the program that reads the head.
+    # Once in sync, this user of Redis may still wait for rows, but not run the program that reads
+    # the head.
     user = f"waits-{redis.prefix[-8:]}"
     redis.call("ACL", "SETUSER", user, "reset", "on", "nopass", "~*", "+@all")
     one = world.verifier(world.live_settings(fleet=fleet()))

@@ -1,4 +1,4 @@
-"""What Redis may lose, and when: nothing of it is forgotten, and nobody else pays for it."""
+"""Rows that Redis loses or refuses: denials are written back, and no other caller is refused."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ from clerk_m2m.fleet.keys import log_key
 from clerk_m2m.fleet.log import READ_TIMEOUT, Log, Page
 from clerk_m2m.fleet.member import Member
 from clerk_m2m.fleet.outbox import Outbox
-from clerk_m2m.fleet.position import Position
 from clerk_m2m.fleet.rows import Row, RowFormat
 from clerk_m2m.lookups.invalidation import Invalidation, TokenKind
 from clerk_m2m.lookups.invalidations import Invalidations
@@ -37,7 +36,7 @@ from .services import Redis, accepts, in_sync, measured, until
 
 MakeFleet = Callable[..., Fleet]
 PASSWORD = "hunter22-of-redis"
-# Whoever may do this can run the log, and nothing else.
+# The commands that the log needs, and no more.
 SMALLEST_ACL = (
     "+eval +xread +xlen +xrange +xrevrange +xadd +xdel +del +hget +hmget +hset +time +xinfo|stream "
     "+client|setname"
@@ -45,12 +44,12 @@ SMALLEST_ACL = (
 
 
 def row() -> Row:
-    """A row about a token id."""
+    """Return a row about a token id."""
     return RowFormat((b"k" * 32,)).write(Invalidation(token_id="mt_1", instant=1.5), ends_at=None)
 
 
 @pytest.mark.parametrize("lost", ["the newest row", "all rows"])
-async def test_rows_are_appended_after_somebody_has_deleted_the_newest(
+async def test_rows_can_be_appended_after_the_newest_row_was_deleted(
     redis: Redis, fleet: MakeFleet, lost: str
 ) -> None:
     log = Log(fleet())
@@ -67,14 +66,14 @@ async def test_rows_are_appended_after_somebody_has_deleted_the_newest(
     await log.aclose()
 
 
-async def test_a_row_that_was_lost_before_it_was_read_is_given_again(
+async def test_outbox_returns_written_rows_that_the_log_lacks(
     redis: Redis, fleet: MakeFleet
 ) -> None:
     outbox, written = Outbox(lambda: Log(fleet())), row()
     outbox.put(written, patience=1)
     outbox.reading()
     await outbox.write()
-    assert outbox.lost() == []  # that reading began before it was written
+    assert outbox.lost() == []  # the read began before the row was written
 
     outbox.reading()
     assert outbox.lost() == [written]
@@ -83,28 +82,16 @@ async def test_a_row_that_was_lost_before_it_was_read_is_given_again(
 
 
 def page(*, epoch: str = "e", number: int, first: int = 1) -> Page:
-    """The head of a log."""
+    """Return a page with the head of a log and no rows."""
     return Page(epoch=epoch, number=number, first=first, nonce="", floor=None, rows=())
 
 
-def test_only_who_finds_rows_lost_ends_the_epoch() -> None:
-    fell, new, overtaken = (Position(epoch="e", number=5) for _ in range(3))
-
-    fell.give_up(page(number=4))
-    new.give_up(page(epoch="f", number=9))
-    overtaken.give_up(page(number=900, first=7))
-
-    assert (fell.ending, new.ending, overtaken.ending) == ("e", "", "")
-    assert not Position(epoch="e", number=5).is_continued_by(page(number=900, first=7))
-    assert not Position(epoch="e", number=5, history_to=9).is_continued_by(page(number=9, first=7))
-
-
 def token(number: int, kind: TokenKind) -> Invalidation:
-    """An invalidation of a token by its text."""
+    """Return an invalidation of a token by its text."""
     return Invalidation(digests=(bytes([number]) * 16,), token_kind=kind, instant=float(number))
 
 
-async def test_jwts_that_nobody_has_verified_fill_the_log_without_a_trace(
+async def test_dropped_rows_of_unverified_jwts_do_not_become_the_floor(
     redis: Redis, fleet: MakeFleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(log_module, "MAX_ROWS", 3)
@@ -119,7 +106,7 @@ async def test_jwts_that_nobody_has_verified_fill_the_log_without_a_trace(
     seen = await append(token(4, TokenKind.UNPROVEN))
     assert (seen.floor, len(seen.rows), seen.first) == (None, 3, 3)
 
-    # One that denies something is not lost: what was issued until then is denied.
+    # A row that denies something becomes the floor: tokens issued up to its instant are denied.
     await append(Invalidation(token_id="mt_1", instant=50.0))
     for number in range(2):
         await append(token(number, TokenKind.UNPROVEN))
@@ -130,7 +117,7 @@ async def test_jwts_that_nobody_has_verified_fill_the_log_without_a_trace(
 
 
 class Nowhere:
-    """A process in which nothing is invalidated."""
+    """A `Local` that ignores invalidations."""
 
     def apply(self, invalidation: Invalidation, *, live: bool) -> None:
         """Do nothing."""
@@ -139,7 +126,7 @@ class Nowhere:
         """Do nothing."""
 
 
-async def test_jwts_that_nobody_has_verified_displace_no_denial_that_is_written_again(
+async def test_unverified_jwts_displace_no_denial_that_is_written_back(
     fleet: MakeFleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(member_module, "MAX_ROWS", 3)
@@ -156,7 +143,7 @@ async def test_jwts_that_nobody_has_verified_displace_no_denial_that_is_written_
     for number, each in enumerate(given, start=1):
         member.take(replace(form.write(each, ends_at=None), number=number))
 
-    member.begin(page(number=0))  # everything was lost
+    member.begin(page(number=0))  # Redis has lost all rows
     await member.write_back(log)
 
     read = [form.read(each) for each in (await log.read(-1)).rows]
@@ -164,7 +151,7 @@ async def test_jwts_that_nobody_has_verified_displace_no_denial_that_is_written_
     await log.aclose()
 
 
-def test_an_older_invalidation_that_comes_later_takes_nothing_back() -> None:
+def test_an_older_invalidation_does_not_replace_a_newer_one() -> None:
     table = Invalidations(Clock(monotonic=lambda: 0.0, wall=lambda: 500.0))
     table.add("mch_1", instant=100.0)
     table.add("mch_1", instant=50.0)
@@ -172,20 +159,20 @@ def test_an_older_invalidation_that_comes_later_takes_nothing_back() -> None:
     assert table.deny(digest=b"d", token_id="mt_1", machine_id="mch_1", issued_at=99.0)
 
 
-async def test_a_process_that_is_held_up_takes_no_server_for_one_that_does_not_answer(
+async def test_a_blocked_process_reads_an_answer_that_arrived_in_time(
     redis: Redis, fleet: MakeFleet
 ) -> None:
     log = Log(fleet())
     await log.append([row()])
     waiting = asyncio.create_task(log.wait(0, timeout=0.4))
     await asyncio.sleep(0)
-    time.sleep(READ_TIMEOUT + 0.1)  # noqa: ASYNC251  the whole process stands still
+    time.sleep(READ_TIMEOUT + 0.1)  # noqa: ASYNC251  blocks the whole process
 
     assert len(await waiting) == 1
     await log.aclose()
 
 
-async def test_a_server_that_does_not_answer_is_given_up_in_time(
+async def test_waiting_for_a_hung_server_fails_after_the_read_timeout(
     redis: Redis, fleet: MakeFleet
 ) -> None:
     async with proxy_to(redis.port) as proxy:
@@ -199,7 +186,7 @@ async def test_a_server_that_does_not_answer_is_given_up_in_time(
         await log.aclose()
 
 
-async def test_a_denial_that_is_written_again_denies_no_younger_jwt(
+async def test_a_denial_written_back_does_not_deny_newer_jwts(
     world: World, redis: Redis, fleet: MakeFleet
 ) -> None:
     one, other = (world.verifier(world.live_settings(fleet=fleet())) for _ in range(2))
@@ -220,7 +207,9 @@ async def test_a_denial_that_is_written_again_denies_no_younger_jwt(
         assert await accepts(each, younger)
 
 
-async def test_a_client_without_an_event_loop_spreads_too(world: World, fleet: MakeFleet) -> None:
+async def test_a_client_without_an_event_loop_publishes_revocations(
+    world: World, fleet: MakeFleet
+) -> None:
     one, other = (world.verifier(world.live_settings(fleet=fleet())) for _ in range(2))
     await accepts(other, world.token())
     await until(lambda: in_sync(other))
@@ -230,7 +219,7 @@ async def test_a_client_without_an_event_loop_spreads_too(world: World, fleet: M
     await until(lambda: measured(other).applied == 1)
 
 
-async def test_who_was_closed_reads_the_log_before_it_takes_a_jwt_again(
+async def test_a_closed_verifier_refuses_jwts_until_it_has_read_the_log_again(
     world: World, redis: Redis, fleet: MakeFleet
 ) -> None:
     async with proxy_to(redis.port) as proxy:
@@ -247,7 +236,7 @@ async def test_who_was_closed_reads_the_log_before_it_takes_a_jwt_again(
             await verifier.verify(world.jwt())
 
 
-async def test_who_waits_for_a_row_is_told_when_the_verifier_is_closed(
+async def test_closing_the_verifier_fails_waiters_for_unwritten_rows(
     world: World, redis: Redis, fleet: MakeFleet
 ) -> None:
     async with proxy_to(redis.port) as proxy:
@@ -263,7 +252,7 @@ async def test_who_waits_for_a_row_is_told_when_the_verifier_is_closed(
             await asyncio.wait_for(waiting, 2)
 
 
-async def test_a_name_that_no_reader_would_take_is_refused(world: World, fleet: MakeFleet) -> None:
+async def test_an_id_too_long_for_a_row_is_rejected(world: World, fleet: MakeFleet) -> None:
     with pytest.raises(ValueError, match="too long"):
         await world.verifier(world.live_settings(fleet=fleet())).invalidate_everywhere(
             token_id="x" * 3_000
@@ -271,7 +260,7 @@ async def test_a_name_that_no_reader_would_take_is_refused(world: World, fleet: 
 
 
 def locals_of(exc: BaseException) -> Iterator[str]:
-    """The texts of an error and its causes, and what the frames below this file hold."""
+    """Yield the texts of an error and its causes, and the locals of frames outside this file."""
     cause: BaseException | None = exc
     while cause is not None:
         yield repr(cause)
@@ -284,16 +273,18 @@ def locals_of(exc: BaseException) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("options", ["max_connections=abc", "none_such=1", "protocol=7"])
-async def test_an_address_that_redis_py_does_not_take_is_refused_at_once(
+async def test_an_address_that_redis_py_rejects_is_a_configuration_error(
     world: World, fleet: MakeFleet, options: str
 ) -> None:
     refused = fleet(server=f"redis://:{PASSWORD}@redis.internal/0?{options}")
-    with pytest.raises(ConfigurationError, match="redis-py does not take") as caught:
+    with pytest.raises(ConfigurationError, match="redis-py rejects the address") as caught:
         world.verifier(world.live_settings(fleet=refused))
     assert not any(PASSWORD in text for text in locals_of(caught.value))
 
 
-async def test_a_password_that_redis_refuses_is_in_no_error(redis: Redis, fleet: MakeFleet) -> None:
+async def test_no_error_contains_the_password_that_redis_refused(
+    redis: Redis, fleet: MakeFleet
+) -> None:
     log = Log(fleet(server=f"redis://nobody:{PASSWORD}@127.0.0.1:{redis.port}"))
     with pytest.raises(FleetUnavailableError, match="AuthenticationError") as caught:
         await log.read(-1)
@@ -301,7 +292,7 @@ async def test_a_password_that_redis_refuses_is_in_no_error(redis: Redis, fleet:
     await log.aclose()
 
 
-async def test_the_smallest_acl_is_enough(redis: Redis, fleet: MakeFleet) -> None:
+async def test_the_log_works_with_the_smallest_acl(redis: Redis, fleet: MakeFleet) -> None:
     user = f"clerk-{redis.prefix[-8:]}"
     keys = f"~{{{redis.prefix}}}:log:*"
     given = ("reset", "on", f">{PASSWORD}", keys, *SMALLEST_ACL.split())

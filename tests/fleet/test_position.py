@@ -1,4 +1,4 @@
-"""Which rows of the log go on from the last one that was applied."""
+"""`Position`: whether a page of the log continues from the last row that was applied."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def at(number: int, *, history_to: int = -1) -> Position:
 
 
 @pytest.mark.parametrize(
-    ("found", "goes_on"),
+    ("found", "continues"),
     [
         (page(), True),
         (page(8, 9), True),
@@ -43,11 +43,11 @@ def at(number: int, *, history_to: int = -1) -> Position:
     ],
     ids=["nothing new", "two", "epoch", "gap", "gap inside", "back", "no row", "dropped", "lost"],
 )
-def test_rows_that_follow_one_another_go_on_from_the_last_one(found: Page, goes_on: bool) -> None:
-    assert at(7).is_continued_by(found) is goes_on
+def test_a_page_continues_the_log_if_no_row_is_missing(found: Page, continues: bool) -> None:
+    assert at(7).is_continued_by(found) is continues
 
 
-def test_a_row_that_names_another_one_before_it_does_not_go_on() -> None:
+def test_a_page_whose_first_row_names_another_predecessor_does_not_continue_the_log() -> None:
     forged = Page(
         epoch="e", number=8, first=0, nonce="nonce8", floor=None, rows=(row(8, "another"),)
     )
@@ -55,30 +55,31 @@ def test_a_row_that_names_another_one_before_it_does_not_go_on() -> None:
     assert not at(7).is_continued_by(forged)
 
 
-def test_only_the_next_row_of_the_same_chain_comes_after_the_last_one() -> None:
+def test_only_the_next_row_of_the_same_chain_follows_the_position() -> None:
     assert at(7).is_before(row(8))
     assert not at(7).is_before(row(9))
     assert not at(7).is_before(row(8, "another"))
 
 
-def test_rows_may_be_missing_from_the_history_that_is_read_at_the_start() -> None:
+def test_rows_may_be_missing_from_the_history_of_the_first_read() -> None:
     assert at(7, history_to=9).is_continued_by(page(9, 12))
     assert not at(9, history_to=9).is_continued_by(page(11, 12))
     assert not at(7, history_to=9).is_continued_by(page(9, 12, first=9))
 
 
-def test_a_log_that_does_not_go_on_ends_its_epoch_unless_another_has_begun_or_rows_ended() -> None:
-    lost, new, dropped = at(7), at(7), at(7)
+def test_only_lost_rows_end_the_epoch() -> None:
+    gap, behind, new, dropped = at(7), at(7), at(7), at(7)
 
-    lost.give_up(page(9))
+    gap.give_up(page(9))
+    behind.give_up(page(head=6))
     new.give_up(page(9, epoch="other"))
     dropped.give_up(page(9, first=9))
 
-    assert [each.ending for each in (lost, new, dropped)] == ["e", "", ""]
-    assert [each.epoch for each in (lost, new, dropped)] == [None] * 3
+    assert [each.ending for each in (gap, behind, new, dropped)] == ["e", "e", "", ""]
+    assert [each.epoch for each in (gap, behind, new, dropped)] == [None] * 4
 
 
-def test_a_reading_begins_before_the_oldest_row() -> None:
+def test_begin_sets_the_position_before_the_oldest_row() -> None:
     position = Position(ending="e")
     position.begin(page(3, 5, first=3))
 

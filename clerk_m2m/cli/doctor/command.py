@@ -26,9 +26,9 @@ def doctor(
     ] = 1,
     as_json: AsJson = False,
 ) -> None:
-    """Check the settings that a service would start with in this environment, one by one.
+    """Check the settings that a service in this environment would use, one by one.
 
-    Exits with 0 if all is well, with 1 if something is wrong, with 2 if it could not be found out.
+    Exits with 1 if there is a fault, with 2 if a check could not get a result, otherwise with 0.
     Costs nothing: no credential is verified.
     """
     findings = asyncio.run(_examined(workers))
@@ -44,7 +44,7 @@ async def _examined(workers: int) -> list[Finding]:
 
 
 async def examine(workers: int) -> AsyncIterator[Finding]:
-    """Give what each check finds; a check that needs another's result comes after it."""
+    """Yield the findings of each check; a check that needs another's result comes after it."""
     keys = list(local.check_keys())
     for finding in (*keys, *local.check_variables()):
         yield finding
@@ -55,10 +55,10 @@ async def examine(workers: int) -> AsyncIterator[Finding]:
         settings = Settings.from_env()
         service = remote.Service.of(settings, clock)
     except ConfigurationError as exc:
-        remedy = "The service does not start so. Set what the text names, and run doctor again."
+        remedy = "The service does not start. Correct the setting, and run doctor again."
         yield Finding("settings", Status.FAULT, str(exc), remedy)
         return
-    text = f"The settings are whole; this service is {settings.machine_id}."
+    text = f"The settings are complete; this service is {settings.machine_id}."
     yield Finding("settings", Status.OK, text)
     async for finding in _ask_clerk(service, clock):
         yield finding

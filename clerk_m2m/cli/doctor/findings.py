@@ -1,4 +1,4 @@
-"""What a check comes to."""
+"""The result of a check, and the exit code that follows from all results."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from clerk_m2m.cli.program import FAILED, NO
 
 
 class Status(StrEnum):
-    """How a check came out; `UNKNOWN` is for what could not be found out."""
+    """The status of a check; `UNKNOWN` if the check could not get a result."""
 
     OK = "ok"
     WARNING = "warning"
@@ -20,7 +20,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check found, in sentences, and what mends it."""
+    """The result of one check, in sentences, and what to do about it."""
 
     check: str
     status: Status
@@ -28,7 +28,7 @@ class Finding:
     remedy: str | None = None
 
     def as_json(self) -> dict[str, str | None]:
-        """Give it as a JSON object."""
+        """Return the finding as a JSON object."""
         return {
             "check": self.check,
             "status": self.status.value,
@@ -38,7 +38,7 @@ class Finding:
 
 
 def exit_code(findings: Sequence[Finding]) -> int:
-    """Give 1 where something is wrong, 2 where something could not be found out, else 0."""
+    """Return 1 if there is a fault, 2 if a check could not get a result, otherwise 0."""
     found = {each.status for each in findings}
     if Status.FAULT in found:
         return NO

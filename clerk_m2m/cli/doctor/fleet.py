@@ -1,4 +1,4 @@
-"""What is to be known of the fleet's Redis: it answers, it keeps the log, and the keys agree."""
+"""The checks of the fleet's Redis: it answers, it keeps the log, and the services' keys agree."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ _SLOW: Final = 0.02
 
 
 async def check_fleet(fleet: Fleet) -> AsyncIterator[Finding]:
-    """Check the Redis that services tell each other of revocations through."""
+    """Check the Redis through which the services share revocations."""
     try:
         access = _access(fleet, await refused_commands(fleet))
         if access.status is Status.FAULT:
             yield access
-            return  # what comes next would be refused
+            return  # Redis would refuse the commands of the next checks
         health = await examine(fleet)
     except FleetUnavailableError as exc:
         yield Finding(
             "fleet",
             Status.UNKNOWN,
-            f"{exc} What is revoked elsewhere is not heard of here meanwhile.",
-            "See that CLERK_M2M_FLEET_URL names a Redis that this host reaches, and has its user "
-            "and password.",
+            f"{exc} Until it answers, this service does not receive revocations of the others.",
+            "See that CLERK_M2M_FLEET_URL names a Redis that this host reaches, and contains the "
+            "right user and password.",
         )
         return
     yield _answers(health)
@@ -45,51 +45,53 @@ def _answers(health: Health) -> Finding:
     )
     if health.is_replica:
         text = f"{text} It is a replica: nothing can be written to it."
-        return Finding("fleet", Status.FAULT, text, "Give the address of the primary.")
+        return Finding(
+            "fleet", Status.FAULT, text, "Set CLERK_M2M_FLEET_URL to the address of the primary."
+        )
     if health.seconds < _SLOW:
         return Finding("fleet", Status.OK, text)
-    remedy = "A revocation reaches others that much later. Put Redis nearer to the services."
+    remedy = "This delays every revocation. Run Redis nearer to the services."
     return Finding("fleet", Status.WARNING, text, remedy)
 
 
 def _access(fleet: Fleet, refused: list[str] | None) -> Finding:
     if refused is None:
-        text = "This Redis is older than 7.0 and cannot tell what its user may do."
+        text = "This Redis is older than 7.0, so the rights of its user cannot be checked."
         return Finding("fleet access", Status.WARNING, text, "Compare its ACL with docs/fleet.md.")
     if not refused:
         parts = "the log and the shared verdicts need" if fleet.share_verdicts else "the log needs"
-        return Finding("fleet access", Status.OK, f"The user of Redis may do what {parts}.")
+        return Finding("fleet access", Status.OK, f"The user of Redis has all rights that {parts}.")
     return Finding(
         "fleet access",
         Status.FAULT,
-        f"The user of Redis may not do all that the fleet needs. Missing: {', '.join(refused)}.",
-        f"Give it the rules in docs/fleet.md by ACL SETUSER; its keys begin with {{{fleet.prefix}}}"
-        " (CLERK_M2M_FLEET_PREFIX), braces included.",
+        f"The user of Redis lacks rights that the fleet needs: {', '.join(refused)}.",
+        "Give the user the rules in docs/fleet.md by ACL SETUSER. The keys begin with "
+        f"{{{fleet.prefix}}} (CLERK_M2M_FLEET_PREFIX), braces included.",
     )
 
 
 def _keys(health: Health) -> Finding:
     if not health.foreign:
         text = (
-            f"Our fleet keys have signed the newest {health.looked_at} rows."
+            f"This service's fleet keys have signed the newest {health.looked_at} rows."
             if health.looked_at
-            else "The log has no rows yet, so it does not show whether the keys agree."
+            else "The log has no rows yet, so it does not show whether the services' keys agree."
         )
         return Finding("fleet key", Status.OK, text)
     return Finding(
         "fleet key",
         Status.FAULT,
-        f"Of the newest {health.looked_at} rows, {health.foreign} are signed with a key that is "
-        "none of ours.",
-        "Give all services the same CLERK_M2M_FLEET_KEY; while it is replaced, both keys. Another "
-        "Clerk instance needs a prefix of its own (CLERK_M2M_FLEET_PREFIX).",
+        f"Of the newest {health.looked_at} rows, {health.foreign} are signed with a key that this "
+        "service does not have.",
+        "Give all services the same CLERK_M2M_FLEET_KEY, or both keys while it is replaced. Each "
+        "Clerk instance needs its own prefix (CLERK_M2M_FLEET_PREFIX).",
     )
 
 
 def _eviction(health: Health) -> Finding:
     if health.eviction is None:
-        text = "This user of Redis may not ask for the memory policy."
-        remedy = "See that it is noeviction, or let the user ask: +info."
+        text = "The user of Redis may not read the memory policy (INFO)."
+        remedy = "See that it is noeviction, or add +info to the user's rules."
         return Finding("fleet memory", Status.WARNING, text, remedy)
     if health.eviction == "noeviction" or health.eviction.startswith("volatile-"):
         text = f"The memory policy is {health.eviction}: the log is not evicted."
@@ -97,24 +99,24 @@ def _eviction(health: Health) -> Finding:
     return Finding(
         "fleet memory",
         Status.WARNING,
-        f"The memory policy is {health.eviction}: when memory is full, the log may be "
-        "evicted, and everything is verified again.",
-        "Set maxmemory-policy noeviction, or give the fleet a Redis of its own.",
+        f"The memory policy is {health.eviction}: if memory is full, Redis may evict the log. Then "
+        "every cached credential must be verified again.",
+        "Set maxmemory-policy noeviction, or run a Redis for the fleet alone.",
     )
 
 
 def _disk(health: Health) -> Finding:
     if health.persists is None:
-        text = "This user of Redis may not ask whether it writes to disk."
-        remedy = "See that appendonly is on, or let the user ask: +info."
+        text = "The user of Redis may not read whether Redis writes to disk (INFO)."
+        remedy = "See that appendonly is on, or add +info to the user's rules."
         return Finding("fleet disk", Status.WARNING, text, remedy)
     if health.persists:
         return Finding("fleet disk", Status.OK, "Redis writes to disk.")
     return Finding(
         "fleet disk",
         Status.WARNING,
-        "Redis does not write to disk, or never has since it started: after a restart the services "
-        "that run write their denials into the log again, and a denial that none of them knows is "
-        "lost.",
-        "Turn on appendonly.",
+        "Redis does not write to disk, or has not yet done so since it started. After a restart of "
+        "Redis, the running services write the denials that they know into the log again. A denial "
+        "that none of them knows is lost.",
+        "Set appendonly yes.",
     )

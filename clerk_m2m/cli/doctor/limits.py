@@ -1,4 +1,4 @@
-"""What all workers together may ask of Clerk, against the instance's rate limit."""
+"""Compares the calls of all workers together with the rate limit of the Clerk instance."""
 
 from __future__ import annotations
 
@@ -33,27 +33,27 @@ def _rate(settings: Settings, workers: int, limit: float, of: str) -> Iterator[F
     if given is None:
         if workers * LEAST_RATE > limit:
             text = (
-                f"Even at its least, {LEAST_RATE:g}/s in each of {workers} workers, the calls for "
-                f"unknown tokens are over the {of}."
+                f"Even the lowest rate of calls for unknown tokens, {LEAST_RATE:g}/s in each of "
+                f"{workers} workers, exceeds the {of}."
             )
             yield Finding(_CHECK, Status.FAULT, text, _slower(workers, limit))
         elif workers * START_RATE > limit:
             text = (
-                f"{workers} x {START_RATE:g} unknown tokens a second, with which CLERK_M2M_"
-                f"UNKNOWN_RATE adapts itself to Clerk, are over the {of}: a flood of them gets "
-                "429s, and so may known callers, until it has adapted."
+                f"{workers} x {START_RATE:g} unknown tokens a second exceed the {of}. Each worker "
+                "starts with this rate if CLERK_M2M_UNKNOWN_RATE is not set, and lowers it after a "
+                "429. Until then, a flood of unknown tokens can cause 429s for known callers too."
             )
             yield Finding(_CHECK, Status.WARNING, text, _slower(workers, limit))
     elif workers * given > limit:
         text = (
-            f"{workers} x {given:g} unknown tokens a second (CLERK_M2M_UNKNOWN_RATE) are over the "
-            f"{of}: a flood of them takes the answers that known callers need."
+            f"{workers} x {given:g} unknown tokens a second (CLERK_M2M_UNKNOWN_RATE) exceed the "
+            f"{of}. A flood of unknown tokens can cause 429s for known callers too."
         )
         yield Finding(_CHECK, Status.WARNING, text, _slower(workers, limit))
 
 
 def _slower(workers: int, limit: float) -> str:
-    # Half of the limit stays for what is known and for the graph.
+    # Half of the limit is left for refreshes of known tokens and for the graph.
     return f"Set CLERK_M2M_UNKNOWN_RATE to {limit / 2 / workers:.3g} or less."
 
 
@@ -61,7 +61,7 @@ def _burst(settings: Settings, workers: int, limit: int, of: str) -> Iterator[Fi
     slots = workers * settings.max_inflight
     if slots > limit:
         text = (
-            f"{workers} x {settings.max_inflight} calls at once (CLERK_M2M_MAX_INFLIGHT) are over "
+            f"{workers} x {settings.max_inflight} calls at once (CLERK_M2M_MAX_INFLIGHT) exceed "
             f"the {of}."
         )
         remedy = f"Set CLERK_M2M_MAX_INFLIGHT to {max(2, limit // workers)} or less."

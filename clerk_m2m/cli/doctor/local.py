@@ -1,4 +1,4 @@
-"""What the environment alone tells: the form of the keys, the variables, what is accepted."""
+"""The checks of the environment alone: the form of the keys, the variables, the accepted types."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from clerk_m2m.verification.policy import not_accepted
 
 _KEYS: Final = {"CLERK_MACHINE_SECRET_KEY": "ak_", "CLERK_SECRET_KEY": "sk_"}
 
-# What a text is that is no key of the kind that belongs there, by how it begins.
+# What a wrong value probably is, by its first characters.
 _OTHERS: Final = {
-    "sk_": "It begins like an instance's key, which belongs into CLERK_SECRET_KEY.",
-    "ak_": "It begins like a machine's key, which belongs into CLERK_MACHINE_SECRET_KEY.",
-    "pk_": "It begins like a publishable key, which verifies nothing.",
-    "mt_": "It begins like a token, which is no key.",
-    "eyJ": "It begins like a JWT, which is no key.",
-    "-----BEGIN": "It begins like a PEM key, which belongs into CLERK_JWT_KEY.",
+    "sk_": "It begins like an instance's key, which belongs in CLERK_SECRET_KEY.",
+    "ak_": "It begins like a machine's key, which belongs in CLERK_MACHINE_SECRET_KEY.",
+    "pk_": "It begins like a publishable key, which cannot verify credentials.",
+    "mt_": "It begins like a token, which is not a key.",
+    "eyJ": "It begins like a JWT, which is not a key.",
+    "-----BEGIN": "It begins like a PEM key, which belongs in CLERK_JWT_KEY.",
 }
 
 
@@ -38,8 +38,8 @@ def check_keys() -> Iterator[Finding]:
         except ConfigurationError as exc:
             yield Finding("keys", Status.FAULT, str(exc), _remedy(variable))
         else:
-            of_file = " (of the file in " + variable + "_FILE)" if isinstance(given, Path) else ""
-            text = f"{variable}{of_file} has the form of a key, {prefix}…"
+            of_file = " (from the file in " + variable + "_FILE)" if isinstance(given, Path) else ""
+            text = f"{variable}{of_file} has the form of a key: {prefix}…"
             yield Finding("keys", Status.OK, text)
 
 
@@ -56,10 +56,10 @@ def _remedy(variable: str) -> str:
 
 
 def check_variables() -> Iterator[Finding]:
-    """Check that each `CLERK_M2M_…` variable is one that is read."""
+    """Check that a setting is read from each `CLERK_M2M_…` variable."""
     unknown = unknown_variables(VARIABLES)
     for name, similar in unknown.items():
-        remedy = f"Was {similar} meant?" if similar else "Take it out, or correct its name."
+        remedy = f"Did you mean {similar}?" if similar else "Remove it, or correct its name."
         yield Finding(
             "variables", Status.FAULT, f"{name} is set, and no setting is read from it.", remedy
         )
@@ -68,12 +68,12 @@ def check_variables() -> Iterator[Finding]:
 
 
 def check_accepted(settings: Settings) -> Iterator[Finding]:
-    """Check that what is accepted can get in, and tell what cannot."""
+    """Check that each accepted type of token can be verified, and name the forms that cannot."""
     refused = not_accepted(settings)
     taken = [each for each in KINDS if each not in refused]
     for accepted in sorted(settings.accepts):
         if not any(KINDS[each].token_type is accepted for each in taken):
-            text = f"{accepted} is accepted, but nothing here can verify one."
+            text = f"{accepted} is accepted, but this service has no key to verify one."
             yield Finding("accepted types", Status.FAULT, text, "Set CLERK_SECRET_KEY.")
     lacking = _lacking(settings, refused)
     if lacking is not None:
@@ -82,18 +82,19 @@ def check_accepted(settings: Settings) -> Iterator[Finding]:
         yield Finding(
             "accepted types",
             Status.WARNING,
-            "OAuth access tokens that name no audience get in, whatever service they are for.",
-            "Set CLERK_M2M_OAUTH_AUDIENCE to what this service is called in `aud`.",
+            "OAuth access tokens without an audience are accepted, whatever service they are for.",
+            "Set CLERK_M2M_OAUTH_AUDIENCE to the name of this service in `aud`.",
         )
     names = ", ".join(f"{each}s" for each in taken) or "nothing"
-    yield Finding("accepted types", Status.OK, f"Taken: {names}.")
+    yield Finding("accepted types", Status.OK, f"Accepted: {names}.")
 
 
 def _lacking(settings: Settings, refused: Mapping[TokenClass, str]) -> Finding | None:
-    """Tell of M2M tokens that are taken in one form only, which their callers should know."""
+    """Return a finding if only one of the two forms of M2M tokens is accepted."""
     forms = [each for each in (TokenClass.M2M_OPAQUE, TokenClass.M2M_JWT) if each in refused]
     if TokenType.M2M_TOKEN not in settings.accepts or len(forms) != 1:
         return None
-    # A service without a graph is an ordinary one, one that takes no opaque token is not.
+    # A service without a graph, which refuses M2M JWTs, is common. One that refuses opaque tokens
+    # is not.
     status = Status.OK if forms[0] is TokenClass.M2M_JWT else Status.WARNING
     return Finding("accepted types", status, f"An {forms[0]} is refused: {refused[forms[0]]}")

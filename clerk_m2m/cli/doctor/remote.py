@@ -1,4 +1,4 @@
-"""What Clerk tells of a service: reachable, how fast, whose keys these are, what time it is."""
+"""The checks that ask Clerk: whether it answers, how fast, whose keys these are, and its clock."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CALLS: Final = 5
 
 @dataclass(slots=True)
 class Service:
-    """A service's own way to Clerk, and what has been learnt on it."""
+    """A service's connection to Clerk, and the results of the first calls."""
 
     settings: Settings
     api: BackendAPI
@@ -54,7 +54,7 @@ class Service:
 
     @property
     def unreached(self) -> str | None:
-        """Why Clerk did not answer; None where it did, whatever it said."""
+        """Why Clerk did not answer; None if it did, even with an error."""
         return None if self.failure is None or is_answer(self.failure) else str(self.failure)
 
 
@@ -65,7 +65,7 @@ def open_service_api(
     *,
     instance_key: bool = True,
 ) -> BackendAPI:
-    """Open the Backend API with a service's keys, or with its machine's alone.
+    """Open the Backend API with all keys of a service, or only with its machine's key.
 
     `timeout` is in seconds.
     """
@@ -82,15 +82,15 @@ def open_service_api(
 
 
 def is_answer(exc: BackendAPIError) -> bool:
-    """Tell whether Clerk answered the call, if not as was hoped."""
+    """Return True if the error is an answer of Clerk, not an outage."""
     return isinstance(exc, KeyRefusedError | NotFoundError | InvalidRequestError)
 
 
 async def check_clerk(service: Service) -> Finding:
-    """Call Clerk a few times, by a call that costs nothing."""
+    """Call Clerk a few times, with an operation that costs nothing."""
     settings, call = service.settings, _free_call(service)
     if call is None:
-        text = "This service has a fixed key for JWTs and no other, and never asks Clerk."
+        text = "This service has only a fixed key for JWTs (CLERK_JWT_KEY), and never asks Clerk."
         return Finding("clerk", Status.OK, text)
     for _ in range(CALLS):
         began = time.perf_counter()
@@ -107,20 +107,20 @@ async def check_clerk(service: Service) -> Finding:
             "clerk",
             Status.UNKNOWN,
             f"Clerk did not answer at {settings.api_url}: {service.unreached}",
-            "Check CLERK_API_URL, the name server, the proxy and the firewall of this host.",
+            "Check CLERK_API_URL, and the DNS, the proxy and the firewall of this host.",
         )
     return latency(settings, service.seconds)
 
 
 def latency(settings: Settings, seconds: Sequence[float]) -> Finding:
-    """Tell how fast Clerk answered these calls, the first of which made the connection."""
+    """Return the finding about the durations of these calls; the first opened the connection."""
     p50, timeout = median(seconds), settings.timeout
     text = (
         f"{settings.api_url} answers in {p50 * 1000:.0f} ms (p50 of {len(seconds)} calls; the "
         f"first, with its connection, in {seconds[0] * 1000:.0f} ms)."
     )
-    if p50 > timeout / 4:  # the slowest calls take several times as long
-        remedy = "Set CLERK_M2M_TIMEOUT higher, or find out what slows the calls down."
+    if p50 > timeout / 4:  # the slowest calls take several times the median
+        remedy = "Set CLERK_M2M_TIMEOUT higher, or find out why the calls are slow."
         return Finding(
             "clerk", Status.WARNING, f"{text} CLERK_M2M_TIMEOUT is {timeout:g} s.", remedy
         )
@@ -139,7 +139,7 @@ def _free_call(service: Service) -> Callable[[], Awaitable[Any]] | None:
 
 
 async def check_machine(service: Service) -> AsyncIterator[Finding]:
-    """Check that the keys belong to `CLERK_MACHINE_ID`, as far as can be known without cost."""
+    """Check that the keys belong to `CLERK_MACHINE_ID`, with calls that cost nothing."""
     settings = service.settings
     if service.unreached is not None:
         yield Finding("machine", Status.UNKNOWN, "Not checked: Clerk did not answer.")
@@ -153,33 +153,34 @@ async def check_machine(service: Service) -> AsyncIterator[Finding]:
 def _machine(service: Service) -> Finding:
     machine_id, machine = service.settings.machine_id, service.machine
     if machine is not None:
-        text = f"{machine_id} is {machine.name}, by the instance of CLERK_SECRET_KEY."
+        text = f"{machine_id} is {machine.name}, in the instance of CLERK_SECRET_KEY."
         return Finding("machine", Status.OK, text)
     if isinstance(service.failure, KeyRefusedError):
         return Finding(
             "machine",
             Status.FAULT,
             f"Clerk refuses the key in CLERK_SECRET_KEY: {service.failure}",
-            "Copy the instance's key again from the API keys page of the dashboard.",
+            "Copy the instance's key again from the API keys page of Clerk's dashboard.",
         )
     return Finding(
         "machine",
         Status.FAULT,
         f"CLERK_MACHINE_ID names {machine_id}, which the instance of CLERK_SECRET_KEY does not "
-        "have: it was deleted, or is another instance's.",
-        "clerk-m2m machines list shows the instance's machines.",
+        "have. It was deleted, or it belongs to another instance.",
+        "clerk-m2m machines list shows the machines of the instance.",
     )
 
 
 async def _machine_key(service: Service) -> Finding:
-    """Ask for the machine's tokens: a machine's key lists those of its own machine only."""
+    """List the machine's tokens with its key: a key can only list the tokens of its own machine."""
     machine_id = service.settings.machine_id
     remedy = (
         "Set CLERK_MACHINE_SECRET_KEY to this machine's key, or CLERK_MACHINE_ID to the machine "
-        f"whose key it is. A new key: clerk-m2m machines rotate-key {machine_id} --secret-file FILE"
+        "that has this key. To make a new key: "
+        f"clerk-m2m machines rotate-key {machine_id} --secret-file FILE"
     )
     settings = service.settings
-    # With the instance's key at hand, it would be the one that is sent.
+    # Without the instance's key, which would be sent instead of the machine's.
     api = open_service_api(settings, settings.timeout, instance_key=False)
     try:
         tokens = await M2MTokens(api).list(machine_id, revoked=True, expired=True, limit=1)
@@ -193,17 +194,20 @@ async def _machine_key(service: Service) -> Finding:
             )
         return Finding("machine key", Status.FAULT, text, remedy)
     except (NotFoundError, InvalidRequestError) as exc:
-        text = f"The key in CLERK_MACHINE_SECRET_KEY does not know CLERK_MACHINE_ID: {exc}"
+        text = (
+            "With the key in CLERK_MACHINE_SECRET_KEY, Clerk does not find the machine of "
+            f"CLERK_MACHINE_ID: {exc}"
+        )
         return Finding("machine key", Status.FAULT, text, remedy)
     except BackendAPIError as exc:
-        return Finding("machine key", Status.UNKNOWN, f"Clerk did not tell: {exc}")
+        return Finding("machine key", Status.UNKNOWN, f"Not checked: {exc}")
     finally:
         await api.aclose()
     if any(token.subject == machine_id for token in tokens):
         return _its_own(f"it lists tokens of {machine_id}")
     for token in tokens:
         text = (
-            f"The key in CLERK_MACHINE_SECRET_KEY belongs to {token.subject}, and CLERK_MACHINE_ID "
+            f"The key in CLERK_MACHINE_SECRET_KEY belongs to {token.subject}, but CLERK_MACHINE_ID "
             f"is {machine_id}."
         )
         return Finding("machine key", Status.FAULT, text, remedy)
@@ -213,27 +217,27 @@ async def _machine_key(service: Service) -> Finding:
 async def _compared(service: Service) -> Finding:
     settings = service.settings
     unproven = (
-        f"Clerk takes the key in CLERK_MACHINE_SECRET_KEY and does not refuse it for "
-        f"{settings.machine_id}. As the machine has no token yet, that does not prove that the key "
+        f"Clerk accepts the key in CLERK_MACHINE_SECRET_KEY and does not refuse it for "
+        f"{settings.machine_id}. The machine has no token yet, so this does not prove that the key "
         "is its own."
     )
     if settings.secret_key is None:
-        remedy = "CLERK_SECRET_KEY in the environment of doctor lets it compare the keys."
+        remedy = "Run doctor with CLERK_SECRET_KEY set: then it compares the keys."
         return Finding("machine key", Status.WARNING, unproven, remedy)
     try:
         current = await Machines(service.api).get_secret_key(settings.machine_id)
     except BackendAPIError as exc:
         return Finding(
-            "machine key", Status.WARNING, unproven, f"Clerk did not give the key: {exc}"
+            "machine key", Status.WARNING, unproven, f"The keys could not be compared: {exc}"
         )
     if current == _key_at_hand(settings):
-        return _its_own("it is the machine's present one")
+        return _its_own("it is the machine's current key")
     return Finding(
         "machine key",
         Status.WARNING,
-        f"{unproven} It is not the machine's present key: an older one that ends soon, or another "
-        "machine's.",
-        "Set CLERK_MACHINE_SECRET_KEY to the key that the machine has now.",
+        f"{unproven} It is not the machine's current key: it is an older key that expires soon, or "
+        "another machine's.",
+        "Set CLERK_MACHINE_SECRET_KEY to the machine's current key.",
     )
 
 
@@ -253,7 +257,11 @@ def check_clock(service: Service) -> Finding:
     """Compare this host's clock with the `Date` of Clerk's answers."""
     skew = service.server_clock.skew()
     if skew is None:
-        why = "Clerk gave no answer with a Date" if service.seconds else "Clerk is never asked"
+        why = (
+            "Clerk sent no answer with a Date"
+            if service.seconds
+            else "this service never asks Clerk"
+        )
         status = Status.UNKNOWN if service.failure is not None else Status.WARNING
         return Finding("clock", status, f"This host's clock cannot be compared: {why}.")
     if abs(skew) <= LEEWAY + DATE_RESOLUTION:
@@ -262,5 +270,5 @@ def check_clock(service: Service) -> Finding:
         "clock",
         Status.FAULT if abs(skew) > MAX_SKEW else Status.WARNING,
         f"This host's clock is {told_skew(skew)}. JWTs are refused as expired or as not valid yet.",
-        "Let NTP set the clock of this host.",
+        "Set the clock of this host by NTP.",
     )

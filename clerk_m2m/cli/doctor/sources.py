@@ -1,4 +1,4 @@
-"""Where a service's decisions come from: the scope graph, and the keys that verify JWTs."""
+"""The checks of the scope graph, and of the keys that verify JWTs."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ _APPLY: Final = "Add the edge to a graph file: clerk-m2m graph plan FILE, then g
 
 
 async def check_graph(service: Service, clock: Clock) -> Finding:
-    """Check that the graph can be read and that somebody may call this machine."""
+    """Check that the graph can be read, and that at least one machine may call this machine."""
     settings = service.settings
     if settings.graph is None:
         return Finding(
             "graph",
             Status.OK,
-            "There is no graph: opaque tokens count by the scopes of their mint, until they "
-            "expire. Who may call this machine cannot be read with a machine's key.",
+            "There is no graph. An opaque token keeps the scopes that it was minted with until it "
+            "expires. A machine's key cannot read who may call this machine.",
         )
     if isinstance(settings.graph, Path):
         return _check_file(settings, settings.graph, clock)
     if service.failure is not None:
-        return Finding("graph", Status.UNKNOWN, "Not checked: Clerk gave no machine.")
+        return Finding("graph", Status.UNKNOWN, "Not checked: Clerk did not return the machine.")
     return await _check_live(settings)
 
 
@@ -46,34 +46,34 @@ def _check_file(settings: Settings, path: Path, clock: Clock) -> Finding:
         )
         tables = read_tables(path.read_text("utf-8"))
     except (ConfigurationError, OSError, UnicodeDecodeError) as exc:
-        return Finding("graph", Status.FAULT, str(exc), f"Mend the file: {path}")
+        return Finding("graph", Status.FAULT, str(exc), f"Correct the file {path}.")
     callers = [each.name for each in tables if source.allows(each.key, callee)]
     if callers:
         return _has_callers(f"the file {path}", callers)
     listed = any(callee in (each.id, *each.may_call, *each.must_not_call) for each in tables)
-    missing = "lets nobody call" if listed else "does not have"
+    missing = "has no edge to" if listed else "does not have"
     return _nobody(settings, f"The graph file {path} {missing} this machine ({callee})")
 
 
 def _nobody(settings: Settings, fault: str) -> Finding:
-    text = f"{fault}: every machine gets a 403."
+    text = f"{fault}: every calling machine gets a 403."
     decides = TokenType.M2M_TOKEN in settings.accepts
     return Finding("graph", Status.FAULT if decides else Status.WARNING, text, _APPLY)
 
 
 def _has_callers(where: str, callers: Sequence[str]) -> Finding:
     shown = ", ".join(callers[:5]) + (", …" if len(callers) > 5 else "")
-    text = f"By {where}, {len(callers)} may call this machine: {shown}."
+    text = f"By {where}, these may call this machine ({len(callers)}): {shown}."
     return Finding("graph", Status.OK, text)
 
 
 async def _check_live(settings: Settings) -> Finding:
-    # Pages of machines with many edges take longer than a service's own calls.
+    # Clerk takes longer to list machines with many edges than to answer a service's own calls.
     api = open_service_api(settings, TIMEOUT)
     try:
         async for machine in Machines(api).iter(order_by="+created_at"):
             if any(callee.id == settings.machine_id for callee in machine.scoped_machines):
-                text = f"By the live graph, {machine.name} may call this machine, for one."
+                text = f"By the live graph, at least {machine.name} may call this machine."
                 return Finding("graph", Status.OK, text)
     except BackendAPIError as exc:
         return Finding("graph", Status.UNKNOWN, f"The live graph cannot be read: {exc}")
@@ -81,23 +81,23 @@ async def _check_live(settings: Settings) -> Finding:
         await api.aclose()
     return _nobody(
         settings,
-        f"By the live graph nobody may call this machine ({settings.machine_id})",
+        f"By the live graph no machine may call this machine ({settings.machine_id})",
     )
 
 
 async def check_key_set(service: Service) -> Finding:
-    """Check that there are keys to verify JWTs with, where the service takes any."""
+    """Check that there are keys to verify JWTs, if the service accepts JWTs."""
     from clerk_m2m.verification.signature import key_from_pem, usable_keys
 
     settings = service.settings
     if not _takes_jwts(settings):
-        return Finding("key set", Status.OK, "This service takes no JWTs, and needs no keys.")
+        return Finding("key set", Status.OK, "This service accepts no JWTs, so it needs no keys.")
     if settings.jwt_key is not None:
         try:
             key_from_pem(settings.jwt_key)
         except ConfigurationError as exc:
             return Finding("key set", Status.FAULT, str(exc))
-        text = "One fixed key (CLERK_JWT_KEY). A key that Clerk rotates must be set here by hand."
+        text = "One fixed key (CLERK_JWT_KEY). If Clerk rotates the key, you must set the new one."
         return Finding("key set", Status.OK, text)
     where = settings.jwks_url or settings.api_url
     if service.unreached is not None and settings.jwks_url is None:
@@ -113,7 +113,7 @@ async def check_key_set(service: Service) -> Finding:
     if not keys:
         return Finding("key set", Status.FAULT, f"The key set of {where} holds no usable key.")
     count = sum(map(len, keys.values()))
-    return Finding("key set", Status.OK, f"{where} gives {count} usable key{'s'[: count > 1]}.")
+    return Finding("key set", Status.OK, f"{where} has {count} usable key{'s'[: count > 1]}.")
 
 
 def _takes_jwts(settings: Settings) -> bool:
