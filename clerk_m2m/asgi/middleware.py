@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Iterable
+from types import MethodType
 from typing import Any, TypeAlias
 
 from starlette.requests import HTTPConnection
@@ -36,7 +37,7 @@ from clerk_m2m.observe.events import OnEvent
 from clerk_m2m.observe.reporter import Reporter, Request
 from clerk_m2m.settings import Settings
 from clerk_m2m.verification.outcome import CredentialVerifier
-from clerk_m2m.verification.verifier import Verifier
+from clerk_m2m.verification.verifier import VERIFY, Verifier
 
 logger = logging.getLogger("clerk_m2m")
 
@@ -55,7 +56,6 @@ _NO_DENIAL = (
     "websocket.http.response). A refused WebSocket is closed with code 1008 instead, and its "
     "caller sees a 403 without a body. uvicorn, hypercorn and granian have the extension."
 )
-_VERIFY = Verifier.verify
 
 
 class MachineAuthMiddleware:
@@ -123,8 +123,7 @@ class MachineAuthMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the connection on with an identity, or answer it with a refusal."""
         if not self._started and self._fault is None:
-            # Done at the first event, because only `scope["app"]` tells which app this middleware
-            # belongs to. (If it wraps the app directly, that app is `self.app`.)
+            # Only `scope["app"]` tells which app this belongs to, unless it wraps the app itself.
             self._started = True
             self._start(scope)
         if self._fault is not None:
@@ -211,9 +210,11 @@ class MachineAuthMiddleware:
         if not self._exclude.is_empty and self._exclude.exempt(scope):
             return None
         verifier = self.verifier
-        # A subclass or a test may have replaced `verify` by one that refuses more.
-        is_ours = getattr(verifier.verify, "__func__", None) is _VERIFY
-        if not (is_ours and isinstance(verifier, Verifier)):
+        # A subclass, a tracer or a test may have replaced `verify` by one that refuses more. A
+        # wrapper of wrapt passes on the attributes of what it wraps, so its type is compared too.
+        asked = verifier.verify
+        ours = type(asked) is MethodType and asked.__func__ is VERIFY and asked.__self__ is verifier
+        if not (ours and isinstance(verifier, Verifier)):
             return None
         token = usual_bearer(scope["headers"], api_key_header=self._api_key_header)
         return None if token is None else verifier.recall(token)

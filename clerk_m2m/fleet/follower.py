@@ -19,6 +19,8 @@ from clerk_m2m.fleet.rows import Row
 
 # Seconds between two attempts to reach Redis.
 REDIAL: Final = 0.25
+# Between two waits for rows that gave none to apply, in seconds at least.
+PAUSE: Final = 0.05
 
 
 class Following(Protocol):
@@ -35,8 +37,8 @@ class Following(Protocol):
     def take(self, row: Row) -> None:
         """Apply the next row."""
 
-    def caught_up(self) -> None:
-        """Note that all rows were applied."""
+    def caught_up(self, is_followed: Callable[[], bool]) -> None:
+        """Note that all rows were applied, if this following has not been ended meanwhile."""
 
     def lost(self, exc: FleetUnavailableError) -> None:
         """Note that Redis cannot be read."""
@@ -86,6 +88,7 @@ async def _follow(find: Callable[[], Following | None], log: Log) -> None:
         await _catch_up(member, find, log)
         number, timeout = member.position.number, min(WAIT, member.write_back_in())
         del member
+        began_at = time.monotonic()
         rows = await log.wait(number, timeout=timeout)
         if (member := find()) is not None:
             # Applied at once, because a row can only void and deny. `_catch_up` then checks that
@@ -93,6 +96,11 @@ async def _follow(find: Callable[[], Following | None], log: Log) -> None:
             for row in rows:
                 if member.position.is_before(row):
                     member.take(row)
+            goes_on = member.position.number != number
+            del member
+            if not goes_on and time.monotonic() - began_at < PAUSE:
+                # Redis did not wait, or gave rows of another log. It may do so again at once.
+                await asyncio.sleep(PAUSE)
 
 
 async def _catch_up(member: Following, find: Callable[[], Following | None], log: Log) -> None:
@@ -113,5 +121,5 @@ async def _catch_up(member: Following, find: Callable[[], Following | None], log
             member.take(row)
         if position.number >= page.number or not page.rows:
             break
-    member.caught_up()
+    member.caught_up(lambda: find() is member)
     await member.write_back(log)

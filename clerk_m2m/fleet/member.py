@@ -15,27 +15,28 @@ import asyncio
 import random
 import time
 import weakref
-from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import islice
 from math import inf
-from typing import Final, Protocol, TypeAlias
+from typing import Final, Protocol
 
 from clerk_m2m.background import BACKGROUND
 from clerk_m2m.clock import Clock
 from clerk_m2m.errors import FleetUnavailableError, VerificationUnavailableError
 from clerk_m2m.fleet.applied import Applied
+from clerk_m2m.fleet.denials import Denials
 from clerk_m2m.fleet.exchange import WARM_UP
 from clerk_m2m.fleet.follower import follow
 from clerk_m2m.fleet.keys import log_key
-from clerk_m2m.fleet.log import COMMAND_TIMEOUT, CONNECT_TIMEOUT, MAX_ROWS, Log, Page, check
+from clerk_m2m.fleet.log import COMMAND_TIMEOUT, CONNECT_TIMEOUT, Log, Page, check
 from clerk_m2m.fleet.outbox import BATCH, Outbox, unstoppable
 from clerk_m2m.fleet.position import Position
 from clerk_m2m.fleet.rows import Row, RowFormat, needed_until
 from clerk_m2m.fleet_settings import Fleet
-from clerk_m2m.lookups.invalidation import Invalidation, TokenKind
+from clerk_m2m.lookups.invalidation import Invalidation
 from clerk_m2m.observe.counters import SharedVerdicts
 from clerk_m2m.observe.measurements import FleetMeasurements
 from clerk_m2m.observe.reporter import Reporter
@@ -45,9 +46,6 @@ from clerk_m2m.tasks import PerLoop, fork_safe_lock, tell_of_forks
 FIRST_READING: Final = 0.1
 # Processes that write the same rows back begin at random moments within this time, in seconds.
 WRITE_BACK_SPREAD: Final = 0.2
-
-
-_Denials: TypeAlias = OrderedDict[tuple[str, object], Invalidation]
 
 
 class Local(Protocol):
@@ -76,10 +74,7 @@ class Member:
         self.position = Position()
         self.applied = Applied()
         self.shared: SharedVerdicts | None = None
-        # Denials. Those of JWTs whose signature nobody verified are apart, and are dropped first:
-        # anybody can make such JWTs, and they must not displace other denials.
-        self._known: _Denials = OrderedDict()
-        self._unproven: _Denials = OrderedDict()
+        self._denials = Denials(clock.wall)
         self._missing: dict[tuple[str, object], Invalidation] = {}
         self._write_back_at = -inf
         self._outbox = Outbox(partial(Log, fleet))
@@ -233,13 +228,7 @@ class Member:
     def begin(self, page: Page) -> None:
         """Begin with the first page of a log, which starts at its oldest row."""
         self.applied.begin(page.before)
-        # Each process uses a random order, so that few rows are written by several processes.
-        known, unproven = list(self._known.items()), list(self._unproven.items())
-        random.shuffle(known)
-        random.shuffle(unproven)
-        self._missing = dict(known)
-        for name, each in unproven:
-            self._missing.setdefault(name, each)
+        self._missing = self._denials.shuffled()
         self._write_back_at = self._now() + WRITE_BACK_SPREAD * random.random()  # noqa: S311  it spreads load
         if page.floor is not None:
             dropped = self._format.read(page.floor)
@@ -257,21 +246,25 @@ class Member:
             self.applied.note(row.number, invalidation)  # must come before `apply`: see `applied`
             self._local.apply(invalidation, live=self._is_new(row, invalidation))
             self._applied += 1
-            self._remember(invalidation)
+            self._denials.add(invalidation)
             missing = self._missing.get(invalidation.name)
             if missing is not None and missing.instant <= invalidation.instant:
                 del self._missing[invalidation.name]
         self._outbox.read(row)
         self.position.advance(row)
 
-    def caught_up(self) -> None:
-        """Note that all rows were applied."""
-        self.applied.reached(self.position.epoch, self.position.number)
-        if self._out_since is not None:
-            self._reporter.fleet_in_sync(self._now() - self._out_since)
+    def caught_up(self, is_followed: Callable[[], bool]) -> None:
+        """Note that all rows were applied, if this following has not been ended meanwhile."""
+        with self._lock:  # `_stop` runs in any thread
+            if not is_followed():
+                return
+            reading, out_since = self._first_reading, self._out_since
+            self.applied.reached(self.position.epoch, self.position.number)
             self._out_since = None
-        if not self._first_reading.done():
-            self._first_reading.set_result(None)
+        if out_since is not None:
+            self._reporter.fleet_in_sync(self._now() - out_since)
+        if not reading.done():
+            reading.set_result(None)
 
     def lost(self, exc: FleetUnavailableError) -> None:
         """Note that the log cannot be read."""
@@ -306,7 +299,12 @@ class Member:
             invalidation = replace(self._missing[name], repeated=True)
             ends_at = needed_until(invalidation, now)
             if ends_at is None or ends_at > now:
-                rows.append(self._format.write(invalidation, ends_at=ends_at))
+                try:
+                    rows.append(self._format.write(invalidation, ends_at=ends_at))
+                except ValueError:
+                    # Too long, and a holder of a key has written it by other means. It stays in
+                    # force here, and must not stop the following.
+                    del self._missing[name]
             else:
                 del self._missing[name]
         return rows
@@ -319,26 +317,8 @@ class Member:
         If its invalidation is known already, the row was written back, or somebody without a key
         copied it.
         """
-        known = self._denials_like(invalidation).get(invalidation.name)
-        is_known = known is not None and known.instant >= invalidation.instant
+        is_known = self._denials.have(invalidation)
         return row.number > self.position.history_to and not (is_known or invalidation.repeated)
-
-    def _remember(self, invalidation: Invalidation) -> None:
-        if invalidation.token_kind is TokenKind.OPAQUE or invalidation.caller is not None:
-            return
-        denials = self._denials_like(invalidation)
-        before = denials.pop(invalidation.name, invalidation)
-        denials[invalidation.name] = max(before, invalidation, key=lambda each: each.instant)
-        oldest = next(iter(denials.values()))
-        if oldest.ends_at is not None and oldest.ends_at <= self._clock.wall():
-            del denials[oldest.name]
-        # At most as many as the log holds, so that writing them back drops no row.
-        if len(self._known) + len(self._unproven) > MAX_ROWS:
-            (self._unproven or self._known).popitem(last=False)
-
-    def _denials_like(self, invalidation: Invalidation) -> _Denials:
-        is_unproven = invalidation.token_kind is TokenKind.UNPROVEN
-        return self._unproven if is_unproven else self._known
 
     def _now(self) -> float:
         # Real time, not the injected clock: Redis runs in real time.

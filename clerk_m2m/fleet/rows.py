@@ -14,6 +14,8 @@ from clerk_m2m.lookups.invalidation import Invalidation, TokenKind
 VERSION: Final = 1
 # The largest body of a row, in bytes: an id has about 40, and there are at most two digests.
 MAX_BODY: Final = 2048
+# A denial takes so many bytes more when it is written again.
+REPEATED: Final = len(',"repeated":true')
 # Seconds. Only processes that follow the log, or just did, need a row about an opaque token.
 OPAQUE_ROW: Final = 600.0
 # `Row.ends_at` of a row that never expires, and of one that never expires but may be dropped.
@@ -56,7 +58,8 @@ class RowFormat:
     def write(self, invalidation: Invalidation, *, ends_at: float | None) -> Row:
         """Return the row of an invalidation; it is needed until `ends_at` (Unix s; None: for ever).
 
-        Raises `ValueError` if the body exceeds 2,048 bytes, because every reader refuses that.
+        Raises `ValueError` if the body, now or when it is written again, exceeds the 2,048 bytes
+        that readers accept.
         """
         fields = {
             name: value
@@ -66,7 +69,7 @@ class RowFormat:
         if invalidation.digests:
             fields["digests"] = [digest.hex() for digest in invalidation.digests]
         body = json.dumps({"v": VERSION} | fields, sort_keys=True, separators=(",", ":"))
-        if len(body) > MAX_BODY:
+        if len(body) > MAX_BODY - (0 if invalidation.repeated else REPEATED):
             raise ValueError("The id of the token or machine is too long for the fleet's log.")
         end = NEVER if ends_at is None else int(ends_at) + 1
         if invalidation.token_kind is TokenKind.UNPROVEN:
@@ -92,7 +95,7 @@ class RowFormat:
         # other fields.
         try:
             return _invalidation(json.loads(row.body))
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
             return None
 
 
@@ -108,10 +111,9 @@ def _invalidation(fields: dict[str, Any]) -> Invalidation | None:
     invalidation = Invalidation(
         digests=digests, token_kind=None if kind is None else TokenKind(kind), **fields
     )
-    times = (invalidation.instant, invalidation.ends_at)
+    ends_at = 0.0 if invalidation.ends_at is None else invalidation.ends_at
     ids = (invalidation.token_id, invalidation.machine_id, invalidation.caller)
     # A comparison with NaN is always false: a denial with such an instant would deny nothing.
-    good = all(each is None or isfinite(each) for each in times) and all(
-        isinstance(each, str | None) for each in ids
-    )
+    good = isfinite(invalidation.instant) and isfinite(ends_at)
+    good = good and all(isinstance(each, str | None) for each in ids)
     return invalidation if good else None

@@ -19,22 +19,30 @@ local function id_number(entry)
   return entry and tonumber(string.match(entry[1], '^%d+')) or nil
 end
 
+-- The number of the next row must be above that of every row that there ever was in the stream.
+local function last_id(kept)
+  if kept == 0 then
+    redis.call('DEL', rows)
+    return '0-0'
+  end
+  local told = redis.call('XINFO', 'STREAM', rows)
+  for at = 1, #told, 2 do
+    if told[at] == 'last-generated-id' then return told[at + 1] end
+  end
+end
+
 local function checked()
   local known = redis.call('HMGET', head, 'epoch', 'number', 'first')
   local number, first = tonumber(known[2]), tonumber(known[3])
   local kept = redis.call('XLEN', rows)
-  if known[1] and number and first and kept == number - first + 1 then
+  local last = last_id(kept)
+  if known[1] and number and first and kept == number - first + 1 and last == number .. '-0' then
     return known[1], number, first
   end
   local newest = redis.call('XREVRANGE', rows, '+', '-', 'COUNT', 1)[1]
   local oldest = redis.call('XRANGE', rows, '-', '+', 'COUNT', 1)[1]
   number, first = id_number(newest) or 0, id_number(oldest) or 1
   local nonce = newest and newest[2][2] or ''
-  -- The number of the next row must be above that of every row that there ever was in the stream.
-  local last = kept > 0 and redis.call('XINFO', 'STREAM', rows) or {}
-  for at = 1, #last, 2 do
-    if last[at] == 'last-generated-id' then last = last[at + 1] break end
-  end
   if kept ~= number - first + 1 or last ~= number .. '-0' then
     redis.call('DEL', rows)
     number, first, nonce = 0, 1, ''

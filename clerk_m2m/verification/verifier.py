@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, Final, assert_never
 
 from clerk_m2m.clock import Clock, ServerClock
 from clerk_m2m.credentials import Headers, JWTCredential, OpaqueCredential, credential_of, parse
@@ -55,12 +55,11 @@ class Verifier:
     """Verifies who holds a token and whether that caller may call this service.
 
     `MachineAuthMiddleware` makes one; make one yourself to share it between apps, to invalidate, or
-    to verify outside of a request. If `settings` is None, the environment is read. `transport`
-    replaces the network, for client certificates (mTLS) or for tests: you close it, and it must
-    work in each event loop. Without one, proxies and certificates come from the environment, as in
-    httpx (see `ClerkClient`). `clock` replaces the time, for tests. `on_event` is called with each
-    `Event`. Raises `ConfigurationError` for settings that cannot work. One verifier can be used by
-    any number of event loops and threads.
+    to verify outside of a request. Any number of event loops and threads can use it. If `settings`
+    is None, the environment is read. `transport` replaces the network, for client certificates
+    (mTLS) or for tests: you close it, and it must work in each event loop. Without one, proxies and
+    certificates are those of the environment (see `ClerkClient`). `clock` replaces the time, for
+    tests. `on_event` is called with each `Event`. Raises `ConfigurationError` for invalid settings.
     """
 
     def __init__(
@@ -82,9 +81,7 @@ class Verifier:
             parts.backend_api, settings, transport, clock, server_clock, stats, times, reporter
         )
         self._api = open_api("credentials")
-        # The key set has its own breaker: `jwks_url` is another host, so its failures do not mean
-        # that the endpoints which verify credentials fail too.
-        self._key_api = open_api("keys")
+        self._key_api = open_api("keys")  # with its own breaker: `jwks_url` is another host
         self.graph = parts.graph_source(settings, self._api, clock, reporter)
         self._callee = settings.machine_id
         self._not_accepted = not_accepted(settings)
@@ -348,3 +345,6 @@ class Verifier:
         if (close_graph := getattr(self.graph, "aclose", None)) is not None:
             await close_graph()
         self.reporter.flush()
+
+
+VERIFY: Final = Verifier.verify  # the original, before other code can replace it

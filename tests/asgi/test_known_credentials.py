@@ -12,13 +12,15 @@ import asyncio
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
+from importlib.util import find_spec, module_from_spec
 from itertools import product
 from typing import Any, TypeAlias
 
 import pytest
 from asgi_messages import ask, http_scope
+from httpx import MockTransport, Response
 from hypothesis import example, given, settings, strategies
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from clerk_m2m import Identity, RefusalError, Settings, TokenInvalidError, Verifier
 from clerk_m2m.credentials import MAX_CREDENTIAL_BYTES
@@ -293,9 +295,39 @@ def ban_on_class(patch: pytest.MonkeyPatch, _verifier: Verifier) -> None:
     patch.setattr(Verifier, "verify", lambda _self, token, **given: deny(token, **given))
 
 
+class Wrapper:
+    """Stands in place of a method and shows its attributes, as the wrappers of wrapt do."""
+
+    def __init__(self, wrapped: Callable[..., Any]) -> None:
+        self._wrapped = wrapped
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._wrapped, name)
+
+    async def __call__(self, token: str, **_given: Any) -> Identity:
+        """Refuse everybody."""
+        return await deny(token)
+
+
+def ban_in_wrapper(patch: pytest.MonkeyPatch, verifier: Verifier) -> None:
+    patch.setattr(verifier, "verify", Wrapper(verifier.verify))
+
+
+def ban_in_another(patch: pytest.MonkeyPatch, verifier: Verifier) -> None:
+    unknown = Response(404, json={"errors": [{"code": "resource_not_found", "message": "no"}]})
+    another = Verifier(verifier.settings, transport=MockTransport(lambda _: unknown))
+    patch.setattr(verifier, "verify", another.verify)
+
+
 @pytest.mark.parametrize(
     ("kind", "ban"),
-    [(Stricter, ban_in_subclass), (Verifier, ban_on_instance), (Verifier, ban_on_class)],
+    [
+        (Stricter, ban_in_subclass),
+        (Verifier, ban_on_instance),
+        (Verifier, ban_on_class),
+        (Verifier, ban_in_wrapper),
+        (Verifier, ban_in_another),
+    ],
 )
 async def test_an_overridden_verify_is_called_for_cached_credentials_too(
     world: World,
@@ -314,3 +346,26 @@ async def test_an_overridden_verify_is_called_for_cached_credentials_too(
 
     assert known == [200, 200]
     assert banned.json()["code"] == "token_invalid"
+
+
+async def test_a_verify_that_was_replaced_before_the_middleware_was_imported_is_asked(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verifier, token = world.verifier(), world.token()
+    await verifier.verify(token)
+    ban_on_class(monkeypatch, verifier)
+
+    spec = find_spec("clerk_m2m.asgi.middleware")
+    assert spec is not None
+    assert spec.loader is not None
+    imported_late = module_from_spec(spec)
+    spec.loader.exec_module(imported_late)
+
+    async def app(_scope: Scope, _receive: Receive, _send: Send) -> None:
+        pytest.fail("it was let in")
+
+    guarded = imported_late.MachineAuthMiddleware(app, verifier=verifier)
+    authorization = b"authorization", b"Bearer " + token.encode()
+    status, problem = await ask(guarded, {**http_scope(), "headers": [authorization]})
+
+    assert (status, problem["code"]) == (401, "token_invalid")

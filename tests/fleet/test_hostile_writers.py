@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
+import hmac
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import pytest
+from redis.asyncio import Redis as AsyncRedis
 
 from clerk_m2m import Clock, Fleet, FleetUnavailableError, Verifier
 from clerk_m2m.fleet import member as member_module
+from clerk_m2m.fleet.follower import PAUSE
 from clerk_m2m.fleet.keys import log_key
 from clerk_m2m.fleet.log import Log, Page
 from clerk_m2m.fleet.member import Member
-from clerk_m2m.fleet.rows import Row, RowFormat
+from clerk_m2m.fleet.rows import MAX_BODY, Row, RowFormat
 from clerk_m2m.lookups.invalidation import Invalidation
 from clerk_m2m.observe.reporter import Reporter
+from clerk_m2m.secret import Secret
 from harness import World
 
 from .services import FLEET_KEY, Redis, accepts, in_sync, measured, until
@@ -51,6 +57,64 @@ async def follower(world: World, fleet: MakeFleet) -> Verifier:
     await accepts(verifier, world.token())
     await until(lambda: in_sync(verifier))
     return verifier
+
+
+# A head or ids after which XADD does not take the next number, with as many rows as the head says.
+_NO_NEXT = {
+    "an id of the same number": """
+        redis.call('XADD', KEYS[2], redis.call('HGET', KEYS[1], 'number') .. '-7', 'nonce', 'n')
+        redis.call('XDEL', KEYS[2], '1-0')""",
+    "an id far above": """
+        redis.call('XADD', KEYS[2], '999999-0', 'nonce', 'n')
+        redis.call('XDEL', KEYS[2], '1-0')""",
+    "the id of a row that is gone": """
+        redis.call('XADD', KEYS[2], '999999-0', 'nonce', 'n')
+        redis.call('XDEL', KEYS[2], '999999-0')""",
+    "the id of a row that was the only one": """
+        redis.call('DEL', KEYS[1], KEYS[2])
+        redis.call('HSET', KEYS[1], 'epoch', 'e', 'number', 0, 'first', 1, 'nonce', '')
+        redis.call('XADD', KEYS[2], '999999-0', 'nonce', 'n')
+        redis.call('XDEL', KEYS[2], '999999-0')""",
+    "a number below zero": """
+        redis.call('DEL', KEYS[2])
+        redis.call('HSET', KEYS[1], 'number', -5, 'first', -4)""",
+}
+
+
+@pytest.mark.parametrize("written", _NO_NEXT)
+async def test_no_number_that_somebody_writes_stops_revocations(
+    world: World, fleet: MakeFleet, redis: Redis, written: str
+) -> None:
+    one, other = await follower(world, fleet), await follower(world, fleet)
+    for _ in range(2):
+        await one.invalidate_everywhere(token_id="mt_1")
+    jwt = world.jwt()
+    assert await accepts(other, jwt)
+
+    redis.call("EVAL", _NO_NEXT[written], 2, redis.head, redis.rows)
+
+    await until(lambda: measured(other).doubts and in_sync(one, other))
+    await one.invalidate_everywhere(token=jwt)
+    before = measured(other).applied
+    await until(lambda: measured(other).applied > before or not in_sync(other))
+    assert not await accepts(other, jwt)
+
+
+async def test_a_server_that_does_not_wait_for_rows_is_not_asked_without_a_pause(
+    world: World, fleet: MakeFleet, redis: Redis
+) -> None:
+    asked = []
+
+    class Hasty(AsyncRedis):
+        async def xread(self, *_given: object, **_named: object) -> list[Any]:
+            asked.append(1)
+            return []
+
+    await follower(world, partial(fleet, server=lambda: Hasty(port=redis.port)))
+    asked.clear()
+    await asyncio.sleep(0.3)
+
+    assert 0 < len(asked) <= 0.3 / PAUSE + 1
 
 
 @pytest.mark.parametrize("floor", ["5", "[" * 100_000, "null", '["a"]'])
@@ -116,6 +180,32 @@ async def test_a_closed_service_applies_denials_written_since_it_was_closed(
     assert not await accepts(other, jwt)
 
 
+async def test_a_service_that_is_closed_while_rows_are_applied_has_not_read_the_log(
+    world: World, fleet: MakeFleet
+) -> None:
+    one, other = await follower(world, fleet), world.verifier(world.live_settings(fleet=fleet()))
+    await one.invalidate_everywhere(token_id="mt_1")
+    member, loop, ended = other._fleet, asyncio.get_running_loop(), asyncio.Event()
+    assert member is not None
+    take, caught_up = member.take, member.caught_up
+
+    def closed_meanwhile(row: Row) -> None:
+        asyncio.run_coroutine_threadsafe(other.aclose(), loop).result()
+        take(row)
+
+    def noted(is_followed: Callable[[], bool]) -> None:
+        caught_up(is_followed)
+        loop.call_soon_threadsafe(ended.set)
+
+    member.take, member.caught_up = closed_meanwhile, noted  # type: ignore[method-assign]
+    member.start()
+    await ended.wait()
+
+    assert not measured(other).in_sync
+    assert member.applied.mark is None
+    assert not member._first_reading.done()
+
+
 class Applied:
     """A `Local` that notes the member's position at each call."""
 
@@ -176,6 +266,62 @@ def test_a_row_with_an_invalid_instant_is_refused() -> None:
     for instant in (math.nan, math.inf, "1"):
         invalidation = Invalidation(machine_id=machine, instant=cast(float, instant))
         assert form.read(form.write(invalidation, ends_at=None)) is None
+
+
+@pytest.mark.parametrize(
+    "fields", ['"instant":null', '"instant":1' + "0" * 400, '"instant":' + "[" * 990]
+)
+def test_no_row_that_a_key_was_abused_for_stops_a_follower(fields: str) -> None:
+    key, body = b"k" * 32, f'{{"v":1,"token_id":"mt_1",{fields}'
+    body += "]" * body.count("[") + "}"
+    signature = hmac.digest(key, f"n\n{body}".encode(), "sha256").hex()
+    row, limit = Row(nonce="n", body=body, signature=signature), sys.getrecursionlimit()
+    sys.setrecursionlimit(1_000)  # as outside of tests
+    try:
+        assert RowFormat((key,)).read(row) is None
+    finally:
+        sys.setrecursionlimit(limit)
+
+
+async def test_the_longest_row_is_written_back(
+    world: World, fleet: MakeFleet, redis: Redis
+) -> None:
+    one, other = await follower(world, fleet), await follower(world, fleet)
+    length = MAX_BODY
+    while length:  # the longest name that is taken
+        try:
+            await one.invalidate_everywhere(token_id="x" * length)
+        except ValueError:
+            length -= 1
+        else:
+            break
+    await until(lambda: measured(one).applied == 1 == measured(other).applied)
+
+    redis.call("DEL", redis.head, redis.rows)
+
+    await until(lambda: measured(other).applied > 1 and in_sync(one, other), within=3.0)
+
+
+async def test_a_row_that_no_row_of_ours_can_repeat_stops_no_follower(
+    world: World, fleet: MakeFleet, redis: Redis
+) -> None:
+    one, jwt = await follower(world, fleet), world.jwt()
+    body = f'{{"v":1,"instant":1.0,"token_id":"{"é" * 500}"}}'
+    key = log_key(Secret(FLEET_KEY))
+    signature = hmac.digest(key, f"n\n{body}".encode(), "sha256").hex()
+    row = ("nonce", "n", "previous", "", "body", body, "signature", signature, "ends_at", "0")
+    redis.call("EVAL", _APPENDED, 2, redis.head, redis.rows, *row)
+    await until(lambda: measured(one).applied == 1)
+
+    redis.call("DEL", redis.head, redis.rows)
+
+    member = one._fleet
+    assert member is not None
+    await until(lambda: measured(one).doubts and not member._missing, within=3.0)
+    other = await follower(world, fleet)
+    await other.invalidate_everywhere(token=jwt)
+    await until(lambda: measured(one).applied == 2)
+    assert not await accepts(one, jwt)
 
 
 class Lying:

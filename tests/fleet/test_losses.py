@@ -19,8 +19,8 @@ from clerk_m2m import (
     VerificationUnavailableError,
 )
 from clerk_m2m.backend_api.revocations import Revocation
+from clerk_m2m.fleet import denials as denials_module
 from clerk_m2m.fleet import log as log_module
-from clerk_m2m.fleet import member as member_module
 from clerk_m2m.fleet.keys import log_key
 from clerk_m2m.fleet.log import READ_TIMEOUT, Log, Page
 from clerk_m2m.fleet.member import Member
@@ -129,8 +129,8 @@ class Nowhere:
 async def test_unverified_jwts_displace_no_denial_that_is_written_back(
     fleet: MakeFleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(member_module, "MAX_ROWS", 3)
-    monkeypatch.setattr(member_module, "WRITE_BACK_SPREAD", 0.0)
+    monkeypatch.setattr(denials_module, "MAX_ROWS", 3)
+    monkeypatch.setattr(denials_module, "WRITE_BACK_SPREAD", 0.0)
     settings, log = fleet(), Log(fleet())
     member = Member(settings, local=Nowhere(), clock=Clock(), reporter=Reporter(Clock()))
     form = RowFormat((log_key(settings.keys[0]),))
