@@ -21,6 +21,7 @@ from clerk_m2m import (
 from clerk_m2m.backend_api.revocations import Revocation
 from clerk_m2m.fleet import denials as denials_module
 from clerk_m2m.fleet import log as log_module
+from clerk_m2m.fleet import member as member_module
 from clerk_m2m.fleet.keys import log_key
 from clerk_m2m.fleet.log import READ_TIMEOUT, Log, Page
 from clerk_m2m.fleet.member import Member
@@ -130,7 +131,7 @@ async def test_unverified_jwts_displace_no_denial_that_is_written_back(
     fleet: MakeFleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(denials_module, "MAX_ROWS", 3)
-    monkeypatch.setattr(denials_module, "WRITE_BACK_SPREAD", 0.0)
+    monkeypatch.setattr(member_module, "WRITE_BACK_SPREAD", 0.0)
     settings, log = fleet(), Log(fleet())
     member = Member(settings, local=Nowhere(), clock=Clock(), reporter=Reporter(Clock()))
     form = RowFormat((log_key(settings.keys[0]),))
