@@ -1,8 +1,8 @@
-"""The suite on other interpreters and other versions of its dependencies than `make test` uses.
+"""Runs the suite on other interpreters and dependency versions than `make test` uses.
 
 `nox` runs it on every interpreter found, with the newest and with the lowest dependencies;
-`nox -s ends` with the lowest on the oldest interpreter and with the newest on the newest one;
-`nox -s 'tests-3.12(lowest)'` in one place. What follows `--` goes to pytest.
+`nox -s ends` runs it with the lowest on the oldest interpreter and with the newest on the newest
+one; `nox -s 'tests-3.12(lowest)'` runs one combination. What follows `--` goes to pytest.
 """
 
 import os
@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 
 PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
 
-# pyenv's own commands run only the versions that were chosen with it: look where it keeps them.
+# pyenv's shims run only the selected versions, so add the folders of all installed ones to PATH.
 PYENV = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
 os.environ["PATH"] = os.pathsep.join(
     [
@@ -30,11 +30,11 @@ FOUND = [version for version in PYTHONS if shutil.which(f"python{version}")]
 nox.needs_version = ">=2025.11.12"
 nox.options.sessions = ["tests"]
 nox.options.download_python = "never"
-nox.options.error_on_missing_interpreters = False  # nox names each one that it skips
+nox.options.error_on_missing_interpreters = False  # nox prints each interpreter that it skips
 
 
 def floors() -> list[str]:
-    """Give every dependency that the project declares, at the lowest version that it allows."""
+    """Return each declared dependency pinned to the lowest version that it allows."""
     project = nox.project.load_toml("pyproject.toml")["project"]
     declared = chain(project["dependencies"], *project["optional-dependencies"].values())
     return [
@@ -59,7 +59,7 @@ def tests(session: nox.Session, dependencies: str) -> None:
 
 @nox.session(python=False)
 def ends(session: nox.Session) -> None:
-    """Run both ends of the matrix; they are one interpreter's where only one is found."""
+    """Run both ends of the matrix (on one interpreter if only one is found)."""
     missing = ", ".join(version for version in PYTHONS if version not in FOUND) or "none"
     session.log(f"found: {', '.join(FOUND)}; not found: {missing}")
     session.notify(f"tests-{FOUND[0]}(lowest)")

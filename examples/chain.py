@@ -1,9 +1,9 @@
-"""Three services in a row, A -> B -> C: each calls the next as itself.
+"""Three services in a chain, A -> B -> C: each calls the next with its own token.
 
     python examples/chain.py
 
-Everything runs in this process, on the embedded emulator, with no socket. C sees B as its caller.
-Of A it learns nothing, unless B passes it on in the claims of a token of B's own.
+Everything runs in this process with the embedded emulator, without a socket. C sees B as its
+caller. C learns of A only if B puts A's id into the claims of B's own token.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ CLERK = "http://clerk.test"
 
 
 class Chain:
-    """The three services, and what opens and closes them."""
+    """The three services and their clients. `stack` closes them."""
 
     def __init__(self, stack: AsyncExitStack) -> None:
         self.stack = stack
@@ -40,7 +40,7 @@ class Chain:
         self.to_b = self.client(app_b, self.a)
 
     def protect(self, machine: EmulatedMachine, *routes: Route) -> Starlette:
-        """A service that only its callers in the scope graph get into."""
+        """Return a service that accepts only machines with an edge to `machine`."""
         settings = Settings(
             machine_id=machine.id, machine_secret_key=machine.secret_key, api_url=CLERK
         )
@@ -53,7 +53,7 @@ class Chain:
     def client(
         self, app: Starlette, caller: EmulatedMachine, claims: dict[str, Any] | None = None
     ) -> httpx.AsyncClient:
-        """A client of a service, which calls as `caller`."""
+        """Return a client of `app` that calls as `caller`."""
         auth = MachineTokenAuth(
             caller.secret_key, claims=claims, api_url=CLERK, transport=self.clerk
         )
@@ -64,11 +64,11 @@ class Chain:
         return client
 
     async def relay(self, request: Request) -> JSONResponse:
-        """B calls C on its own account."""
+        """B calls C, without claims."""
         return JSONResponse((await self.to_c.get("/whoami")).json())
 
     async def relay_for(self, request: Request) -> JSONResponse:
-        """B calls C and says for whom: one token, and so one client, for each of B's callers."""
+        """B calls C and names its own caller in the claims: one token and one client per caller."""
         caller = request.state.machine.machine_id
         if caller not in self.to_c_for:
             claims = {"on_behalf_of": caller}
@@ -77,7 +77,7 @@ class Chain:
 
 
 async def whoami(request: Request) -> JSONResponse:
-    """C tells what it knows of its caller. The claims are B's word: C believes them or not."""
+    """C returns what it knows of its caller. B chose the claims, and Clerk does not check them."""
     caller = request.state.machine
     return JSONResponse({"caller": caller.machine_id, "claims": dict(caller.claims)})
 
@@ -92,7 +92,7 @@ async def main() -> None:
             answer = await chain.to_b.get(path)
             print(f"A -> B{path} -> C: C sees {answer.json()}")
         direct = await chain.client(chain.app_c, chain.a).get("/whoami")
-        print(f"A -> C: {direct.status_code} {direct.json()['code']}, for there is no such edge")
+        print(f"A -> C: {direct.status_code} {direct.json()['code']}: there is no edge A -> C")
         minted = chain.emulator.calls["createM2MToken"]
         print(f"Clerk minted {minted} tokens: one for each of four clients, and one after the 401")
 

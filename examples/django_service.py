@@ -3,8 +3,8 @@
     CLERK_MACHINE_ID=mch_… CLERK_MACHINE_SECRET_KEY=ak_… CLERK_SECRET_KEY=sk_… \
     CLERK_M2M_ACCEPTS=m2m_token,api_key uvicorn django_service:app
 
-`MachineAuthMiddleware` stands around Django. Django answers 500 to what a view raises, so a
-middleware of its own answers the refusals of guards.
+`MachineAuthMiddleware` wraps the Django app. Django turns an exception of a view into a 500, so the
+Django middleware `AnswerRefusals` answers when a guard refuses.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ buyer = require_api_key(scopes=["orders:write"])
 
 
 class AnswerRefusals:
-    """Answers what a guard refuses; installed in `MIDDLEWARE`."""
+    """Sends the answer (401, 403, 503) when a guard refuses. It is listed in `MIDDLEWARE`."""
 
     sync_capable, async_capable = True, False
 

@@ -1,4 +1,4 @@
-"""A service that is easy to test: the verifier is a parameter, None reads the environment.
+"""A service that is easy to test: the verifier is a parameter (None: from the environment).
 
     CLERK_MACHINE_ID=mch_… CLERK_MACHINE_SECRET_KEY=ak_… uvicorn orders_service:app
 

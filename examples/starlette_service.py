@@ -1,4 +1,4 @@
-"""A Starlette service that is partly public: the middleware lets everyone in, guards decide.
+"""A partly public Starlette service: requests need no credential, unless a guard requires one.
 
 CLERK_MACHINE_ID=mch_… CLERK_MACHINE_SECRET_KEY=ak_… uvicorn starlette_service:app
 """

@@ -1,4 +1,4 @@
-"""The tests of orders_service.py: first its handlers alone, then the whole door with the emulator.
+"""The tests of orders_service.py: the handlers alone, then with the middleware and the emulator.
 
     pip install 'clerk-m2m[cli,testing]' pytest-asyncio
     pytest test_example_service.py
@@ -36,7 +36,7 @@ async def get(app: ASGIApp, path: str, headers: dict[str, str] | None = None) ->
         return await client.get(path, headers=headers)
 
 
-# The handlers alone: the test says who calls. No emulator, no key, nothing in the environment.
+# The handlers alone: the test sets the caller. No emulator, no key, no environment variable.
 
 
 async def test_a_machine_gets_its_orders() -> None:
@@ -55,12 +55,12 @@ async def test_the_health_check_needs_no_caller() -> None:
     assert answer.json() == {"status": "ok"}
 
 
-async def test_nobody_gets_in_while_clerk_is_down() -> None:
+async def test_an_unverifiable_credential_gets_503() -> None:
     answer = await get(as_caller(app, VerificationUnavailableError()), "/orders")
     assert (answer.status_code, answer.json()["code"]) == (503, "verification_unavailable")
 
 
-# The whole door: real tokens, verified at an emulated Clerk in process.
+# With the middleware: real tokens, verified by an emulated Clerk in this process.
 
 
 @pytest.fixture
@@ -112,10 +112,10 @@ async def test_an_expired_token_is_refused(
     assert (answer.status_code, answer.json()["code"]) == (401, "token_invalid")
 
 
-# The service as it is deployed, configured by its environment; Clerk is at CLERK_API_URL.
+# The service as deployed: configured by environment variables; CLERK_API_URL is the emulator.
 
 
-async def test_the_service_works_with_what_its_environment_says(
+async def test_the_service_is_configured_by_its_environment(
     orders: EmulatedMachine,
     clerk_token: TokenFactory,
     clerk_emulator_server: ClerkEmulatorServer,

@@ -1,4 +1,4 @@
-"""A FastAPI WebSocket: who may not call is refused before the connection is accepted.
+"""A FastAPI WebSocket: a caller without access is refused before the connection is accepted.
 
 CLERK_MACHINE_ID=mch_… CLERK_MACHINE_SECRET_KEY=ak_… uvicorn websocket_service:app
 """

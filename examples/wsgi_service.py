@@ -1,11 +1,11 @@
-"""A WSGI service: the verifier runs in an event loop of its own, behind a portal of anyio.
+"""A WSGI service: the verifier runs in its own event loop; threads call it through anyio's portal.
 
     CLERK_MACHINE_ID=mch_… CLERK_MACHINE_SECRET_KEY=ak_… python wsgi_service.py
     CLERK_MACHINE_ID=mch_… CLERK_MACHINE_SECRET_KEY=ak_… gunicorn 'wsgi_service:create_app()'
 
-Each thread of the server waits for its own answer; the cache and the shared look-ups are one for
-all threads. A server that forks opens the portal in each worker: gunicorn calls `create_app` there,
-unless it is told to `--preload`.
+Each thread of the server waits for its own answer. All threads share the cache and the look-ups in
+progress. If the server forks, each worker must open its own portal: gunicorn calls `create_app` in
+the worker, unless it runs with `--preload`.
 """
 
 import atexit
@@ -31,7 +31,7 @@ def open_app() -> Iterator[Application]:
     with start_blocking_portal() as portal:
 
         def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-            # WSGI joins a header that was sent twice, and two credentials are refused.
+            # WSGI joins a repeated header to one value; a value with two credentials is refused.
             headers = {
                 name.removeprefix("HTTP_").replace("_", "-"): value
                 for name, value in environ.items()
@@ -52,7 +52,7 @@ def open_app() -> Iterator[Application]:
 
 
 def create_app() -> Application:
-    """Open the app until the process ends; takes anyio 4.5, whose portals do not keep it alive."""
+    """Open the app until the process exits. Older portals than anyio 4.5's keep it alive."""
     stack = ExitStack()
     atexit.register(stack.close)
     return stack.enter_context(open_app())

@@ -16,7 +16,7 @@ from live.run import run
 
 
 def main(arguments: Sequence[str] | None = None, environ: Mapping[str, str] | None = None) -> int:
-    """Run what the command line asks for; gives the exit code."""
+    """Run what the command line asks for, and return the exit code."""
     try:
         options = read_options(arguments, environ)
     except ConfigurationError as exc:
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None, environ: Mapping[str, str] | No
 async def _run(options: Options, report: Report) -> None:
     task = asyncio.current_task()
     if task is not None and sys.platform != "win32":
-        # As Ctrl-C does: what was made is removed first.
+        # Like Ctrl-C: the run deletes what it created before the process ends.
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     await run(options, report, tell=lambda line: print(line, file=sys.stderr, flush=True))
 

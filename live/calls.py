@@ -1,8 +1,8 @@
 """The connection to the instance: every call of a run goes through one transport.
 
-It keeps to the rate limit of a development instance, waits where Clerk asks for it, and counts what
-is billed and what the answers' headers were. `Calls` sends what must be seen as it is answered; the
-package's own client and verifier are given the same transport.
+It keeps to the rate limit of a development instance and waits for `Retry-After`. It counts billed
+calls and notes the headers of the answers. `Calls.raw` returns an answer unchanged; the package's
+own client and verifier use the same transport.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from clerk_m2m.transport.client import API_VERSION
 
 Sleep: TypeAlias = Callable[[float], Awaitable[object]]
 
-# Seconds; long, since a call may first have to wait for its turn and for a `Retry-After`.
+# Seconds; long, because a call may have to wait for the rate limit and for a `Retry-After`.
 TIMEOUT: Final = 40.0
 MAX_WAIT: Final = 15.0
 
-# Anything else in the place of a code might repeat what was sent, and is not shown.
+# A code in any other form is not shown, because it might repeat a secret from the request.
 _CODE: Final = re.compile(r"[a-z_]{1,60}")
 
 
@@ -46,7 +46,7 @@ class Pace:
     ) -> None:
         self._sleep, self._now = sleep, now
         self._gap, self._credit = 1 / rate, (burst - 1) / rate
-        self._next_at = 0.0  # when the bucket would hold one call, had it no room for more
+        self._next_at = 0.0  # earliest time of the next call; in the past while a burst is possible
 
     async def turn(self) -> None:
         """Wait until one more call may be sent."""
@@ -59,7 +59,7 @@ class Pace:
 
 @dataclass(slots=True)
 class Counts:
-    """What was sent, and what the answers had in common. `skews` are seconds: `Date` less ours."""
+    """Counts of calls and of answers. `skews` are seconds: `Date` minus this host's clock."""
 
     calls: int = 0
     verifications: int = 0
@@ -73,7 +73,7 @@ class Counts:
 
 
 class Connection(httpx.AsyncBaseTransport):
-    """Passes calls on to `inner`, in turn, and counts them."""
+    """Sends calls through `inner` at the pace of the rate limit, and counts them."""
 
     def __init__(
         self, inner: httpx.AsyncBaseTransport, host: str, pace: Pace | None, sleep: Sleep
@@ -86,7 +86,7 @@ class Connection(httpx.AsyncBaseTransport):
         self._idle.set()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a call; where Clerk asks to wait, wait and send it once more."""
+        """Send a call. After a 429, wait as Clerk asks and send it once more."""
         self._under_way += 1
         self._idle.clear()
         try:
@@ -97,14 +97,14 @@ class Connection(httpx.AsyncBaseTransport):
                 self._idle.set()
 
     async def idle(self, timeout: float) -> None:
-        """Wait until no call is under way, for `timeout` seconds at most.
+        """Wait until no call is in progress, for `timeout` seconds at most.
 
-        The package's client lets a call go on whose waiter was cancelled.
+        In the package's client, a call goes on after its waiter was cancelled.
         """
         try:
             await asyncio.wait_for(self._idle.wait(), timeout)
         except TimeoutError:
-            pass  # it will end by its own deadline
+            pass  # the call ends at its own deadline
 
     async def _in_turn(self, request: httpx.Request) -> httpx.Response:
         if self._pace is None:
@@ -119,7 +119,7 @@ class Connection(httpx.AsyncBaseTransport):
 
     @contextmanager
     def unpaced(self) -> Iterator[None]:
-        """Within the block, send without waiting, and give a 429 as it is."""
+        """Within the block, send without waiting, and return a 429 without a retry."""
         pace, self._pace = self._pace, None
         try:
             yield
@@ -140,7 +140,7 @@ class Connection(httpx.AsyncBaseTransport):
         if request.method == "POST" and response.is_success:
             counts.minted += path.endswith("/m2m_tokens")
             counts.api_keys += path.endswith("/api_keys")
-        if request.url.host == self._host:  # the public key set is on another
+        if request.url.host == self._host:  # the public key set is on another host
             self._note(request, response)
         return response
 
@@ -160,7 +160,7 @@ class Connection(httpx.AsyncBaseTransport):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """An answer as it came; `body` is its JSON, None where it is none. `str` tells no secret."""
+    """An answer; `body` is its JSON, or None if it is not JSON. `str` contains no secret."""
 
     status: int
     headers: Mapping[str, str] = field(repr=False)
@@ -168,12 +168,12 @@ class Answer:
     size: int
 
     def get(self, name: str) -> Any:
-        """Give a member of the JSON object; None where there is no such member, or no object."""
+        """Return a member of the JSON object; None if the body is no object or lacks it."""
         return self.body.get(name) if isinstance(self.body, dict) else None
 
     @property
     def codes(self) -> str | None:
-        """The codes of an error in Clerk's format; None for an answer in any other."""
+        """The codes of an error in Clerk's format; None for an answer in another format."""
         problem = read_problem(self.body)
         if problem is None:
             return None
@@ -181,7 +181,7 @@ class Answer:
         return ", ".join(codes) or "(no entry)"
 
     def is_error(self, *statuses: int) -> bool:
-        """Tell whether this is an error in Clerk's format, with one of these statuses."""
+        """Return whether this is an error in Clerk's format, with one of these statuses."""
         return self.status in statuses and self.codes is not None
 
     def __str__(self) -> str:
@@ -191,7 +191,7 @@ class Answer:
 
 
 class Calls:
-    """Calls to one instance: `raw` gives the answer as it came, `clerk` is the package's client."""
+    """Calls to one instance: `raw` returns answers unchanged, `clerk` is the package's client."""
 
     def __init__(self, connection: Connection, api_url: str, secret_key: Secret) -> None:
         self.connection = connection
@@ -222,7 +222,7 @@ class Calls:
         query: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
-        """Send one call with `key` (None: without any); raises `httpx.HTTPError` for no answer."""
+        """Send a call with `key` (None: no key). Raises `httpx.HTTPError` if no answer comes."""
         given = dict(headers or {})
         if key is not None:
             given["Authorization"] = f"Bearer {key.reveal()}"
@@ -237,11 +237,11 @@ class Calls:
         )
 
     async def get(self, url: str, **query: str) -> Answer:
-        """Read with the instance's key."""
+        """Send a GET with the instance's key."""
         return await self.raw("GET", url, key=self.secret_key, query=query or None)
 
     async def post(self, url: str, body: Mapping[str, Any], *, key: Secret | None = None) -> Answer:
-        """Post with `key`, the instance's unless given."""
+        """Send a POST with `key`, by default the instance's key."""
         return await self.raw("POST", url, key=key or self.secret_key, body=body)
 
     async def aclose(self) -> None:
@@ -258,7 +258,7 @@ def open_calls(
     transport: httpx.AsyncBaseTransport | None = None,
     sleep: Sleep = asyncio.sleep,
 ) -> Calls:
-    """Connect to an instance. An emulator on loopback has no rate limit, so nothing waits there."""
+    """Connect to an instance. An emulator on loopback has no rate limit, so calls do not wait."""
     host = httpx.URL(api_url).host
     limited = not is_loopback(host) and transport is None
     pace = Pace(sleep, now=time.monotonic) if limited else None
@@ -267,7 +267,7 @@ def open_calls(
 
 
 def presentable(text: str) -> str:
-    """Give a text to print: without keys and tokens, and without control characters."""
+    """Return the text without keys, tokens and control characters, for printing."""
     return "".join(c if c.isprintable() or c == "\n" else "?" for c in without_credentials(text))
 
 

@@ -1,4 +1,4 @@
-"""A check, what it assumes of Clerk, and what came of it."""
+"""A check, what it assumes of Clerk, and its result."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Verdict(StrEnum):
-    """What a check came to."""
+    """The result of a check."""
 
     AS_ASSUMED = "as assumed"
     DIFFERENT = "different"
@@ -21,10 +21,10 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """The verdict of a check, and what was seen, in words.
+    """The verdict of a check, and a text about what was seen.
 
     `lacking` marks a check that was not tried, because an option was not given or the instance does
-    not have what it needs: that is no failure of the run.
+    not have what it needs. It does not make the run fail.
     """
 
     verdict: Verdict
@@ -37,7 +37,7 @@ Run: TypeAlias = "Callable[[Stage], Awaitable[Finding]]"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One question to Clerk. `where` are the files that rest on `assumed`."""
+    """One check. `where`: the files of this repository that rely on `assumed`."""
 
     name: str
     assumed: str
@@ -46,7 +46,7 @@ class Check:
 
 
 def check(name: str, *, assumed: str, where: str | tuple[str, ...]) -> Callable[[Run], Check]:
-    """Make a check of the function below."""
+    """Decorate a function as a check."""
     files = (where,) if isinstance(where, str) else where
 
     def make(run: Run) -> Check:
@@ -56,21 +56,21 @@ def check(name: str, *, assumed: str, where: str | tuple[str, ...]) -> Callable[
 
 
 def compare(as_assumed: bool, seen: str) -> Finding:
-    """Give the finding of a check that was answered."""
+    """Return the finding of a check that got its answer."""
     verdict = Verdict.AS_ASSUMED if as_assumed else Verdict.DIFFERENT
     return Finding(verdict=verdict, seen=seen)
 
 
 def different(seen: str) -> Finding:
-    """Give the finding that Clerk does otherwise."""
+    """Return the finding that Clerk behaves otherwise."""
     return Finding(verdict=Verdict.DIFFERENT, seen=seen)
 
 
 def unknown(why: str) -> Finding:
-    """Give the finding of a check that was tried and could not be answered."""
+    """Return the finding of a check that was tried and got no usable answer."""
     return Finding(verdict=Verdict.UNKNOWN, seen=why)
 
 
 def lacking(why: str) -> Finding:
-    """Give the finding of a check that could not be tried; `why` says what would allow it."""
+    """Return the finding of a check that was not tried; `why` says what it needs."""
     return Finding(verdict=Verdict.UNKNOWN, seen=why, lacking=True)

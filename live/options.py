@@ -1,4 +1,4 @@
-"""What is asked for: the command line, the environment, and the keys that are refused."""
+"""The options from the command line and the environment, and the keys that are rejected."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def read_options(
 ) -> Options:
     """Read the command line and the environment; raises `ConfigurationError`.
 
-    Wrong arguments end the process with code 2.
+    Wrong arguments end the process with exit code 2.
     """
     given = _parser().parse_args(arguments)
     environ = os.environ if environ is None else environ
@@ -45,7 +45,7 @@ def read_options(
     allow_http = given.allow_http or allow_http_from_env(environ)
     require_https("api_url (CLERK_API_URL)", api_url, allow_http=allow_http, secret_key=secret_key)
     if given.user is not None and not USER_ID.fullmatch(given.user):
-        raise ConfigurationError("--user is the id of a user: user_ and 27 word characters.")
+        raise ConfigurationError("--user takes the id of a user: user_ and 27 word characters.")
     if given.json is not None and not given.json.absolute().parent.is_dir():
         raise ConfigurationError("--json names a file in a folder that does not exist.")
     return Options(
@@ -71,12 +71,12 @@ def _test_key(environ: Mapping[str, str]) -> Secret:
     if key.reveal().startswith("sk_live_"):
         raise ConfigurationError(
             "CLERK_SECRET_KEY is a production instance's (sk_live_…). These checks create and "
-            "delete machines: give the key of a development instance (sk_test_…)."
+            "delete machines: set the key of a development instance (sk_test_…)."
         )
     if not _is_test_key(key):
         raise ConfigurationError(
-            "CLERK_SECRET_KEY does not look like a development instance's secret key: it starts "
-            "with sk_test_ and holds no spaces."
+            "CLERK_SECRET_KEY does not look like a development instance's secret key: such a key "
+            "starts with sk_test_ and contains no spaces."
         )
     return key
 
@@ -101,7 +101,7 @@ def _token_in(path: Path | None) -> Secret | None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Does not repeat a key or token that was given by mistake."""
+    """Removes keys and tokens from its error messages, in case one was given by mistake."""
 
     def error(self, message: str) -> NoReturn:
         super().error(without_credentials(message))
@@ -112,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m live",
         description="Check what this package assumes of Clerk, against a development instance.",
         epilog="Reads CLERK_SECRET_KEY (sk_test_…), CLERK_API_URL and CLERK_M2M_ALLOW_HTTP. Exit "
-        "codes: 0 all as assumed, 1 something differs, 2 could not be run or not found out.",
+        "codes: 0 all as assumed, 1 something differs, 2 the run or a check could not finish.",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -127,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--many-edges",
         action="store_true",
-        help="create 150 machines more, to see a machine with 150 edges (some 300 calls)",
+        help="create 152 more machines, to check one with 150 edges (about 300 calls)",
     )
     parser.add_argument(
         "--rate-limit",
@@ -135,12 +135,16 @@ def _parser() -> argparse.ArgumentParser:
         help="use up the rate limit of the instance once, for up to 10 s",
     )
     parser.add_argument(
-        "--allow-http", action="store_true", help="let CLERK_API_URL be plain http off loopback"
+        "--allow-http",
+        action="store_true",
+        help="allow plain http for CLERK_API_URL on other hosts than loopback",
     )
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write the result here too")
+    parser.add_argument(
+        "--json", metavar="FILE", type=Path, help="also write the result to this file, as JSON"
+    )
     parser.add_argument(
         "--clean",
         action="store_true",
-        help="only delete what earlier runs (or one running now) left behind",
+        help="run no check; delete what other runs created (also one in progress)",
     )
     return parser

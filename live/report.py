@@ -1,4 +1,4 @@
-"""What a run came to: the table, the JSON, the exit code."""
+"""The result of a run: the table, the JSON, the exit code."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ALL_AS_ASSUMED: Final = 0
 SOMETHING_DIFFERS: Final = 1
 COULD_NOT: Final = 2
 
-# Where the output is no terminal there is no width to ask for.
+# The width of the table if the output is not a terminal.
 _WIDTH: Final = 160
 _STYLES: Final = {
     Verdict.AS_ASSUMED: "green",
@@ -38,9 +38,9 @@ class Result:
 
 @dataclass(slots=True, kw_only=True)
 class Report:
-    """Filled while a run goes on, so that what was found is told even if the run is broken off.
+    """The results so far. A run adds to it, so that a run that is interrupted can be reported too.
 
-    `failure` says why the run has no end.
+    `failure` says why the run did not finish.
     """
 
     api_url: str
@@ -51,9 +51,9 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        """0: all as assumed; 1: something differs; 2: could not be run, or not found out.
+        """0: all as assumed; 1: something differs; 2: the run or a check could not finish.
 
-        A check that was not tried, because an option was not given, counts as neither.
+        A check that was not tried (`lacking`) does not count.
         """
         verdicts = {each.finding.verdict for each in self.results if not each.finding.lacking}
         if self.failure is not None:
@@ -64,7 +64,7 @@ class Report:
         return COULD_NOT if left or Verdict.UNKNOWN in verdicts else ALL_AS_ASSUMED
 
     def summary(self) -> Iterator[str]:
-        """Give the lines below the table."""
+        """Return the lines below the table."""
         if self.results:
             verdicts = [each.finding.verdict for each in self.results]
             yield ", ".join(f"{verdicts.count(each)} {each}" for each in Verdict) + "."
@@ -79,7 +79,7 @@ class Report:
                 why = " ".join(dict.fromkeys(self.removed.why))
                 yield f"Something may be left: {why} Delete it with: python -m live --clean"
         if self.failure is not None:
-            yield f"Could not be run to its end: {self.failure}"
+            yield f"The run did not finish: {self.failure}"
 
     def show(self, file: IO[str]) -> None:
         """Print the table and the summary."""
@@ -92,7 +92,7 @@ class Report:
             console.print(presentable(line))
 
     def as_json(self) -> str:
-        """Give the same as JSON."""
+        """Return the report as a JSON document."""
         return json.dumps(
             {
                 "api_url": self.api_url,
@@ -124,7 +124,7 @@ def _as_json(result: Result) -> dict[str, Any]:
 
 def _table(results: list[Result]) -> Table:
     table = Table(show_lines=True)
-    for title, ratio in (("check", 3), ("assumed, and where it matters", 5), ("seen", 5)):
+    for title, ratio in (("check", 3), ("assumed, and which files rely on it", 5), ("seen", 5)):
         table.add_column(title, ratio=ratio, overflow="fold")
     table.add_column("verdict", no_wrap=True)
     for result in results:

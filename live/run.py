@@ -1,4 +1,4 @@
-"""A run: make the machines, do every check, remove everything."""
+"""A run: create the machines, do every check, delete everything."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ async def run(
     transport: httpx.AsyncBaseTransport | None = None,
     sleep: Sleep = asyncio.sleep,
 ) -> None:
-    """Do what the options ask for, into `report`; `tell` is given a line for each check.
+    """Run as the options say, and write the results into `report`.
 
-    `transport` replaces the network and `sleep` the waiting, for tests.
+    Calls `tell` with a line for each check. Tests replace the network (`transport`) and `sleep`.
     """
     calls = open_calls(options.api_url, options.secret_key, transport=transport, sleep=sleep)
     report.counts = calls.connection.counts
@@ -75,7 +75,7 @@ async def _check(
 
 
 async def find(check: Check, stage: Stage) -> Finding:
-    """Do one check. An error means what its kind says of the assumption."""
+    """Run one check. An error becomes a finding: `different` or `unknown`, by its kind."""
     try:
         return await check.run(stage)
     except TokenInvalidError as exc:

@@ -1,7 +1,7 @@
-"""What the checks work on: machines made for one run, and the removal of all that a run has made.
+"""The machines that are created for one run, and the deletion of everything that a run has created.
 
-Everything that is made has a name that begins with `PREFIX`. What is removed at the end is found by
-its name as well as by what was noted, since the answer to a creation may have been lost.
+The name of everything that a run creates begins with `PREFIX`. At its end a run deletes what has
+such a name, besides what it has noted, because the answer to a creation may have been lost.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from live.options import Options
 
 PREFIX: Final = "clerk-m2m-live-"
-# Only the machine of this name is ever the subject of API keys.
+# Only the machine with this label is a subject of API keys.
 KEYS_LABEL: Final = "keys"
 TOKEN_TTL: Final = 600
 DEFAULT_TTL: Final = 1800
@@ -51,18 +51,18 @@ class Stage:
         self.keys_machine: str | None = None
 
     async def prepare(self) -> None:
-        """Make the three machines."""
+        """Create the three machines."""
         self.callee = await self.machine("callee")
         self.caller = await self.machine("caller", may_call=[self.callee.id])
         self.stranger = await self.machine("stranger")
 
     async def clean_up(self) -> Removed:
-        """Delete all that this run has made."""
-        await self.calls.connection.idle(IDLE_TIMEOUT)  # a creation may be under way still
+        """Delete everything that this run has created."""
+        await self.calls.connection.idle(IDLE_TIMEOUT)  # a creation may be in progress
         return await remove(self.clerk, self.prefix, self.machine_ids, self.options.user)
 
     async def machine(self, label: str, *, may_call: Iterable[str] = ()) -> CreatedMachine:
-        """Make a machine, which is removed at the end."""
+        """Create a machine, which is deleted at the end."""
         machine = await self.clerk.machines.create(
             f"{self.prefix}{label}", scoped_machines=may_call, default_token_ttl=DEFAULT_TTL
         )
@@ -77,7 +77,7 @@ class Stage:
         token_format: Literal["opaque", "jwt"] = "opaque",
         claims: dict[str, object] | None = None,
     ) -> CreatedM2MToken:
-        """Mint a token of the caller's, or of another machine's."""
+        """Mint a token for the caller, or for another machine."""
         return await self.clerk.m2m_tokens.create(
             machine_secret_key=(machine or self.caller).secret_key,
             seconds_until_expiration=seconds,
@@ -86,13 +86,13 @@ class Stage:
         )
 
     async def verify(self, token: Secret, *, key: Secret | None = None) -> Answer:
-        """Ask about an M2M token; with the instance's key unless given another."""
+        """Verify an M2M token at Clerk, by default with the instance's key."""
         return await self.calls.post(VERIFY, {"token": token}, key=key)
 
 
 @dataclass(slots=True, kw_only=True)
 class Removed:
-    """What was deleted, and why something may be left; nothing is where `why` is empty."""
+    """The numbers of deleted items. `why`: the errors because of which something may be left."""
 
     machines: int = 0
     api_keys: int = 0
@@ -104,12 +104,12 @@ async def remove(
 ) -> Removed:
     """Delete all machines and API keys whose name begins with `prefix`, and the `known` machines.
 
-    API keys are looked for at the machines made for them, and at `user`.
+    API keys are found by their subject: the machines with `KEYS_LABEL`, and `user`.
     """
     removed = Removed()
     found = dict.fromkeys(known, "")
     try:
-        # No `query`: what it matches is one of the things to be found out.
+        # Without `query`, because what it matches is one of the assumptions to check.
         async for machine in clerk.machines.iter(page_size=100):
             if machine.name.startswith(prefix):
                 found[machine.id] = machine.name
@@ -145,4 +145,4 @@ async def _delete_machines(clerk: ClerkClient, ids: Iterable[str], removed: Remo
         except BackendAPIError as exc:
             removed.why.append(presentable(str(exc)))
             if isinstance(exc, BackendUnavailableError | RateLimitedError):
-                return  # each further try would take as long as this one
+                return  # each further call would take as long as this one

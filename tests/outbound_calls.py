@@ -52,12 +52,12 @@ def outbound(world: World, **given: Any) -> MachineTokenAuth:
 
 
 def mints(world: World) -> int:
-    """How often Clerk was asked to mint."""
+    """The number of mint requests at Clerk."""
     return world.emulator.calls[MINT]
 
 
 def mint_bodies(world: World) -> list[dict[str, Any]]:
-    """What Clerk was asked to mint."""
+    """The bodies of the mint requests."""
     return [json.loads(request.content) for request in world.upstream.requests]
 
 

@@ -1,4 +1,4 @@
-"""What the service answers while Clerk refuses, fails or sends unreadable answers.
+"""The service's answers while Clerk refuses, fails or sends unreadable answers.
 
 A credential that cannot be verified is answered with 503 and `Retry-After`. That outcome is never
 cached, and callers with a cached verdict are still accepted.

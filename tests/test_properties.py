@@ -1,4 +1,4 @@
-"""What holds for every input: only documented errors, in bounded time, and no access."""
+"""Properties for every input: only documented errors, in bounded time, and no access."""
 
 from __future__ import annotations
 

@@ -41,8 +41,8 @@ async def run_lifespan(
 ) -> None:
     """Run the app's own lifespan.
 
-    Awaits `warm_up` before the server is told that the start is complete, and `close` before it is
-    told that the shutdown is.
+    Awaits `warm_up` before the message that the start is complete goes to the server, and `close`
+    before the message that the shutdown is complete.
     """
     state: dict[str, Any] = scope.get("state", {})
     refused = False

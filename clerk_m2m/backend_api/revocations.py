@@ -15,7 +15,7 @@ logger = logging.getLogger("clerk_m2m")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Revocation:
-    """What a call of this client has revoked, deleted or changed, or may have if it failed.
+    """A revocation, deletion or edge change by a call of this client (possible, if it failed).
 
     `token_id` is a token or API key. `machine_id` is a deleted machine. `caller` is a machine whose
     edges changed. `token` is an OAuth token, of which the client knows only the text.

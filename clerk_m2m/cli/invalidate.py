@@ -45,7 +45,7 @@ def invalidate(
     wanted = [_by_id(each) for each in ids or ()]
     if token:
         wanted.append(_by_token(fleet))
-    say(f"Telling the fleet {fleet.prefix!r}.")
+    say(f"Writing to the log of the fleet {fleet.prefix!r}.")
     try:
         numbers = asyncio.run(_publish(fleet, wanted))
     except FleetUnavailableError as exc:

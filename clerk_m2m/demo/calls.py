@@ -79,7 +79,7 @@ def _answer(status: int, body: bytes | str | None) -> ServiceAnswer:
     content = _parsed(body)
     if "caller" in content:
         return ServiceAnswer(
-            status=status, detail=f"Let in as {content['caller']}.{_next_hop(content)}"
+            status=status, detail=f"Accepted as {content['caller']}.{_next_hop(content)}"
         )
     return ServiceAnswer(status=status, code=content.get("code"), detail=content.get("detail", ""))
 
@@ -90,7 +90,9 @@ def _next_hop(content: dict[str, Any]) -> str:
         return ""
     caller, claims = content["stock"]["caller"], content["stock"]["claims"]
     said = ", ".join(f"{name}: {value}" for name, value in claims.items())
-    return f" stock let in {caller}, " + (f"which says {said}." if said else "and knows no more.")
+    return f" stock accepted {caller}, " + (
+        f"with the claims {said}." if said else "without claims."
+    )
 
 
 def _parsed(body: bytes | str | None) -> dict[str, Any]:

@@ -24,7 +24,7 @@ async def tell_endings(runner: StepRunner, known_token: str) -> None:
 
 
 async def _ends(runner: StepRunner) -> None:
-    runner.scene("Tokens end: they expire, or are revoked")
+    runner.scene("Tokens expire or are revoked")
     await _expiry(runner)
     await _revocation(runner)
     await _invalidation(runner)
@@ -42,7 +42,7 @@ async def _expiry(runner: StepRunner) -> None:
         "the same, until refused",
         runner.until(expected, call),
         expected,
-        note="A cached verdict ends with its token.",
+        note="A cached verdict expires with its token.",
     )
 
 
@@ -105,7 +105,7 @@ async def _cut_elsewhere(runner: StepRunner) -> None:
     await runner.step(
         "orders",
         "stock",
-        "the same, the edge cut elsewhere, until refused",
+        "the same, edge removed by another client, until refused",
         runner.until(expected, call),
         expected,
         note=f"(graph_ttl of stock: {STOCK_GRAPH_TTL:g} s.)",
@@ -124,7 +124,7 @@ async def _cut_in_sight(runner: StepRunner) -> None:
     await runner.step(
         "reports",
         "orders",
-        "the same, the edge cut by a client that it watches",
+        "the same, edge removed by a client that orders watches",
         call,
         NO_EDGE,
         note="Refused at the next call.",

@@ -221,7 +221,7 @@ def _holder(
     rule: KeyRule,
     now: int,
 ) -> KeyHolder:
-    """Whose key the request carries; 401 when the operation does not accept that key."""
+    """Return the holder of the request's key; 401 if the operation does not accept that key."""
     if rule == "none":
         return KeyHolder(None)
     key = _bearer(authorization)

@@ -27,14 +27,14 @@ _JSON_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
 
 class BodyRule(Protocol):
-    """What a JSON property must be."""
+    """The rule for a JSON property."""
 
     def check(self, value: object) -> Any:
         """The value to use, from JSON."""
 
 
 class TextRule(Protocol):
-    """What a parameter in a query string or path must be."""
+    """The rule for a parameter in a query string or path."""
 
     def read(self, text: str) -> Any:
         """The value to use, from text."""

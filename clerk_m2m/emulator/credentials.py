@@ -1,4 +1,4 @@
-"""What M2M tokens, API keys and OAuth access tokens have in common: they expire and are revoked."""
+"""The common part of M2M tokens, API keys and OAuth access tokens: expiry and revocation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LAST_INSTANT_MS = 8_640_000_000_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CredentialRow:
-    """What the row of every credential has; instants in milliseconds.
+    """The columns that every kind of credential has; instants in milliseconds.
 
     `table` holds the rows of its kind; `value_column` holds the secret that a caller presents.
     """

@@ -26,7 +26,7 @@ SECONDS: OAuthInstants = "seconds"
 
 
 class Instance:
-    """What every operation works on."""
+    """The configuration and the database that every operation uses."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class KeyHolder:
-    """Whose secret key a request carries: the instance's, or this machine's."""
+    """The holder of a request's secret key: a machine, or the instance (None)."""
 
     machine_id: str | None
 

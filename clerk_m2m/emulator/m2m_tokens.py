@@ -24,7 +24,7 @@ RESERVED_CLAIMS = frozenset({"iss", "sub", "exp", "nbf", "iat", "jti"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MintRequest:
-    """What the caller of createM2MToken asks for; durations are seconds."""
+    """The body of a createM2MToken request; durations are seconds."""
 
     token_format: TokenFormat = OPAQUE
     seconds_until_expiration: float | None = None

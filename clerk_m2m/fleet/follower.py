@@ -38,7 +38,7 @@ class Following(Protocol):
         """Apply the next row."""
 
     def caught_up(self, is_followed: Callable[[], bool]) -> None:
-        """Note that all rows were applied, if this following has not been ended meanwhile."""
+        """Note that all rows were applied, unless this following was stopped before."""
 
     def lost(self, exc: FleetUnavailableError) -> None:
         """Note that Redis cannot be read."""

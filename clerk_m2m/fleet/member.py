@@ -254,7 +254,7 @@ class Member:
         self.position.advance(row)
 
     def caught_up(self, is_followed: Callable[[], bool]) -> None:
-        """Note that all rows were applied, if this following has not been ended meanwhile."""
+        """Note that all rows were applied, unless this following was stopped before."""
         with self._lock:  # `_stop` runs in any thread
             if not is_followed():
                 return

@@ -42,7 +42,7 @@ class Position:
         return row.number == self.number + 1 and row.previous == self.nonce
 
     def give_up(self, page: Page) -> None:
-        """Give up the position, because `page` does not continue from it.
+        """Drop the position, because `page` does not continue from it.
 
         If the epoch is still the same, no other process has noticed the lost rows. Then a new epoch
         must begin, so that all processes write the denials that they know. Rows that were dropped

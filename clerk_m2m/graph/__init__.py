@@ -1,4 +1,4 @@
-"""Who may call whom: the scope graph, and where its edges come from.
+"""The scope graph: which machine may call which, and where its edges come from.
 
 `scope_graph` is the graph as a value, read from a mapping or from TOML. `document` holds the rules
 of that TOML, which the command line edits. `source` is the protocol that the verifier uses. `file`

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class TokenKind(StrEnum):
-    """What is known about a token that is invalidated by its text."""
+    """The kind of a token that is invalidated by its text."""
 
     OPAQUE = "opaque"
     JWT = "jwt"  # a JWT whose signature was verified
@@ -34,7 +34,7 @@ class Invalidation:
 
     @property
     def name(self) -> tuple[str, object]:
-        """What is invalidated; two invalidations of the same thing have equal names."""
+        """The subject of the invalidation; invalidations of the same subject have equal names."""
         if self.digests:
             return "token", self.digests
         if self.token_id is not None:

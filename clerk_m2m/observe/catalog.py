@@ -25,7 +25,7 @@ Sample: TypeAlias = tuple[tuple[str, ...], float]
 
 
 class Kind(Enum):
-    """What a metric is."""
+    """The kinds of metrics."""
 
     COUNTER = "counter"
     GAUGE = "gauge"

@@ -142,7 +142,7 @@ def _machine(claims: Claims) -> MachineIdentity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Grant:
-    """What an OAuth access token grants; each claim's type is checked (RFC 9068 section 2.2)."""
+    """The grant in an OAuth access token; each claim's type is checked (RFC 9068 section 2.2)."""
 
     client_id: str
     scopes: frozenset[str]

@@ -15,7 +15,7 @@ OAUTH_VERIFY = "/v1/oauth_applications/access_tokens/verify"
 
 
 def made_up(prefix: str) -> Secret:
-    """Give a key or token that has the form of a real one and is none."""
+    """Return a key or token that has the form of a real one and does not exist."""
     return Secret(prefix + token_hex(22))
 
 
@@ -47,7 +47,7 @@ async def missing_key(stage: Stage) -> Finding:
 
 
 @check(
-    "a machine's key where the instance's belongs",
+    "a machine's key for a call that needs the instance's key",
     assumed="401 or 403 in Clerk's error format (the emulator: 401)",
     where=(*ERRORS, "clerk_m2m/emulator/app.py"),
 )
@@ -61,7 +61,7 @@ async def machine_key_at_machines(stage: Stage) -> Finding:
 
 
 @check(
-    "the instance's key where a machine's belongs",
+    "the instance's key for a call that needs a machine's key",
     assumed="createM2MToken: 401 machine_secret_key_invalid",
     where=("clerk_m2m/backend_api/calls.py", "clerk_m2m/emulator/app.py"),
 )
@@ -72,7 +72,7 @@ async def instance_key_at_mint(stage: Stage) -> Finding:
 
 
 @check(
-    "403: what another machine owns",
+    "403: the tokens of another machine",
     assumed="a machine's key that lists another machine's tokens: 403 in Clerk's error format",
     where=(*ERRORS, "clerk_m2m/emulator/m2m_token_operations.py"),
 )
@@ -88,7 +88,7 @@ async def forbidden(stage: Stage) -> Finding:
 
 @check(
     "404: a machine that does not exist",
-    assumed="404 in Clerk's error format, and not that of a gateway",
+    assumed="404 in Clerk's error format, not a gateway's 404",
     where=(*ERRORS, "clerk_m2m/graph/live.py"),
 )
 async def not_found(stage: Stage) -> Finding:
@@ -99,7 +99,7 @@ async def not_found(stage: Stage) -> Finding:
 
 @check(
     "values that break a rule",
-    assumed="422 for machines, 400 for tokens (a property too many included), in Clerk's format",
+    assumed="422 for machines, 400 for tokens (also for an unknown property), in Clerk's format",
     where=(*ERRORS, "clerk_m2m/emulator/checks.py"),
 )
 async def invalid(stage: Stage) -> Finding:
@@ -121,7 +121,7 @@ async def invalid(stage: Stage) -> Finding:
 
 @check(
     "paths without /v1",
-    assumed="the same answers as with it",
+    assumed="the same answers as with /v1",
     where="clerk_m2m/emulator/app.py",
 )
 async def bare_paths(stage: Stage) -> Finding:
@@ -134,7 +134,7 @@ async def bare_paths(stage: Stage) -> Finding:
 
 @check(
     "compressed answers",
-    assumed="none where the request says Accept-Encoding: identity",
+    assumed="none if the request has Accept-Encoding: identity",
     where="clerk_m2m/transport/http.py",
 )
 async def compression(stage: Stage) -> Finding:
@@ -147,13 +147,15 @@ async def compression(stage: Stage) -> Finding:
     )
     counts = stage.calls.connection.counts
     encoding = asked.headers.get("content-encoding", "none")
-    seen = f"{counts.compressed} of {counts.answers} so far; where gzip is asked for: {encoding}"
+    seen = (
+        f"{counts.compressed} of {counts.answers} compressed; for a request with gzip: {encoding}"
+    )
     return compare(counts.compressed == 0, seen)
 
 
 @check(
     "the Date of answers",
-    assumed="every answer has one, and no Age",
+    assumed="every answer has a Date, and none has an Age",
     where=("clerk_m2m/clock.py", "clerk_m2m/transport/http.py"),
 )
 async def dates(stage: Stage) -> Finding:
@@ -163,11 +165,11 @@ async def dates(stage: Stage) -> Finding:
     seen = f"{len(counts.skews)} of {counts.answers} answers have a Date, {counts.aged} an Age"
     if counts.skews:
         seen += (
-            f"; Date less this host's clock: {min(counts.skews):.1f} to {max(counts.skews):.1f} s"
+            f"; Date minus this host's clock: {min(counts.skews):.1f} to {max(counts.skews):.1f} s"
         )
     return compare(len(counts.skews) == counts.answers and not counts.aged, seen)
 
 
 def listed(answers: dict[str, Answer]) -> str:
-    """Give several answers as one line."""
+    """Return several answers as one line."""
     return "; ".join(f"{name}: {answer}" for name, answer in answers.items())

@@ -1,4 +1,4 @@
-"""API keys, of a machine made for this, and of a user where one is given."""
+"""API keys of a machine, and of a user if `--user` is given."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SECRET = re.compile(r"ak_[A-Za-z0-9\-._~+/]{16,}=*")
 
 
 async def machine_key(stage: Stage, *, seconds: float = TOKEN_TTL) -> Answer:
-    """Create an API key of a machine that is there for this only."""
+    """Create an API key of a machine that the run creates for API keys."""
     if stage.keys_machine is None:
         stage.keys_machine = (await stage.machine(KEYS_LABEL)).id
     return await create(stage, stage.keys_machine, seconds=seconds)
@@ -31,7 +31,7 @@ async def machine_key(stage: Stage, *, seconds: float = TOKEN_TTL) -> Answer:
 async def create(
     stage: Stage, subject: str, *, seconds: float = TOKEN_TTL, version: str | None = None
 ) -> Answer:
-    """Create an API key, which is deleted at the end by its name."""
+    """Create an API key, which is found by its name and deleted at the end."""
     body = {
         "name": f"{stage.prefix}key",
         "subject": subject,
@@ -45,19 +45,19 @@ async def create(
 
 
 async def usable_key(stage: Stage, *, seconds: float = TOKEN_TTL) -> Answer:
-    """Create a key of the user where there is one, else of the machine."""
+    """Create a key of the user if there is one, else of the machine."""
     if stage.options.user:
         return await create(stage, stage.options.user, seconds=seconds)
     return await machine_key(stage, seconds=seconds)
 
 
 def none_made(answer: Answer) -> Finding:
-    """Give the finding where no API key could be created to look at."""
+    """Return the finding of a check for which no API key could be created."""
     return lacking(f"not tried: no API key could be created ({answer}); see --user")
 
 
 async def verify(stage: Stage, secret: object) -> Answer:
-    """Ask about an API key."""
+    """Verify an API key at Clerk."""
     return await stage.calls.post(API_KEY_VERIFY, {"secret": secret})
 
 
@@ -94,7 +94,7 @@ async def of_user(stage: Stage) -> Finding:
 
 
 @check(
-    "what an API key and its verification say",
+    "the fields of an API key and of its verification",
     assumed="id ak_ and 32 hex, secret ak_ and longer, type api_key, milliseconds; the same on "
     "verification, without the secret",
     where=(PARSING, ONLINE, "clerk_m2m/credentials.py"),
@@ -123,7 +123,7 @@ async def fields(stage: Stage) -> Finding:
 
 @check(
     "an API key that does not exist",
-    assumed="404; also for a machine's secret key, which looks like one",
+    assumed="404; also for a machine's secret key, which looks like an API key",
     where=(ONLINE, EMULATOR),
 )
 async def unknown_key(stage: Stage) -> Finding:
@@ -168,7 +168,7 @@ async def expired(stage: Stage) -> Finding:
 
 @check(
     "a deleted API key",
-    assumed="its secret is readable before, and verifies as 404 after",
+    assumed="before, its secret can be read; after, its verification is 404",
     where=(CLIENT, ONLINE),
 )
 async def deleted(stage: Stage) -> Finding:

@@ -8,18 +8,18 @@ from live.finding import Finding, check, compare
 from live.stage import Stage
 
 SECONDS = 2
-PATIENCE = 10  # how long an ended token is asked about until it is refused, in seconds
+PATIENCE = 10  # seconds: how long a dead token is verified again until it is refused
 ENDED = "404 in Clerk's error format, or 200 with its flag"
 
 
 def says(answer: Answer, flag: str) -> str:
-    """Give an answer with its flag, such as `200 with revoked true`."""
+    """Return an answer with its flag as text, such as `200 with revoked true`."""
     value = answer.get(flag)
     return f"{answer} with {flag} {str(value).lower()}" if isinstance(value, bool) else str(answer)
 
 
 def is_ended(answer: Answer, flag: str) -> bool:
-    """Tell whether a verification refuses, in one of the two ways that this package reads."""
+    """Return whether a verification refuses the token, in a form that this package reads."""
     return answer.is_error(404) or (answer.status == 200 and answer.get(flag) is True)
 
 
@@ -67,7 +67,7 @@ async def revoked_twice(stage: Stage) -> Finding:
 
 @check(
     "a list with dead tokens",
-    assumed="left out unless asked for with revoked=true; scopes are there",
+    assumed="left out without revoked=true; with it they are listed with their scopes",
     where=(CLIENT, EMULATOR),
 )
 async def listed_dead(stage: Stage) -> Finding:

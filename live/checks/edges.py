@@ -1,4 +1,4 @@
-"""Edges between machines: who may call whom."""
+"""Edges between machines: which machine may call which."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OPERATIONS = ("clerk_m2m/backend_api/machines.py", "clerk_m2m/emulator/machine_o
 
 @check(
     "an edge that exists, one that does not, and unknown machines",
-    assumed="created twice: 409; cut twice: 404; to an unknown machine: 404; in Clerk's format",
+    assumed="created twice: 409; deleted twice: 404; to an unknown machine: 404; in Clerk's format",
     where=OPERATIONS,
 )
 async def twice(stage: Stage) -> Finding:
@@ -54,7 +54,7 @@ async def itself(stage: Stage) -> Finding:
 
 
 @check(
-    "a token whose edge is cut afterwards",
+    "a token whose edge is deleted after the mint",
     assumed="it keeps the scopes that it was minted with; one minted later does not have them",
     where=("clerk_m2m/verification/policy.py", "docs/security.md"),
 )
@@ -73,12 +73,12 @@ async def cut_afterwards(stage: Stage) -> Finding:
 
 @check(
     f"a machine with {MOST} edges",
-    assumed=f"{MOST} are accepted and listed, one more is refused; {MAX_ITEM // 1024} KiB hold it",
+    assumed=f"{MOST} are accepted and listed, one more is refused; fits in {MAX_ITEM // 1024} KiB",
     where=("clerk_m2m/backend_api/calls.py", *OPERATIONS),
 )
 async def many(stage: Stage) -> Finding:
     if not stage.options.many_edges:
-        return lacking("not tried: --many-edges creates the machines that it takes")
+        return lacking("not tried: --many-edges creates the machines that this needs")
     names = [f"edge-{number:03}" for number in range(MOST + 1)]
     callees: list[str] = []
     for start in range(0, len(names), 10):

@@ -24,7 +24,7 @@ REGISTERED = {"iss", "sub", "exp", "nbf", "iat", "jti"}
 
 
 async def mint(stage: Stage, **claims: object) -> tuple[UnverifiedJWT, dict[str, Any], Secret, str]:
-    """Mint a JWT of the caller's; gives it taken apart, its claims, its text, and its id."""
+    """Mint a JWT for the caller; return its parts, its claims, its text and its id."""
     created = await stage.token(token_format="jwt", claims=dict(claims) or None)
     jwt = split_jwt(created.token.reveal())
     return jwt, json.loads(jwt.payload), created.token, created.id
@@ -77,7 +77,7 @@ async def claims(stage: Stage) -> Finding:
 
 @check(
     "aud and scopes that the caller chooses",
-    assumed="they are in the JWT as the caller wrote them: so they must not authorize",
+    assumed="the JWT has them as the caller wrote them, so they must not authorize",
     where=(OFFLINE, "docs/scope-policy.md"),
 )
 async def chosen(stage: Stage) -> Finding:
@@ -90,7 +90,7 @@ async def chosen(stage: Stage) -> Finding:
     return compare(all(same.values()), seen)
 
 
-@check("sub that the caller chooses", assumed="refused with 400, or not taken", where=EMULATOR)
+@check("sub that the caller chooses", assumed="refused with 400, or ignored", where=EMULATOR)
 async def chosen_subject(stage: Stage) -> Finding:
     body = {"token_format": "jwt", "claims": {"sub": stage.stranger.id}}
     answer = await stage.calls.post("/v1/m2m_tokens", body, key=stage.caller.secret_key)
@@ -121,7 +121,7 @@ async def signature(stage: Stage) -> Finding:
 
 @check(
     "the public key set",
-    assumed="iss and /.well-known/jwks.json give the same keys to whoever asks",
+    assumed="iss and /.well-known/jwks.json give the same keys without a secret key",
     where=("clerk_m2m/backend_api/jwks.py", "clerk_m2m/settings.py"),
 )
 async def public_keys(stage: Stage) -> Finding:
@@ -130,7 +130,7 @@ async def public_keys(stage: Stage) -> Finding:
     # An emulator's issuer is made up, and it publishes its keys itself.
     base = issuer if stage.calls.api_url.startswith("https://") else stage.calls.api_url
     if not re.fullmatch(r"https?://[A-Za-z0-9.\-:\[\]]+", base):
-        return different("the issuer is no https address")
+        return different("the issuer is not an https address")
     try:
         public = await stage.clerk.jwks.get_public(f"{base}/.well-known/jwks.json")
     except (BackendAPIError, ConfigurationError, httpx.HTTPError) as exc:

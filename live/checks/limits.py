@@ -1,4 +1,4 @@
-"""The rate limit, used up on purpose; only where that is asked for."""
+"""The rate limit, which is used up on purpose; only with `--rate-limit`."""
 
 from __future__ import annotations
 
@@ -36,4 +36,4 @@ async def rate_limit(stage: Stage) -> Finding:
     as_assumed = limited.is_error(429) and said is not None and said.isdigit()
     as_assumed = as_assumed and (keys.status, again.status) == (200, 200)
     seen = f"{limited} within {sent} calls; Retry-After: {said or 'none'}; after it: {again}"
-    return compare(as_assumed, f"{seen}; the key set meanwhile: {keys}")
+    return compare(as_assumed, f"{seen}; the key set at the limit: {keys}")

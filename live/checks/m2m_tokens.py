@@ -1,4 +1,4 @@
-"""Opaque M2M tokens that are good: minted, verified, listed, reused."""
+"""Live opaque M2M tokens: minted, verified, listed, reused."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def minted(stage: Stage) -> Finding:
 
 @check(
     "instants of M2M tokens",
-    assumed="milliseconds; expiration less created_at is the life that was asked for",
+    assumed="milliseconds; expiration minus created_at is the lifetime in the request",
     where=(PARSING, MINTING),
 )
 async def instants(stage: Stage) -> Finding:
@@ -68,8 +68,8 @@ def _life(answer: Answer) -> str:
 
 
 @check(
-    "the life of a token that asks for none",
-    assumed="the machine's default_token_ttl; for a life of null too (SDK 3.25: never expires)",
+    "the lifetime of a token if the request has none",
+    assumed="the machine's default_token_ttl; also for null (SDK 3.25: never expires)",
     where=(CLIENT, EMULATOR),
 )
 async def default_life(stage: Stage) -> Finding:
@@ -85,8 +85,8 @@ async def default_life(stage: Stage) -> Finding:
 
 
 @check(
-    "a good token, by whose key it is verified",
-    assumed="instance: 200; callee: 200; a machine that it may not call, or its own: 404, not 401",
+    "a live token, verified with each key",
+    assumed="instance, callee: 200; caller, or a machine that it may not call: 404, not 401",
     where=(ONLINE, "clerk_m2m/backend_api/problems.py", "docs/answers.md"),
 )
 async def by_key(stage: Stage) -> Finding:
@@ -104,7 +104,7 @@ async def by_key(stage: Stage) -> Finding:
 
 
 @check(
-    "what a verification says",
+    "the fields of a verification",
     assumed="scopes, claims and expiration as at the mint, revoked and expired false; no token",
     where=(ONLINE, PARSING),
 )
@@ -174,7 +174,7 @@ async def pages(stage: Stage) -> Finding:
 @check(
     "min_remaining_ttl_seconds",
     assumed="gives the same token again, with the created_at of its mint, for equal claims only; "
-    "400 where it is no less than the lifetime",
+    "400 if it is not less than the lifetime",
     where=(MINTING, EMULATOR),
 )
 async def reuse(stage: Stage) -> Finding:
@@ -198,6 +198,6 @@ async def reuse(stage: Stage) -> Finding:
         f"again: {again}, {'the same' if same else 'another'} token, "
         f"{'its' if born else 'another'} created_at",
         f"other claims: {'another' if distinct else 'the same'} token",
-        f"no less than the lifetime: {over}",
+        f"not less than the lifetime: {over}",
     ]
     return compare(same and distinct and born and over.is_error(400), "; ".join(seen))

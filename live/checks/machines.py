@@ -1,4 +1,4 @@
-"""Machines: their ids, instants, lists, secret keys, and what is left after a deletion."""
+"""Machines: ids, instants, lists, secret keys, and the state after a deletion."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DAY = 86_400
 
 
 def unit(instant: object) -> str:
-    """Name the unit of an instant that is near to now."""
+    """Return the unit of an instant that is at most a day from now."""
     if isinstance(instant, bool) or not isinstance(instant, int | float):
         return "no number"
     if abs(instant - time.time()) < DAY:
@@ -29,7 +29,7 @@ def unit(instant: object) -> str:
     where=(PARSING, "clerk_m2m/identity.py", "clerk_m2m/environment.py"),
 )
 async def created(stage: Stage) -> Finding:
-    machine = stage.caller  # that it exists shows that its fields could be read
+    machine = stage.caller  # it exists, so the client could read its fields
     key = machine.secret_key.reveal().startswith("ak_")
     scoped = tuple(each.id for each in machine.scoped_machines)
     as_assumed = (
@@ -68,7 +68,7 @@ async def secret_key(stage: Stage) -> Finding:
 
 @check(
     "pages of 500 machines",
-    assumed="limit=500 is accepted, limit=501 is 422; total_count is there",
+    assumed="limit=500 is accepted, limit=501 is 422; the answer has a total_count",
     where=("clerk_m2m/backend_api/calls.py", "clerk_m2m/emulator/machine_operations.py"),
 )
 async def page_size(stage: Stage) -> Finding:
@@ -155,7 +155,7 @@ def _count(ids: list[Any] | None) -> str:
 )
 async def twins(stage: Stage) -> Finding:
     answer = await stage.calls.post("/v1/machines", {"name": stage.stranger.name})
-    return compare(answer.status == 200, str(answer))  # removed by its name
+    return compare(answer.status == 200, str(answer))  # found by its name and deleted at the end
 
 
 @check(
@@ -182,7 +182,7 @@ async def rotation(stage: Stage) -> Finding:
 
 
 async def _lists(stage: Stage, machine_id: str, key: Any) -> str:
-    """Give the answer to a list of the machine's own tokens, which is not billed."""
+    """List the machine's own tokens, which is not billed, and return the answer as text."""
     query = {"subject": machine_id}
     return str(await stage.calls.raw("GET", "/v1/m2m_tokens", key=key, query=query))
 

@@ -29,7 +29,7 @@ async def unknown_token(stage: Stage) -> Finding:
 
 @check(
     "instants of OAuth access tokens",
-    assumed="seconds (milliseconds are read too)",
+    assumed="seconds (the package also reads milliseconds)",
     where=(PARSING, EMULATOR),
 )
 async def instants(stage: Stage) -> Finding:
@@ -44,8 +44,8 @@ async def instants(stage: Stage) -> Finding:
 
 
 @check(
-    "what the verification of an OAuth access token says",
-    assumed="the contract's fields, which the package can read; aud where the token has one",
+    "the fields of a verification of an OAuth access token",
+    assumed="the contract's fields, which the package can read; aud if the token has one",
     where=(PARSING, ONLINE),
 )
 async def fields(stage: Stage) -> Finding:

@@ -11,7 +11,7 @@ VERIFIER = "clerk_m2m/verification/verifier.py"
 
 
 async def _code(verifier: Verifier, token: Secret) -> str:
-    """Give `admitted`, or the code of the refusal."""
+    """Return `admitted`, or the code of the refusal."""
     try:
         await verifier.verify(token.reveal())
     except RefusalError as refusal:
@@ -28,7 +28,7 @@ async def _codes(verifier: Verifier, tokens: dict[str, Secret]) -> dict[str, str
 
 @check(
     "a service with its machine's key",
-    assumed="admits the caller; the stranger is token_invalid",
+    assumed="accepts the caller; the answer to the stranger is token_invalid",
     where=(VERIFIER, "docs/scope-policy.md"),
 )
 async def machine_key(stage: Stage) -> Finding:
@@ -36,7 +36,7 @@ async def machine_key(stage: Stage) -> Finding:
         machine_id=stage.callee.id,
         machine_secret_key=stage.callee.secret_key,
         api_url=stage.calls.api_url,
-        allow_http=True,  # whether it may be http was decided when the options were read
+        allow_http=True,  # `read_options` has decided whether http is allowed
         timeout=TIMEOUT,
     )
     tokens = {
@@ -50,7 +50,7 @@ async def machine_key(stage: Stage) -> Finding:
 
 @check(
     "a service with the instance's key and the live graph",
-    assumed="admits the caller's opaque token and JWT; the stranger's are scope_denied",
+    assumed="accepts the caller's opaque token and JWT; for the stranger's it is scope_denied",
     where=(VERIFIER, "clerk_m2m/graph/live.py"),
 )
 async def instance_key(stage: Stage) -> Finding:

@@ -1,4 +1,4 @@
-"""What is logged about a refusal, and what is not."""
+"""The log of a refusal: what it contains and what it must not contain."""
 
 from __future__ import annotations
 

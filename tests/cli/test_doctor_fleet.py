@@ -72,9 +72,14 @@ def test_doctor_finds_no_fault_in_a_correct_redis(shop: Shop, valkey: redis_py.R
 
     assert code == 0
     assert {each["status"] for each in found.values()} == {"ok"}
-    assert re.match(r"Valkey \d+\.\d+\.\d+ answers in \d+\.\d ms .*1 rows", found["fleet"]["text"])
+    assert re.match(
+        r"Valkey \d+\.\d+\.\d+ answers in \d+\.\d ms .*rows in the log: 1\.", found["fleet"]["text"]
+    )
     assert "and the shared verdicts need" in found["fleet access"]["text"]
-    assert "signed the newest 1 rows" in found["fleet key"]["text"]
+    assert (
+        "rows of the log checked: 1. All are signed with this service's fleet"
+        in found["fleet key"]["text"]
+    )
 
 
 def test_doctor_reports_unreachable_redis(shop: Shop) -> None:
@@ -101,7 +106,10 @@ def test_doctor_reports_rows_signed_with_another_key(shop: Shop, valkey: redis_p
     code, found = examine(shop, url(valkey))
 
     assert (code, found["fleet key"]["status"]) == (1, "fault")
-    assert "Of the newest 3 rows, 2 are signed" in found["fleet key"]["text"]
+    assert (
+        "checked: 3. Signed with a key that this service does not have: 2."
+        in found["fleet key"]["text"]
+    )
     assert "the same CLERK_M2M_FLEET_KEY" in found["fleet key"]["remedy"]
     assert examine(shop, url(valkey), CLERK_M2M_FLEET_KEY=f"{KEY},{OTHER_KEY}")[0] == 0
 

@@ -57,9 +57,9 @@ def test_the_demo_prints_only_its_document(played: Ended) -> None:
 
 
 def test_only_expected_callers_are_accepted(story: dict[str, Any]) -> None:
-    let_in = {row["caller"] for row in story["rows"] if row["answer"]["status"] in (101, 200)}
+    accepted = {row["caller"] for row in story["rows"] if row["answer"]["status"] in (101, 200)}
 
-    assert let_in == {"shop", "orders", "reports", "ann"}
+    assert accepted == {"shop", "orders", "reports", "ann"}
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_only_expected_callers_are_accepted(story: dict[str, Any]) -> None:
         ("for a WebSocket", [(101, None), (403, "scope_denied")]),
         ("revoked a moment ago", [(200, None)]),
         ("revoked and invalidated", [(401, "token_invalid")]),
-        ("the same, the edge cut", [(403, "scope_denied"), (403, "scope_denied")]),
+        ("the same, edge removed by", [(403, "scope_denied"), (403, "scope_denied")]),
         ("a token never seen before", [(503, "verification_unavailable")] * 2),
         ("to worker", [(200, None)] * 3),
         ("to all three until all refuse", [(401, "token_invalid")]),
@@ -99,8 +99,8 @@ def test_the_last_service_of_a_chain_sees_only_its_direct_caller(
 ) -> None:
     plain, _again, named = [row for row in story["rows"] if row["scene"].startswith("A chain")]
 
-    assert plain["answer"]["detail"] == "Let in as shop. stock let in orders, and knows no more."
-    assert "stock let in orders, which says called_by: shop." in named["answer"]["detail"]
+    assert plain["answer"]["detail"] == "Accepted as shop. stock accepted orders, without claims."
+    assert "stock accepted orders, with the claims called_by: shop." in named["answer"]["detail"]
 
 
 def test_the_totals_add_up(story: dict[str, Any]) -> None:
@@ -188,7 +188,7 @@ def row(
         note="A note.",
         billed=billed,
         expected=expected or Expected(status=200),
-        answer=answer or ServiceAnswer(status=200, detail="Let in as stranger."),
+        answer=answer or ServiceAnswer(status=200, detail="Accepted as stranger."),
         cost=Cost(requests=1, paid=paid, cached=cached, offline=0),
         seconds=seconds,
     )
@@ -209,7 +209,7 @@ REFUSED = Expected(status=403, code="scope_denied")
         (row(expected=Expected(status=200, timeout=2), seconds=2.1), "expected within 2 s"),
         (row(answer=ServiceAnswer(status=0, code="ConnectError")), "expected 200"),
     ],
-    ids=["let in", "another refusal", "paid", "late", "no answer"],
+    ids=["accepted", "another refusal", "paid", "late", "no answer"],
 )
 def test_an_unexpected_outcome_makes_the_demo_fail(wrong: Row, complaint: str) -> None:
     report = Report(rows=[row(), wrong, row()])

@@ -1,4 +1,4 @@
-"""What M2M tokens, API keys and OAuth access tokens have in common."""
+"""The common behaviour of M2M tokens, API keys and OAuth access tokens."""
 
 from __future__ import annotations
 

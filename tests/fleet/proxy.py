@@ -11,7 +11,7 @@ from clerk_m2m.tasks import current_task
 
 
 class Fault(Enum):
-    """What the proxy does instead of forwarding."""
+    """A fault: the proxy's behaviour instead of forwarding."""
 
     HUNG = "hung"  # accepts connections and bytes, and answers nothing
     KILLED = "killed"  # closes every connection
@@ -89,6 +89,7 @@ class Proxy:
                     writer.write(b"x" * 65536)
                     await writer.drain()
                     await asyncio.sleep(0.001)
+                return
             writer.write(_ANSWERS[fault])
             await writer.drain()
 

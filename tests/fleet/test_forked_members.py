@@ -69,7 +69,7 @@ async def in_child():
 
 loop = asyncio.new_event_loop()
 loop.run_until_complete(before())
-for meanwhile in (more_rows, a_new_log):
+for while_forked in (more_rows, a_new_log):
     wait, go = os.pipe()
     pid = os.fork()
     if not pid:
@@ -80,7 +80,7 @@ for meanwhile in (more_rows, a_new_log):
             traceback.print_exc()
             os._exit(1)
         os._exit(0)
-    loop.run_until_complete(meanwhile())
+    loop.run_until_complete(while_forked())
     os.write(go, b"1")
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 loop.run_until_complete(verifier.aclose())

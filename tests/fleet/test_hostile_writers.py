@@ -189,7 +189,7 @@ async def test_a_service_that_is_closed_while_rows_are_applied_has_not_read_the_
     assert member is not None
     take, caught_up = member.take, member.caught_up
 
-    def closed_meanwhile(row: Row) -> None:
+    def close_and_take(row: Row) -> None:
         asyncio.run_coroutine_threadsafe(other.aclose(), loop).result()
         take(row)
 
@@ -197,7 +197,7 @@ async def test_a_service_that_is_closed_while_rows_are_applied_has_not_read_the_
         caught_up(is_followed)
         loop.call_soon_threadsafe(ended.set)
 
-    member.take, member.caught_up = closed_meanwhile, noted  # type: ignore[method-assign]
+    member.take, member.caught_up = close_and_take, noted  # type: ignore[method-assign]
     member.start()
     await ended.wait()
 

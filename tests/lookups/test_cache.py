@@ -392,7 +392,7 @@ def test_an_invalidation_by_another_thread_while_an_answer_is_stored_voids_it() 
     cache._invalidations = table
     threads: list[threading.Thread] = []
 
-    def invalidate_meanwhile() -> float:
+    def now_after_invalidation() -> float:
         """Called between the check of an answer and its storing."""
         if not threads:
             threads.append(threading.Thread(target=table.add, args=("key",)))
@@ -400,7 +400,7 @@ def test_an_invalidation_by_another_thread_while_an_answer_is_stored_voids_it() 
             threads[0].join()
         return time.monotonic
 
-    cache._now = invalidate_meanwhile
+    cache._now = now_after_invalidation
     cache.put("key", Answer(value="old"), asked_at=0)
 
     assert cache.read("key") is None

@@ -51,14 +51,14 @@ async def test_calls_to_other_callees_continue_while_a_rejected_token_is_replace
         held = asyncio.create_task(client.get("http://bad.test/"))
         for _ in range(20):
             await client.get("http://healthy.test/")
-        meanwhile = callee.credentials[2:]
+        during_mint = callee.credentials[2:]
         assert not held.done()
         answer_mint.open()
         answers = await asyncio.gather(rejected, held)
         await client.get("http://healthy.test/")
 
     assert [answer.status_code for answer in answers] == [200, 200]
-    assert meanwhile == [first] * 20
+    assert during_mint == [first] * 20
     assert callee.credentials[-1] != first
     assert mints(world) == 2
 

@@ -7,7 +7,13 @@ from fleet.schedules import run
 
 from bench.own_valkey import own_valkey
 
-pytestmark = pytest.mark.soak
+pytestmark = [
+    pytest.mark.soak,
+    # As in tests/fleet: asyncio leaves cancelled connection attempts to the garbage collector.
+    pytest.mark.filterwarnings(
+        "ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning"
+    ),
+]
 
 
 async def test_after_a_thousand_schedules_nobody_accepts_what_was_invalidated() -> None:

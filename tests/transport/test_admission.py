@@ -32,7 +32,9 @@ def enter(calls: Admission, priority: Priority = Priority.STRANGER, now: float =
     return ticket
 
 
-def crowd(calls: Admission, count: int, priority: Priority = Priority.STRANGER) -> list[Ticket]:
+def enter_many(
+    calls: Admission, count: int, priority: Priority = Priority.STRANGER
+) -> list[Ticket]:
     return [enter(calls, priority) for _ in range(count)]
 
 
@@ -42,9 +44,9 @@ def states(tickets: list[Ticket]) -> list[State]:
 
 def test_one_slot_in_twenty_is_reserved_for_known_keys() -> None:
     calls = admission()
-    strangers = crowd(calls, 20)
+    unknown = enter_many(calls, 20)
 
-    assert states(strangers) == [State.OUT] * 19 + [State.WAITING]
+    assert states(unknown) == [State.OUT] * 19 + [State.WAITING]
     assert enter(calls, Priority.REFRESH).state is State.OUT
     assert enter(calls, Priority.KEPT).state is State.WAITING
 
@@ -52,7 +54,7 @@ def test_one_slot_in_twenty_is_reserved_for_known_keys() -> None:
 def test_without_unknown_rate_no_slot_is_reserved() -> None:
     calls = admission(unknown_rate=None)
 
-    assert states(crowd(calls, 20, Priority.RECENT)) == [State.OUT] * 20
+    assert states(enter_many(calls, 20, Priority.RECENT)) == [State.OUT] * 20
 
 
 def test_a_free_slot_goes_to_the_oldest_call_of_the_highest_priority() -> None:
@@ -74,14 +76,14 @@ def test_a_free_slot_goes_to_the_oldest_call_of_the_highest_priority() -> None:
 
 def test_calls_beyond_what_is_answered_within_patience_are_refused() -> None:
     calls = admission()  # 20 slots x 0.5 s / 0.1 s
-    tickets = crowd(calls, 19 + 100 + 1)
+    tickets = enter_many(calls, 19 + 100 + 1)
 
     assert states(tickets) == [State.OUT] * 19 + [State.WAITING] * 100 + [State.REFUSED]
 
 
 def test_a_call_of_a_higher_priority_displaces_the_newest_of_the_lowest() -> None:
     calls = admission()
-    tickets = crowd(calls, 19 + 100)
+    tickets = enter_many(calls, 19 + 100)
     enter(calls, Priority.KEPT)
     kept = enter(calls, Priority.KEPT)
 
@@ -91,7 +93,7 @@ def test_a_call_of_a_higher_priority_displaces_the_newest_of_the_lowest() -> Non
 
 def test_a_slower_upstream_shortens_the_queue_by_refusing_the_newest() -> None:
     calls = admission()
-    tickets = crowd(calls, 19 + 100)
+    tickets = enter_many(calls, 19 + 100)
     for _ in range(30):
         out = next(each for each in tickets if each.state is State.OUT)
         calls.done(out, service_time=1.0)
@@ -104,7 +106,7 @@ def test_a_slower_upstream_shortens_the_queue_by_refusing_the_newest() -> None:
 
 def test_a_call_without_an_answer_does_not_change_the_service_time() -> None:
     calls = admission()
-    for ticket in crowd(calls, 19):
+    for ticket in enter_many(calls, 19):
         calls.done(ticket, service_time=None)
 
     assert calls.service_time == 0.1
@@ -112,7 +114,7 @@ def test_a_call_without_an_answer_does_not_change_the_service_time() -> None:
 
 def test_a_cancelled_call_returns_its_place_and_its_charge() -> None:
     calls = admission(slots=2, unknown_rate=UnknownRate(14.0))
-    out, *waiting = crowd(calls, 10)
+    out, *waiting = enter_many(calls, 10)
     assert states([out, *waiting, enter(calls)]) == [
         State.OUT,
         *[State.WAITING] * 9,
@@ -122,13 +124,13 @@ def test_a_cancelled_call_returns_its_place_and_its_charge() -> None:
         calls.leave(ticket)
 
     assert (calls.waiting, calls.out) == (0, 1)
-    assert states(crowd(calls, 10)) == [State.WAITING] * 9 + [State.REFUSED]
+    assert states(enter_many(calls, 10)) == [State.WAITING] * 9 + [State.REFUSED]
 
 
 def test_a_call_refused_for_lack_of_room_returns_its_charge() -> None:
     rate = UnknownRate(200.0)
     calls = admission(unknown_rate=rate)
-    crowd(calls, 140)
+    enter_many(calls, 140)
 
     assert sum(rate.take(0.0, returning=True) for _ in range(200)) == 200 - (19 + 100)
 
@@ -136,7 +138,7 @@ def test_a_call_refused_for_lack_of_room_returns_its_charge() -> None:
 def test_a_refresh_that_gets_a_waiter_goes_before_other_refreshes() -> None:
     calls = admission(slots=1, unknown_rate=None)
     out = enter(calls, Priority.REFRESH)
-    first, second = crowd(calls, 2, Priority.REFRESH)
+    first, second = enter_many(calls, 2, Priority.REFRESH)
     calls.change(second, Priority.KEPT)
     calls.done(out, service_time=0.1)
 
@@ -149,7 +151,7 @@ def test_a_refresh_that_gets_a_waiter_goes_before_other_refreshes() -> None:
 def test_a_fixed_rate_limits_only_calls_about_unknown_keys() -> None:
     calls = admission(unknown_rate=UnknownRate(4.0))
 
-    assert states(crowd(calls, 4)) == [State.OUT] * 3 + [State.REFUSED]
+    assert states(enter_many(calls, 4)) == [State.OUT] * 3 + [State.REFUSED]
     assert enter(calls, Priority.RECENT).state is State.OUT
     assert enter(calls, Priority.KEPT).state is State.OUT
 
@@ -164,11 +166,11 @@ def test_the_bucket_holds_the_calls_of_one_second() -> None:
 
 def test_a_quarter_of_the_rate_is_reserved_for_returning_keys() -> None:
     calls = admission(unknown_rate=UnknownRate(20.0))
-    strangers = crowd(calls, 100)
-    returning = crowd(calls, 100, Priority.RETURNING)
+    unknown = enter_many(calls, 100)
+    returning = enter_many(calls, 100, Priority.RETURNING)
 
     let_through = {State.OUT, State.WAITING}
-    assert sum(each.state in let_through for each in strangers) == 15
+    assert sum(each.state in let_through for each in unknown) == 15
     assert sum(each.state in let_through for each in returning) == 5
 
 

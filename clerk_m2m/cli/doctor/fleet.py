@@ -27,7 +27,7 @@ async def check_fleet(fleet: Fleet) -> AsyncIterator[Finding]:
             "fleet",
             Status.UNKNOWN,
             f"{exc} Until it answers, this service does not receive revocations of the others.",
-            "See that CLERK_M2M_FLEET_URL names a Redis that this host reaches, and contains the "
+            "Check that CLERK_M2M_FLEET_URL names a Redis that this host reaches, and contains the "
             "right user and password.",
         )
         return
@@ -41,7 +41,7 @@ async def check_fleet(fleet: Fleet) -> AsyncIterator[Finding]:
 def _answers(health: Health) -> Finding:
     text = (
         f"{health.server or 'Redis'} answers in {health.seconds * 1000:.1f} ms (median "
-        f"of {READS}); the log has {health.rows} rows."
+        f"of {READS}); rows in the log: {health.rows}."
     )
     if health.is_replica:
         text = f"{text} It is a replica: nothing can be written to it."
@@ -73,7 +73,8 @@ def _access(fleet: Fleet, refused: list[str] | None) -> Finding:
 def _keys(health: Health) -> Finding:
     if not health.foreign:
         text = (
-            f"This service's fleet keys have signed the newest {health.looked_at} rows."
+            f"Newest rows of the log checked: {health.looked_at}. All are signed with this "
+            "service's fleet keys."
             if health.looked_at
             else "The log has no rows yet, so it does not show whether the services' keys agree."
         )
@@ -81,8 +82,8 @@ def _keys(health: Health) -> Finding:
     return Finding(
         "fleet key",
         Status.FAULT,
-        f"Of the newest {health.looked_at} rows, {health.foreign} are signed with a key that this "
-        "service does not have.",
+        f"Newest rows of the log checked: {health.looked_at}. Signed with a key that this "
+        f"service does not have: {health.foreign}.",
         "Give all services the same CLERK_M2M_FLEET_KEY, or both keys while it is replaced. Each "
         "Clerk instance needs its own prefix (CLERK_M2M_FLEET_PREFIX).",
     )
@@ -91,7 +92,7 @@ def _keys(health: Health) -> Finding:
 def _eviction(health: Health) -> Finding:
     if health.eviction is None:
         text = "The user of Redis may not read the memory policy (INFO)."
-        remedy = "See that it is noeviction, or add +info to the user's rules."
+        remedy = "Check that it is noeviction, or add +info to the user's rules."
         return Finding("fleet memory", Status.WARNING, text, remedy)
     if health.eviction == "noeviction" or health.eviction.startswith("volatile-"):
         text = f"The memory policy is {health.eviction}: the log is not evicted."
@@ -108,7 +109,7 @@ def _eviction(health: Health) -> Finding:
 def _disk(health: Health) -> Finding:
     if health.persists is None:
         text = "The user of Redis may not read whether Redis writes to disk (INFO)."
-        remedy = "See that appendonly is on, or add +info to the user's rules."
+        remedy = "Check that appendonly is on, or add +info to the user's rules."
         return Finding("fleet disk", Status.WARNING, text, remedy)
     if health.persists:
         return Finding("fleet disk", Status.OK, "Redis writes to disk.")

@@ -36,7 +36,9 @@ def explain(
     caller: Annotated[
         str | None,
         typer.Option(
-            "--caller", metavar="NAME|ID", help="Whose --token-id it is; saves a call a machine."
+            "--caller",
+            metavar="NAME|ID",
+            help="The machine whose --token-id it is; saves one call per machine.",
         ),
     ] = None,
     api_url: ApiUrl = None,
@@ -49,7 +51,9 @@ def explain(
     1 if refused, with 2 if that could not be decided. Clerk charges for up to two verifications.
     """
     if caller is not None and token_id is None:
-        raise CommandError("--caller goes with --token-id: a credential itself names its holder.")
+        raise CommandError(
+            "--caller needs --token-id: a credential on stdin names its holder itself."
+        )
     if token_id is None:
         # Read before the event loop runs, because Ctrl-C would not interrupt the read inside it.
         explained = _explain_credential(callee, api_url, read_secret("credential"))
@@ -98,8 +102,8 @@ async def _settings(callee: str | None, api_url: str | None) -> Settings:
         return Settings.from_env(**given)
     if key_from_env("CLERK_SECRET_KEY") is None:
         raise CommandError(
-            "The key in CLERK_MACHINE_SECRET_KEY is that of CLERK_MACHINE_ID, and sees nothing of "
-            "another callee: set CLERK_SECRET_KEY."
+            "The key in CLERK_MACHINE_SECRET_KEY belongs to CLERK_MACHINE_ID and cannot verify "
+            "tokens for another callee: set CLERK_SECRET_KEY."
         )
     return Settings.from_env(machine_id=machine_id, machine_secret_key=None, **given)
 
@@ -129,9 +133,9 @@ def _lines(decided: Decided, diagnosis: Diagnosis) -> list[str]:
         lines.append(f"  {step.name.value:12}  {step.result.value:11}  {step.text}".rstrip())
     refusal = decided.refusal
     if refusal is None:
-        lines.append("It is let in.")
+        lines.append("It is accepted.")
     else:
-        lines.append(f"It is answered with {refusal.status} {refusal.code}.")
+        lines.append(f"The answer is {refusal.status} {refusal.code}.")
     lines += [f"Why: {each}" for each in diagnosis.why]
-    lines += [f"Mend: {each}" for each in diagnosis.mend]
+    lines += [f"Fix: {each}" for each in diagnosis.mend]
     return lines

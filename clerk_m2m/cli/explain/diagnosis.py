@@ -42,8 +42,8 @@ _MINT: Final = (
 )
 _DOCTOR: Final = "clerk-m2m doctor, in the service's own environment, says what is wrong."
 _NOT_A_CREDENTIAL: Final = (
-    "If it is the secret key of a machine: that is not sent to a service. The machine mints tokens "
-    "with it (clerk-m2m tokens mint), and they are sent."
+    "If it is the secret key of a machine: do not send it to a service. The machine mints a token "
+    "with the key (clerk-m2m tokens mint) and sends the token."
 )
 
 
@@ -70,7 +70,7 @@ async def diagnose(
             case _:
                 pass  # not a refusal
     except BackendAPIError as exc:
-        diagnosis.why.append(f"More could not be found out: {exc}")
+        diagnosis.why.append(f"explain could not find out more: {exc}")
     return diagnosis
 
 
@@ -84,17 +84,17 @@ async def _scope(
     callee = await _machine(clerk, settings, decision.callee)
     pair = f"{_named(decision.caller, caller)} -> {_named(decision.callee, callee)}"
     if decision.reason is Reason.NO_GRAPH:
-        diagnosis.why.append("Only a graph could say whom this credential may call.")
+        diagnosis.why.append("Only a graph can decide whom this credential may call.")
         diagnosis.mend.append(_graph_remedy())
         return
     if decision.reason is Reason.TOKEN_SCOPE_MISSING:
         diagnosis.why.append(
-            f"The token was minted without the edge {pair}, and keeps the scopes of its mint."
+            f"The token was minted without the edge {pair}, and its scopes do not change later."
         )
         if settings.machine_secret_key is not None:
             diagnosis.why.append(
-                "Where the service verifies with its machine's key, Clerk hides such a token, and "
-                "the answer is 401 token_invalid."
+                "If the service verifies with its machine's key, Clerk answers 404 for such a "
+                "token, and the service answers 401 token_invalid."
             )
         if caller is not None and _has_edge(caller, decision.callee):
             diagnosis.why.append("The edge is there now, so the token is older than the edge.")
@@ -104,8 +104,8 @@ async def _scope(
             diagnosis.why.append("The edge is not there now either.")
         elif settings.secret_key is None:
             diagnosis.why.append(
-                "Only with the instance's key (CLERK_SECRET_KEY) can explain check whether the "
-                "edge exists now."
+                "explain needs the instance's key (CLERK_SECRET_KEY) to check whether the edge "
+                "exists now."
             )
     else:
         where = "the live graph" if settings.graph == "live" else str(settings.graph)
@@ -115,7 +115,7 @@ async def _scope(
         f'Add "{callee.name if callee else decision.callee}" to `may_call` of {of} in the graph '
         "file: clerk-m2m graph plan FILE, then clerk-m2m graph apply FILE."
     )
-    diagnosis.mend.append(f"Opaque tokens keep the scopes of their mint. {_MINT}")
+    diagnosis.mend.append(f"Opaque tokens keep the scopes that they were minted with. {_MINT}")
 
 
 async def _machine(clerk: ClerkClient, settings: Settings, machine_id: str) -> Machine | None:
@@ -148,10 +148,14 @@ def _graph_remedy() -> str:
 def _not_accepted(diagnosis: Diagnosis, decided: Decided, settings: Settings) -> None:
     match decided.token_class:
         case TokenClass.SESSION_JWT:
-            diagnosis.why.append("A session JWT is a user's in a browser, never a machine's.")
+            diagnosis.why.append(
+                "A session JWT belongs to a user in a browser, never to a machine."
+            )
             diagnosis.mend.append(_MINT)
         case TokenClass.M2M_JWT if TokenType.M2M_TOKEN in settings.accepts:
-            diagnosis.why.append("For a JWT only a graph decides, and the service has none.")
+            diagnosis.why.append(
+                "Only a graph can decide whom a JWT's caller may call, but the service has none."
+            )
             diagnosis.mend += [
                 _graph_remedy(),
                 "Or send an opaque token: clerk-m2m tokens mint --format opaque.",
@@ -169,7 +173,7 @@ def _not_accepted(diagnosis: Diagnosis, decided: Decided, settings: Settings) ->
 def _accept(settings: Settings, token_type: TokenType) -> str:
     accepts = ",".join(sorted({*settings.accepts, token_type}))
     key = "" if settings.secret_key else ", and CLERK_SECRET_KEY to verify it with"
-    return f"To let the service take it: CLERK_M2M_ACCEPTS={accepts}{key}."
+    return f"To make the service accept it: CLERK_M2M_ACCEPTS={accepts}{key}."
 
 
 # Credentials
@@ -215,13 +219,13 @@ async def _opaque(
     if found is None:
         _unknown(diagnosis, decided, settings)
         return
-    diagnosis.why.append(f"Clerk says of {found.id} of {found.subject}: {told_life(found)}.")
+    diagnosis.why.append(f"Clerk's answer about {found.id} of {found.subject}: {told_life(found)}.")
     if isinstance(found, M2MToken) and found.live and settings.machine_secret_key is not None:
         # The service asked with its machine's key, which verifies only tokens for that machine.
         if decided.callee in found.scopes:
             diagnosis.why.append(
-                f"It may call {decided.callee}, and yet the key in CLERK_MACHINE_SECRET_KEY does "
-                "not see it: most likely that key is another machine's."
+                f"It may call {decided.callee}, but the key in CLERK_MACHINE_SECRET_KEY cannot "
+                "verify it: most likely that key belongs to another machine."
             )
             diagnosis.mend.append(_DOCTOR)
         else:
@@ -246,14 +250,14 @@ def _unknown(diagnosis: Diagnosis, decided: Decided, settings: Settings) -> None
         credential.token.reveal(), "mt", "ak", "oat"
     ):
         diagnosis.why.append(
-            "It has the form of an id, which is no credential: the token or the key itself is sent."
+            "It has the form of an id, which is not a credential: send the token or the key itself."
         )
     if settings.secret_key is None:
         diagnosis.why += [
-            "With a machine's key Clerk answers 404 for a token that it does not know (any more), "
-            "and for one that was minted without an edge to the key's machine: which one cannot be "
-            "known here.",
-            "Who holds the instance's key can know it: run explain with CLERK_SECRET_KEY set.",
+            "With a machine's key Clerk answers 404 for a token that it does not know (any more) "
+            "and for one that was minted without an edge to the key's machine. explain cannot find "
+            "out which one this is.",
+            "The instance's key can show it: run explain with CLERK_SECRET_KEY set.",
         ]
         diagnosis.mend += [
             f"If the edge is missing: clerk-m2m graph check CALLER {decided.callee}, then "
@@ -264,7 +268,7 @@ def _unknown(diagnosis: Diagnosis, decided: Decided, settings: Settings) -> None
         return
     diagnosis.why.append(
         f"The instance at {settings.api_url} does not know it (any more): it was revoked or has "
-        "expired, is another instance's, was deleted with its machine, or is made up."
+        "expired, belongs to another instance, was deleted with its machine, or is made up."
     )
     if decided.token_class is not TokenClass.OAUTH_OPAQUE:
         diagnosis.mend.append(
@@ -285,7 +289,7 @@ async def _jwt(
 ) -> None:
     says = credential.claims
     diagnosis.why.append(
-        f"It says of itself (not verified): subject {_text(says.get('sub'))}, issuer "
+        f"Its claims (not verified): subject {_text(says.get('sub'))}, issuer "
         f"{_text(says.get('iss'))}, issued {_instant(says, 'iat')}, expires "
         f"{_instant(says, 'exp')}."
     )
@@ -295,8 +299,8 @@ async def _jwt(
         if kid not in known:
             diagnosis.why.append(
                 f"It names the key {_text(kid)}; this instance has "
-                f"{', '.join(_text(each) for each in known) or 'none'}. So it is another "
-                "instance's, or its key was rotated out."
+                f"{', '.join(_text(each) for each in known) or 'none'}. So another "
+                "instance issued it, or its key was rotated out."
             )
             diagnosis.mend.append(
                 "The calling service must mint with the key of a machine of this instance: "
@@ -313,4 +317,4 @@ def _instant(claims: Mapping[str, Any], name: str) -> str:
     try:
         return datetime.fromtimestamp(claims[name], UTC).isoformat(" ", "seconds")
     except (KeyError, TypeError, ValueError, OverflowError, OSError):
-        return "at no instant that can be read"
+        return "(no readable time)"

@@ -100,7 +100,8 @@ def _step_of(refusal: RefusalError, operations: Sequence[str]) -> StepName:
 
 
 _GUARDS: Final = (
-    "A route may ask for more: a certain caller, or permissions. Only its guard decides that."
+    "A route's guard may require more, such as a certain caller or permissions. explain does not "
+    "run guards."
 )
 
 
@@ -132,8 +133,8 @@ def _passed(decided: Decided) -> Mapping[StepName, str]:
     asked = ", ".join(dict.fromkeys(decided.operations)) or "no call"
     return {
         StepName.HEADER: "One credential, well formed.",
-        StepName.FORM: f"By its form it is: {what}.",
-        StepName.ACCEPTED: f"This service takes this type: {what}.",
+        StepName.FORM: f"The credential has the form of this type: {what}.",
+        StepName.ACCEPTED: f"This service accepts this type: {what}.",
         StepName.VERIFICATION: f"{_whose(holder)} ({asked})",
         StepName.EDGE: _edge_text(decided),
     }

@@ -35,11 +35,11 @@ def ways(*, allowed: bool) -> Sequence[Way]:
         Way(
             credential="M2M token, opaque",
             without_graph=(
-                "admitted, if minted since the edge is there"
+                "admitted, if minted after the edge was created"
                 if allowed
-                else "refused, unless minted while there was an edge"
+                else "refused, unless minted while the edge existed"
             ),
-            with_graph="admitted, if minted since the edge is there" if allowed else _DENIED,
+            with_graph="admitted, if minted after the edge was created" if allowed else _DENIED,
         ),
         Way(
             credential="M2M token, JWT",

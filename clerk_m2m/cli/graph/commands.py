@@ -65,7 +65,7 @@ def pull(
 ) -> None:
     """Write the instance's machines and edges as a graph file.
 
-    In a file that exists, what the instance has not changed stays as it is, with its comments.
+    An existing file is updated: entries that have not changed stay as they are, with comments.
     """
     existing = files.load(out) if out is not None and out.exists() else None
     snapshot = asyncio.run(_read(Instance.from_env(api_url), as_json=as_json))
@@ -74,7 +74,7 @@ def pull(
     if out is not None and changed:
         files.write_text(out, pulled.text)
     for name in pulled.removed:
-        say(f"[machines.{name}] is not in the instance: it was taken out of {out}.")
+        say(f"[machines.{name}] is not in the instance: it was removed from {out}.")
     if as_json:
         print_json(_snapshot_json(snapshot))
     elif out is None:
@@ -82,7 +82,7 @@ def pull(
     else:
         machines, edges = len(snapshot.machines), snapshot.edges
         done = "Wrote" if changed else "No change in"
-        say(f"{done} {out}: {machines} machines, {edges} edges.")
+        say(f"{done} {out}. Machines: {machines}. Edges: {edges}.")
 
 
 @graph.command(epilog="Example: clerk-m2m graph plan graph.toml --out plan.json")
@@ -119,7 +119,9 @@ def apply(
     prune: Prune = False,
     allow_large_cut: Annotated[
         bool,
-        typer.Option("--allow-large-cut", help="Do not ask before more than half the edges go."),
+        typer.Option(
+            "--allow-large-cut", help="Do not ask before removing more than half the edges."
+        ),
     ] = False,
     yes: Yes = False,
     api_url: ApiUrl = None,
@@ -156,15 +158,15 @@ def apply(
 
 
 def _new_names(made: Plan) -> list[str]:
-    """Return the machines whose ids belong into the file."""
+    """Return the machines whose ids are to be written into the file."""
     return [*made.found, *(each.name for each in made.changes if each.base is None)]
 
 
 def _ask(instance: Instance, made: Plan, *, yes: bool, allow_large_cut: bool) -> None:
-    instance.ask(f"make these changes ({len(made.changes)} machines)", yes=yes)
+    instance.ask(f"make these changes (machines: {len(made.changes)})", yes=yes)
     if made.ends_most:
         confirm(
-            f"{made.ended} of {made.edges} edges go, more than half. Really?",
+            f"Edges to remove: {made.ended} of {made.edges}, more than half. Continue?",
             yes=allow_large_cut,
             instead="--allow-large-cut",
         )

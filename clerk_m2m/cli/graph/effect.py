@@ -19,8 +19,8 @@ def takes_effect(longest_token_ttl: int | None) -> dict[str, Any]:
     return {
         "live_graph": f"within graph_ttl, {graph_ttl:g} s unless set",
         "graph_file": "when the new file is there, within graph_ttl",
-        "no_graph": f"when the caller's opaque tokens of before have expired{life}",
-        "opaque_token": "an added edge needs a new token: each keeps the scopes of its mint",
+        "no_graph": f"when the caller's older opaque tokens have expired{life}",
+        "opaque_token": "an added edge needs a new token: scopes are fixed when it is minted",
     }
 
 

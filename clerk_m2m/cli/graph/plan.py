@@ -186,7 +186,7 @@ def _read_change(value: Mapping[str, Any]) -> Change:
         target=_read_state(value["target"]),
     )
     if (change.id is None) != (change.base is None) or change.base is change.target:
-        raise ValueError("a change of nothing")
+        raise ValueError("a change without a difference")
     return change
 
 
@@ -200,23 +200,23 @@ def _read_state(value: Mapping[str, Any] | None) -> State | None:
 
 def _list(value: Any) -> Iterable[Any]:
     if not isinstance(value, list):
-        raise TypeError("a list belongs here")
+        raise TypeError("expected a list")
     return value
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str) or not value:
-        raise TypeError("a text belongs here")
+        raise TypeError("expected a text")
     return value
 
 
 def _id(value: Any) -> str:
     if not MACHINE_ID.fullmatch(_text(value)):
-        raise ValueError("a machine id belongs here")
+        raise ValueError("expected a machine id")
     return _text(value)
 
 
 def _count(value: Any) -> int:
     if type(value) is not int or value < 0:
-        raise TypeError("a count belongs here")
+        raise TypeError("expected a count")
     return value

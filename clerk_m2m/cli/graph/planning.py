@@ -88,7 +88,7 @@ def _refuse_impossible(
     if table.id is not None and table.id not in snapshot.machines:
         raise CommandError(
             f"{place} {table.id} is not in this instance ({snapshot.instance_id}). If it was "
-            "deleted, take its table out of the file, or its id, to have it created again."
+            "deleted, remove its table from the file, or only its id to create it again."
         )
     if len(target.may_call) > MAX_EDGES:
         raise CommandError(f"{place} may_call has more than {MAX_EDGES} machines, Clerk's limit.")

@@ -116,7 +116,7 @@ def _refuse_gaps(nodes: dict[str, Node], read: int, last: Page[Machine]) -> None
     if not (whole and len(nodes) == read == last.total_count):
         raise CommandError(
             f"{len(nodes)} machines were read, and there are {last.total_count}: some were created "
-            "or deleted meanwhile. Try again."
+            "or deleted during the reading. Try again."
         )
 
 
@@ -150,7 +150,7 @@ async def instance_id_of(clerk: ClerkClient) -> str:
         kid = key.get("kid") if isinstance(key, dict) else None
         if isinstance(kid, str) and _INSTANCE_ID.fullmatch(kid):
             return kid
-    raise CommandError("The instance does not tell its id: it has no machine and no ins_… key.")
+    raise CommandError("The id of the instance is unknown: it has no machine and no ins_… key.")
 
 
 def refuse_equal_names(nodes: Iterable[Node]) -> None:

@@ -15,7 +15,7 @@ _SHOWN: Final = 20
 def plan_lines(plan: Plan) -> Iterator[str]:
     """Return the changes of a plan, one machine or edge per line."""
     for name, machine_id in plan.found.items():
-        yield f"found     {name} is {machine_id}; its id is to be written into {plan.file}"
+        yield f"found     {name} is {machine_id}; apply writes its id into {plan.file}"
     for change in plan.changes:
         yield from _change_lines(plan, change)
     yield summary(plan)

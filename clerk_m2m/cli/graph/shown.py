@@ -36,7 +36,7 @@ class ShownGraph:
 
     @classmethod
     def of(cls, listed: Iterable[ShownMachine]) -> ShownGraph:
-        """Give each machine a label, and sort the machines by label."""
+        """Assign a label to each machine, and sort the machines by label."""
         machines = {machine.key: machine for machine in listed}
         for callee in sorted({key for each in machines.values() for key in each.may_call}):
             machines.setdefault(callee, ShownMachine(key=callee, name=None, id=callee))

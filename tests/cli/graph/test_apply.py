@@ -92,7 +92,7 @@ def test_unlisted_machines_are_deleted_only_with_prune(operator: Operator) -> No
     assert operator.live() == {"old": [], "older": ["old"], "orders": []}
 
     run = operator.ended(2, "apply", operator.file, "--prune")
-    assert "1 of 1 edges go, more than half. Really? [y/N]" in run.err
+    assert "Edges to remove: 1 of 1, more than half. Continue? [y/N]" in run.err
     assert "Nothing was changed. (Answer y, or give --allow-large-cut.)" in run.err
     assert len(operator.live()) == 3
 
@@ -316,7 +316,7 @@ def test_apply_changes_a_live_instance_only_after_confirmation(
     agreed = operator.ended(2, "apply", operator.file, "--yes", **live)
 
     assert "Talking to the LIVE instance at http://127.0.0.1:" in declined.err
-    assert "Really make these changes (1 machines) in the LIVE instance" in declined.err
+    assert "Really make these changes (machines: 1) in the LIVE instance" in declined.err
     assert "Nothing was changed. (Answer y, or give --yes.)" in declined.err
     assert "Nothing was changed." in unasked.err
     # The emulator does not know the live key, so the command fails after the question.

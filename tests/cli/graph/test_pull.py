@@ -20,7 +20,7 @@ def test_a_pulled_file_is_sorted_and_readable_by_services_emulator_and_plan(
 
     run = operator.ended(0, "pull", "--out", operator.file)
 
-    assert "3 machines, 3 edges" in run.err
+    assert "Machines: 3. Edges: 3." in run.err
     assert operator.file.read_text() == (
         "# Who may call whom. After an edit: clerk-m2m graph plan, then clerk-m2m graph apply.\n\n"
         f'[machines.billing]\nid = "{billing.id}"\nmay_call = [\n    "stock",\n]\n\n'
